@@ -1,0 +1,231 @@
+"""All a module may use: Server, Context, exports, services, errors.
+
+A module imports this file and itself, nothing else. It never imports another module: it asks the server for a
+*service* (``server.bind(LocationService)``) that some loaded module provides.
+
+Runs in: every process. Locks: none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+from serpy.errors import (
+    BackendError,
+    ConfigError,
+    LimitExceededError,
+    ParseError,
+    ProtocolError,
+    ResourceError,
+    ScriptError,
+    SerpyError,
+    TransportError,
+    UnsupportedError,
+    UsageError,
+)
+from serpy.script.avps import Avp, AvpName, Avps
+from serpy.script.context import Context, Target
+from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
+from serpy.sip.flow import Flow, Listener, Outgoing
+
+if TYPE_CHECKING:
+    from serpy.config import Settings, Variables
+    from serpy.db.interface import Database, Row, Value
+    from serpy.net.handoff import Channels
+    from serpy.net.loop import Loop
+    from serpy.shm.counters import Counters
+    from serpy.shm.segment import Segment
+
+__all__ = [
+    "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
+    "CredentialsService", "Exports", "Flow", "Function", "LimitExceededError", "Listener", "LocationService",
+    "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
+    "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target", "TransactionService",
+    "TransportError", "UnsupportedError", "UsageError",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+
+class Binding:
+    """One AOR → contact mapping (RFC 3261 §10): a row of ``location``, whole.
+
+    ``expires_at`` is Unix time in whole seconds; ``q`` is 0..1000 or -1 when unset; ``flags``: 1 NAT, 128 PERMANENT,
+    256 MEM (never persisted). ``received`` is "" or ``sip:ip:port[;transport=…];dstip=…;dstport=…``.
+    ``modified_at`` is Unix time of the last change (newest first among equal q).
+    """
+
+    NAT = 1
+    PERMANENT = 128
+    MEM = 256
+
+    def __init__(  # noqa: PLR0913 - a record of the location table
+        self,
+        uid: str,
+        contact: str,
+        expires_at: int,
+        *,
+        aor: str = "",
+        received: str = "",
+        q: int = -1,
+        call_id: str = "",
+        cseq: int = 0,
+        flags: int = 0,
+        user_agent: str = "",
+        instance: str = "",
+        server_id: int = 0,
+        modified_at: float = 0.0,
+    ) -> None:
+        self.uid = uid
+        self.contact = contact
+        self.expires_at = expires_at
+        self.aor = aor
+        self.received = received
+        self.q = q
+        self.call_id = call_id
+        self.cseq = cseq
+        self.flags = flags
+        self.user_agent = user_agent
+        self.instance = instance
+        self.server_id = server_id
+        self.modified_at = modified_at
+
+    def is_live(self, wall_now: float) -> bool:
+        """True while the binding has not expired; permanent ones never do."""
+        return self.expires_at > wall_now or (self.flags & 128) != 0
+
+
+class LocationService(Protocol):
+    """The shared location table with its database behind it (provided by ``usrloc``)."""
+
+    def bindings(self, table: str, uid: str) -> list[Binding]:
+        """All bindings of *uid* in lookup order, expired ones included. May park while the table is still loading."""
+
+    def update(
+        self, table: str, uid: str, decide: Callable[[list[Binding]], tuple[list[Binding], list[Binding]]],
+        *, persist: bool = True,
+    ) -> list[Binding]:  # fmt: skip
+        """Change one AoR atomically. *decide* gets the current bindings and returns (to insert or replace by
+        contact, to remove); the result is the new list in lookup order. In ``db_mode`` 1 with *persist* this
+        returns after the rows are on disk. *decide* may raise ProtocolError, then nothing changes.
+        Raises ResourceError (table full), BackendError (database refused or timed out)."""
+
+
+class StoreService(Protocol):
+    """Hands rows to the ``store`` process (provided by the core, see serpy/db/writer.py)."""
+
+    def write(self, operations: Sequence[tuple[str, str, Mapping[str, Value]]], *, wait: bool, url: str = "") -> None:
+        """*operations* are (kind, table, values): kind "upsert", "delete" (values are the key columns) or
+        "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline."""
+
+
+class TransactionService(Protocol):
+    """Stateful replies and relaying for other modules (provided by ``tm``)."""
+
+    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
+        """Answer through the request's transaction; False when it has none."""
+
+
+class ReplyService(Protocol):
+    """Answer a request: through its transaction when it has one, else statelessly (provided by ``sl``)."""
+
+    def reply(self, ctx: Context, status: int, reason: str = "", headers: Sequence[str] = (), body: bytes = b"") -> bool:
+        """True when the answer was handed to the sender. ``ctx.reply_headers`` are added. Never answers an ACK."""
+
+
+class CredentialsService(Protocol):
+    """Where digest credentials come from (provided by ``auth_db``)."""
+
+    def credentials(self, table: str, username: str, realm: str, did: str) -> list[Row]:
+        """The usable rows, cached. Raises BackendError."""
+
+
+class Hooks:
+    """Callbacks of modules around the script. Each list is run in load order."""
+
+    def __init__(self) -> None:
+        self.pre_script: list[Callable[[Context], bool]] = []  # requests; False = handled, do not run the script
+        self.post_script: list[Callable[[Context], None]] = []  # after the main route, always
+        self.pre_reply: list[Callable[[Context], bool]] = []  # responses, before the onreply route
+        self.on_tick: list[Callable[[float, float], None]] = []  # timer process, once a second: (now, wall_now)
+        self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
+
+
+class Server:
+    """What one serpy process knows. Built by the loader in the master, inherited by every child over fork.
+
+    The master fills everything up to ``segment``; ``workers/base.py`` fills the rest in the child.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.listeners: list[Listener] = []
+        self.aliases: set[tuple[str, int]] = set()  # (lower-case host, port or 0 for any)
+        self.hooks = Hooks()
+        self.exports: dict[str, Exports] = {}  # loaded modules by name, in load order
+        self.run_dir = ""
+        self.started_wall = time.time()
+        self.segment: Segment = cast("Segment", None)  # shared memory; modules allocate in init()
+        self.counters: Counters = cast("Counters", None)
+        self.variables: Variables = cast("Variables", None)
+        self.program: object = None  # serpy.script.compile.Program
+        self._services: dict[str, object] = {}
+        # per process
+        self.slot = -1  # index in the status page and of the inbound channel; -1 = master
+        self.role = "master"
+        self.child = 0  # index among the processes of this role
+        self.loop: Loop = cast("Loop", None)
+        self.channels: Channels = cast("Channels", None)
+        self.send: Callable[[Outgoing], None] = _not_sending
+        self.open_database: Callable[[str], Database] = _no_database
+        self._databases: dict[str, Database] = {}
+
+    def provide(self, service: type[T], implementation: T) -> None:
+        """Offer *implementation* to the other modules under the Protocol class *service*."""
+        self._services[service.__name__] = implementation
+
+    def bind(self, service: type[T]) -> T:
+        """Return the provider of *service*. Raises ConfigError when no loaded module provides it."""
+        found = self._services.get(service.__name__)
+        if found is None:
+            raise ConfigError(
+                f"no loaded module provides {service.__name__}", hint="load the module that does, before this one"
+            )
+        return cast("T", found)
+
+    def find(self, service: type[T]) -> T | None:
+        """Return the provider of *service*, None when there is none."""
+        return cast("T | None", self._services.get(service.__name__))
+
+    def database(self, url: str) -> Database:
+        """This process's handle for *url*, opened on first use and shared by its modules."""
+        handle = self._databases.get(url)
+        if handle is None:
+            handle = self._databases[url] = self.open_database(url)
+        return handle
+
+    def is_myself(self, host: str, port: int = 0) -> bool:
+        """True when *host*:*port* (0 = 5060) is a listen address or an alias; *host* in any case, brackets allowed."""
+        name = host.lower().strip("[]")
+        number = port or 5060
+        return (name, number) in self.aliases or (name, 0) in self.aliases
+
+    def listener_for(self, transport: str, host: str = "", port: int = 0) -> Listener | None:
+        """The first listener that can send over *transport*, narrowed to *host* and *port* when given."""
+        for listener in self.listeners:
+            if listener.transport != transport or listener.multicast:
+                continue
+            if (not host or listener.host == host) and (not port or listener.port == port):
+                return listener
+        return None
+
+
+def _not_sending(outgoing: Outgoing) -> None:
+    raise UsageError(f"process {os.getpid()} has no SIP sockets to send {outgoing.flow!r}")
+
+
+def _no_database(url: str) -> Database:
+    raise UsageError(f"no database driver loaded for {url.split(':', 1)[0]}")

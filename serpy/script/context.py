@@ -1,0 +1,126 @@
+"""Everything the script may see and change about the one message it is working on.
+
+A Context belongs to one message, is handed through every script function, and is kept by the transaction so that
+failure, reply and branch routes find the request's flags, attributes and edits again.
+
+Runs in: udp receiver, timer (synthetic requests). Locks: none. RFC: 3261 §16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from serpy.script.avps import Avps
+from serpy.sip.message import Edits, Message, Request, Response
+from serpy.sip.uri import Uri, parse_uri
+
+if TYPE_CHECKING:
+    from serpy.sip.flow import Flow, Listener
+
+# Route kinds: the same numbers as serpy.script.exports.Routes, as plain ints for the hot path.
+REQUEST: Final = 1
+FAILURE: Final = 2
+ONREPLY: Final = 4
+BRANCH: Final = 8
+ONSEND: Final = 16
+EVENT: Final = 32
+
+RUNNING: Final = 0
+EXITED: Final = 1  # exit, or a function returned 0
+DROPPED: Final = 2  # drop
+
+PerBranchHeaders = Callable[["Flow", "Listener"], list[str]]
+"""(how the request came in, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
+
+
+class Target:
+    """One destination of the target set (RFC 3261 §16.5): the branch's Request-URI and how to get there.
+
+    *dst_uri* is "" or the next-hop URI that overrides the Request-URI; *q* is 0..1000 or -1 when unset.
+    """
+
+    def __init__(
+        self, request_uri: str, dst_uri: str = "", listener: Listener | None = None, q: int = -1, flags: int = 0
+    ) -> None:
+        self.request_uri = request_uri
+        self.dst_uri = dst_uri
+        self.listener = listener
+        self.q = q
+        self.flags = flags
+
+
+class Context:
+    """The script's view of one message.
+
+    In an onreply route ``message`` is the response and ``request`` the transaction's request (None when there is no
+    transaction); everywhere else both are the request. ``edits`` belong to ``message``.
+    """
+
+    def __init__(self, message: Message, flow: Flow, now: float, wall_now: float, kind: int = REQUEST) -> None:
+        self.message = message
+        self.request: Request | None = message if isinstance(message, Request) else None
+        self.response: Response | None = message if isinstance(message, Response) else None
+        self.flow = flow
+        self.kind = kind
+        self.now = now  # monotonic, seconds
+        self.wall_now = wall_now  # Unix time, seconds
+        self.flags = 0
+        self.avps = Avps()
+        self.edits = Edits()
+        self.reply_headers: list[str] = []  # append_to_reply: whole lines without CRLF
+        self.per_branch_headers: list[PerBranchHeaders] = []
+        # destination set
+        self._request_uri = message.request_uri if isinstance(message, Request) else ""
+        self._uri: Uri | None = None
+        self.uri_changed = False  # differs from what was received
+        self.uri_consumed = False  # append_branch() took the current Request-URI: do not try it twice
+        self.dst_uri = ""
+        self.send_listener: Listener | None = None  # force_send_socket
+        self.q = -1
+        self.branches: list[Target] = []
+        # transaction
+        self.transaction: object | None = None
+        self.on_failure = ""
+        self.on_reply = ""
+        self.on_branch = ""
+        self.branch_index = 0
+        self.status = 0  # t_check_status: winning code in failure_route, this reply's code in onreply_route
+        self.final_sent = False  # a final reply to this request has gone out, stateful or stateless
+        self.last_error = 0  # last core error, negative; what sl_reply_error answers for
+        self.reply_to_source = False  # force_rport: answer to the source port (RFC 3581)
+        # script run time
+        self.retcode = 1  # $?
+        self.state = RUNNING
+        self.depth = 0  # nested route() calls
+        self.line = 0  # script line being executed, for error texts
+        # onsend_route
+        self.out_flow: Flow | None = None
+        self.out_data = b""
+        # per-message scratch space of modules, by module name
+        self.notes: dict[str, object] = {}
+
+    @property
+    def request_uri(self) -> str:
+        """The current Request-URI after the script's edits."""
+        return self._request_uri
+
+    @request_uri.setter
+    def request_uri(self, value: str) -> None:
+        self._request_uri = value
+        self._uri = None
+        self.uri_changed = True
+        self.uri_consumed = False
+
+    @property
+    def uri(self) -> Uri:
+        """The current Request-URI, parsed. Raises ParseError."""
+        if self._uri is None:
+            self._uri = parse_uri(self._request_uri)
+        return self._uri
+
+    def targets(self) -> list[Target]:
+        """The destination set: the current Request-URI unless consumed, then the appended branches."""
+        if self.uri_consumed:
+            return list(self.branches)
+        return [Target(self._request_uri, self.dst_uri, self.send_listener, self.q, 0), *self.branches]
