@@ -1,0 +1,126 @@
+"""Build serpy: the hot packages compile with mypyc where a C compiler is present, else they stay Python.
+
+``SERPY_PURE=1`` forces pure Python. A failed compilation is reported and never fatal: the same files run uncompiled.
+"""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+
+# One mypyc group: calls between these files are direct C calls. Everything else stays interpreted.
+HOT = [
+    "serpy/errors.py",
+    "serpy/sip/abnf.py",
+    "serpy/sip/authorization.py",
+    "serpy/sip/cseq.py",
+    "serpy/sip/digest.py",
+    "serpy/sip/flow.py",
+    "serpy/sip/limits.py",
+    "serpy/sip/message.py",
+    "serpy/sip/nameaddr.py",
+    "serpy/sip/parser.py",
+    "serpy/sip/status.py",
+    "serpy/sip/uri.py",
+    "serpy/sip/via.py",
+    "serpy/sip/writer.py",
+    "serpy/transaction/*.py",
+    "serpy/script/avps.py",
+    "serpy/script/context.py",
+    "serpy/script/runtime.py",
+    "serpy/shm/*.py",
+    "serpy/net/handoff.py",
+    "serpy/net/loop.py",
+    "serpy/net/sender.py",
+    "serpy/net/steering.py",
+    "serpy/db/cache.py",
+    "serpy/db/writer.py",
+    "serpy/api.py",
+    "serpy/pipeline.py",
+    "serpy/modules/auth.py",
+    "serpy/modules/maxfwd.py",
+    "serpy/modules/registrar/*.py",
+    "serpy/modules/rr.py",
+    "serpy/modules/sl.py",
+    "serpy/modules/textops.py",
+    "serpy/modules/tm.py",
+    "serpy/modules/tm/*.py",
+    "serpy/modules/usrloc/*.py",
+]
+
+
+def hot_files() -> list[str]:
+    found = {str(path.relative_to(HERE)) for pattern in HOT for path in HERE.glob(pattern)}
+    return sorted(name for name in found if (HERE / name).stat().st_size > 0)
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"serpy: {text}\n")
+
+
+def extensions() -> list:
+    building = any(word in sys.argv for word in ("bdist_wheel", "build", "build_ext", "install", "editable_wheel"))
+    if not building:
+        return []
+    if os.environ.get("SERPY_PURE") == "1":
+        say("SERPY_PURE=1: installing pure Python, nothing is compiled")
+        return []
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc").split()[0], "gcc", "clang")):
+        say("no C compiler found: installing pure Python (slower, otherwise the same). apt-get install gcc python3-dev")
+        return []
+    try:
+        from mypyc.build import mypycify  # noqa: PLC0415 - only when compiling
+    except ImportError as exc:
+        say(f"mypyc is missing ({exc}): installing pure Python")
+        return []
+    try:
+        os.chdir(HERE)
+        return mypycify(hot_files(), opt_level=os.environ.get("SERPY_OPT", "2"), debug_level="0", multi_file=True)
+    except SystemExit as exc:
+        say(f"mypyc refused the sources (status {exc.code}): installing pure Python")
+        return []
+
+
+class OptionalBuildExt(build_ext):
+    """Compile with all cores, and fall back to pure Python as a whole when anything fails."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as exc:  # noqa: BLE001 - whatever the C compiler or linker did, pure Python still works
+            say(f"compilation failed ({exc}): installing pure Python")
+            for extension in self.extensions:
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            self.extensions = []
+
+    def build_extension(self, ext) -> None:
+        compile_one = self.compiler.compile
+
+        def compile_parallel(sources, *args, **kwargs):
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only when compiling
+
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                parts = pool.map(lambda source: compile_one([source], *args, **kwargs), sources)
+                return [name for part in parts for name in part]
+
+        self.compiler.compile = compile_parallel
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler.compile = compile_one
+
+
+version = re.search(r'__version__ = "([^"]+)"', (HERE / "serpy/__init__.py").read_text())
+setup(
+    version=version.group(1) if version else "0",
+    packages=find_packages(include=["serpy", "serpy.*"]),
+    package_data={"serpy.script": ["*.lark"]},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": OptionalBuildExt},
+)
