@@ -94,12 +94,12 @@ def _list_id(track: int, cls: int) -> int:
 
 def parse_avp_name(text: str) -> AvpName:
     """Read ``$name``, ``$class.name``, an index, the old ``s:name``/``i:number`` and ``$avp(name)``; the ``$`` may be
-    missing. Raises ValueError."""
-    rest = text[1:] if text.startswith("$") else text
+    missing. Raises ValueError.
+    """
+    rest = text.removeprefix("$")
     if rest.startswith("avp(") and rest.endswith(")"):
         rest = rest[4:-1]
-    if rest.startswith("s:"):
-        rest = rest[2:]
+    rest = rest.removeprefix("s:")
     rest, index = _split_index(rest, text)
     track, cls, name = TRACK_FROM, CLASS_ANY, rest
     prefix, dot, tail = rest.partition(".")
@@ -107,7 +107,7 @@ def parse_avp_name(text: str) -> AvpName:
         if prefix not in _PREFIXES:
             raise ValueError(f"unknown attribute class {prefix!r} in {text!r}")
         track, cls = _PREFIXES[prefix]
-        name = tail[2:] if tail.startswith("s:") else tail
+        name = tail.removeprefix("s:")
     if not name or not _NAME_CHARACTERS.issuperset(name):
         raise ValueError(f"not an attribute name: {text!r}")
     return AvpName(track, cls, name, index)
@@ -115,7 +115,7 @@ def parse_avp_name(text: str) -> AvpName:
 
 def parse_track(text: str) -> AvpName:
     """Read the name of a whole list (``$fd``, ``$tu``, ``$f``): an AvpName with an empty name. Raises ValueError."""
-    pair = _PREFIXES.get(text[1:] if text.startswith("$") else text)
+    pair = _PREFIXES.get(text.removeprefix("$"))
     if pair is None:
         raise ValueError(f"not an attribute list: {text!r} (one of {' '.join('$' + name for name in _PREFIXES)})")
     return AvpName(pair[0], pair[1], "")
