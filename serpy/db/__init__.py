@@ -1,0 +1,1 @@
+"""Database access: the interface, the tables, the caches and the way to the one writer."""
