@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
-    "CredentialsService", "Exports", "Flow", "Function", "LimitExceededError", "Listener", "LocationService",
-    "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
+    "CredentialsService", "DomainService", "Exports", "Flow", "Function", "LimitExceededError", "Listener",
+    "LocationService", "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
     "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target", "TransactionService",
     "TransportError", "UnsupportedError", "UsageError",
 ]  # fmt: skip
@@ -134,6 +134,13 @@ class ReplyService(Protocol):
 
     def reply(self, ctx: Context, status: int, reason: str = "", headers: Sequence[str] = (), body: bytes = b"") -> bool:
         """True when the answer was handed to the sender. ``ctx.reply_headers`` are added. Never answers an ACK."""
+
+
+class DomainService(Protocol):
+    """Which domain names this server serves (provided by ``domain``)."""
+
+    def is_local(self, host: str) -> bool:
+        """True when *host*, in any case and without a port, is a served domain name."""
 
 
 class CredentialsService(Protocol):
