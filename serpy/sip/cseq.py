@@ -1,0 +1,43 @@
+"""CSeq: the number and method that order the requests of a dialog.
+
+Runs in: every process. Locks: none. RFC: 3261 §20.16, §8.1.1.5.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.errors import ParseError
+from serpy.sip.abnf import is_token
+from serpy.sip.limits import CSEQ_DIGITS, CSEQ_MAX
+
+
+class CSeq:
+    """A parsed CSeq value: *number* is below 2**31, *method* as written (methods are case-sensitive)."""
+
+    def __init__(self, number: int, method: str) -> None:
+        self.number: Final = number
+        self.method: Final = method
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.method}"
+
+
+def parse_cseq(text: str) -> CSeq:
+    """The CSeq written as *text*: ``1*DIGIT LWS Method``. Raises ParseError."""
+    digits, _, rest = text.partition(" ")
+    if "\t" in text:  # LWS may be a tab
+        digits, _, rest = text.replace("\t", " ").partition(" ")
+    method = rest.strip(" ")
+    if not digits.isascii() or not digits.isdigit():
+        raise ParseError("CSeq without a number", header="CSeq", value=text)
+    if len(digits) > CSEQ_DIGITS:
+        digits = digits.lstrip("0") or "0"
+        if len(digits) > CSEQ_DIGITS:
+            raise ParseError("CSeq number of 2**31 or more", header="CSeq", value=text)
+    number = int(digits)
+    if number > CSEQ_MAX:
+        raise ParseError("CSeq number of 2**31 or more", header="CSeq", value=text)
+    if not is_token(method):
+        raise ParseError("CSeq without a method", header="CSeq", value=text)
+    return CSeq(number, method)

@@ -1,0 +1,29 @@
+"""Every count and length the SIP layer accepts, in one place.
+
+The numbers are generous: ten times what real phones and trunks send. They exist so that one datagram costs a known
+maximum of time and memory.
+
+Runs in: every process. Locks: none. RFC: 3261 (which sets few of these itself).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MESSAGE_MAX: Final = 65535  # bytes; what one UDP datagram can carry
+HEADERS_MAX: Final = 256  # header lines of one message
+LINE_MAX: Final = 16384  # characters of one (unfolded) header line; RFC 4475 longreq has one of 1.2 kB
+NAME_MAX: Final = 128  # characters of a header name
+METHOD_MAX: Final = 64  # characters
+URI_MAX: Final = 4096  # characters
+VALUES_MAX: Final = 128  # comma separated values of one header name
+PARAMS_MAX: Final = 64  # parameters of one value
+URI_CACHE: Final = 4096  # parsed URIs kept per process
+
+CSEQ_MAX: Final = 2**31 - 1  # RFC 3261 §8.1.1.5
+CSEQ_DIGITS: Final = 10
+MAX_FORWARDS_MAX: Final = 255  # RFC 3261 §20.22
+EXPIRES_MAX: Final = 2**32 - 1  # RFC 3261 §20.19
+DIGITS_MAX: Final = 18  # longer runs of digits are never given to int()
+PORT_MAX: Final = 65535
+KEEPALIVE_MAX: Final = 10  # bytes; longer runs of white space are not keep-alives

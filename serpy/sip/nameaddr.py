@@ -1,0 +1,214 @@
+"""From, To, Contact, Route, Record-Route and their like: ``[display] <uri> *(;param)`` or ``addr-spec *(;param)``.
+
+Also the comma and parameter splitting all list headers share. Quoted strings, quoted-pairs and angle brackets hide
+commas and semicolons. The URI is kept as text and parsed when asked for.
+
+Runs in: every process. Locks: none. RFC: 3261 §20.10, §25.1.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.errors import ParseError
+from serpy.sip.abnf import QUOTED, ascii_lower, is_token, unquote
+from serpy.sip.limits import PARAMS_MAX, VALUES_MAX
+from serpy.sip.uri import Uri, parse_uri
+
+_NOT_IN_DISPLAY: Final = (",", ";", '"', "<", ">", "\\", ":", "@")
+
+
+class NameAddr:
+    """One address value. *display* is raw (quotes included, "" when absent); *uri_text* is what stood in <> or bare.
+
+    *params* are the header parameters with lower-case names; a bare one has the value "". Contact ``*`` has the
+    *uri_text* ``*``.
+    """
+
+    def __init__(self, display: str, uri_text: str, params: dict[str, str]) -> None:
+        self.display: Final = display
+        self.uri_text: Final = uri_text
+        self.params: Final = params
+        self._uri: Uri | None = None
+
+    @property
+    def uri(self) -> Uri:
+        """The URI, parsed. Raises ParseError."""
+        uri = self._uri
+        if uri is None:
+            uri = self._uri = parse_uri(self.uri_text)
+        return uri
+
+    @property
+    def tag(self) -> str:
+        """The tag parameter, "" when absent."""
+        return self.params.get("tag", "")
+
+    @property
+    def display_name(self) -> str:
+        """The display name without quotes and with quoted-pairs resolved."""
+        return unquote(self.display)
+
+    def param(self, name: str) -> str | None:
+        """The header parameter *name* (lower case) as written; "" for a bare one, None when absent."""
+        return self.params.get(name)
+
+    def __str__(self) -> str:
+        head = f"{self.display} <{self.uri_text}>" if self.display else f"<{self.uri_text}>"
+        return head + render_params(self.params)
+
+
+def render_params(params: dict[str, str]) -> str:
+    """*params* as ``;name=value;bare``."""
+    return "".join([f";{name}={value}" if value else f";{name}" for name, value in params.items()])
+
+
+def parse_nameaddr(text: str) -> NameAddr:
+    """The one address value *text*. Raises ParseError, also when a comma shows that there are several."""
+    text = text.strip(" \t")
+    display = ""
+    start = 0
+    if text[:1] == '"':
+        quoted = QUOTED.match(text)
+        if quoted is None:
+            raise ParseError("quoted string without end", value=text)
+        start = quoted.end()
+        display = text[:start]
+    left = text.find("<", start)
+    if left >= 0:
+        between = text[start:left].strip(" \t")
+        if between:
+            if start or not _is_display(between):
+                # A parameter of a bare address may hold "<" in a quoted string: sip:a@b;x="<"
+                if not start and '"' in between:
+                    return _parse_bare(text)
+                raise ParseError("display name must be quoted", value=text)
+            display = between
+        right = text.find(">", left)
+        if right < 0:
+            raise ParseError("address without >", value=text)
+        uri_text = text[left + 1 : right]
+        if not uri_text:
+            raise ParseError("empty address", value=text)
+        right += 1
+        if right == len(text):
+            return NameAddr(display, uri_text, {})
+        return NameAddr(display, uri_text, parse_params(text, right))
+    if start:
+        raise ParseError("display name without <address>", value=text)
+    return _parse_bare(text)
+
+
+def _is_display(text: str) -> bool:
+    # *(token LWS), where we also let through other characters that cannot be mistaken for structure
+    return not any([separator in text for separator in _NOT_IN_DISPLAY])
+
+
+def _parse_bare(text: str) -> NameAddr:
+    # addr-spec: without <> a comma, question mark or semicolon is not part of the URI (RFC 3261 §20.10)
+    semicolon = text.find(";")
+    uri_text = text if semicolon < 0 else text[:semicolon].rstrip(" \t")
+    if not uri_text:
+        raise ParseError("empty address", value=text)
+    if "?" in uri_text or "," in uri_text:
+        raise ParseError("address with ? or , must stand in <>", value=text)
+    if " " in uri_text or "\t" in uri_text:
+        raise ParseError("white space in address", value=text)
+    return NameAddr("", uri_text, {} if semicolon < 0 else parse_params(text, semicolon))
+
+
+def parse_params(text: str, start: int) -> dict[str, str]:
+    """The parameters ``*(;name[=value])`` of *text* from *start* to its end; the first of two alike counts.
+
+    Names are lower-cased, values kept as written, quotes included. Raises ParseError.
+    """
+    params: dict[str, str] = {}
+    tail = text[start:].strip(" \t")
+    if not tail:
+        return params
+    if tail[0] != ";":
+        raise ParseError("text after the address", value=text)
+    pieces = _split_params(tail) if '"' in tail else tail.split(";")
+    if len(pieces) > PARAMS_MAX:
+        raise ParseError("too many parameters", value=text)
+    first = True
+    for piece in pieces:
+        if first:
+            first = False
+            continue
+        name, equals, value = piece.partition("=")
+        if not name.islower() or not name.isascii():
+            name = ascii_lower(name)
+        if not name.isalnum():
+            name = name.strip(" \t")
+            if not name and not equals:
+                continue  # ";;" is not legal but harmless
+            if not is_token(name):
+                raise ParseError("parameter name is not a token", value=text)
+        if equals:
+            value = value.strip(" \t")
+            if "," in value and value[:1] != '"':
+                raise ParseError("comma in a single value", value=text)
+        elif "," in name:
+            raise ParseError("comma in a single value", value=text)
+        if name not in params:
+            params[name] = value
+    return params
+
+
+def _split_params(text: str) -> list[str]:
+    """*text* split at semicolons outside quoted strings. Raises ParseError for a quote without end."""
+    return _split(text, ";", angle=False)
+
+
+def split_commas(text: str) -> list[str]:
+    """*text* split at commas outside quoted strings and <>, each value trimmed, empty ones left out.
+
+    Raises ParseError for a quoted string or < without end, or too many values.
+    """
+    if "," not in text:
+        value = text.strip(" \t")
+        return [value] if value else []
+    pieces = _split(text, ",", angle=True) if '"' in text or "<" in text else text.split(",")
+    values: list[str] = []
+    for piece in pieces:
+        value = piece.strip(" \t")
+        if value:
+            values.append(value)
+    if len(values) > VALUES_MAX:
+        raise ParseError("too many values", value=text)
+    return values
+
+
+def _split(text: str, separator: str, *, angle: bool) -> list[str]:
+    # Jumps from one interesting character to the next; each character is looked at a bounded number of times.
+    pieces: list[str] = []
+    start = 0
+    at = 0
+    length = len(text)
+    while at < length:
+        char = text[at]
+        if char == separator:
+            pieces.append(text[start:at])
+            start = at + 1
+        elif char == '"':
+            quoted = QUOTED.match(text, at)
+            if quoted is None:
+                raise ParseError("quoted string without end", value=text)
+            at = quoted.end()
+            continue
+        elif angle and char == "<":
+            right = text.find(">", at)
+            if right < 0:
+                raise ParseError("address without >", value=text)
+            at = right
+        at += 1
+    pieces.append(text[start:])
+    return pieces
+
+
+def parse_nameaddr_list(text: str) -> list[NameAddr]:
+    """All address values of one header value. Raises ParseError."""
+    if "," not in text:
+        return [parse_nameaddr(text)]
+    return [parse_nameaddr(value) for value in split_commas(text)]
