@@ -12,7 +12,7 @@ SOURCES := $(shell find serpy -name '*.py' -o -name '*.lark') setup.py pyproject
 .PHONY: run test test-pure lint bench clean install fuzz
 
 run: $(VENV)/.installed
-	@exec $(VENV)/bin/python etc/first_run.py --run-dir $(RUN) --bin $(VENV)/bin
+	@exec $(VENV)/bin/serpyctl -f etc/serpy.conf -Y $(RUN) quickstart $(if $(LISTEN),-l $(LISTEN))
 
 install: $(VENV)/.installed
 

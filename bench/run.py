@@ -88,8 +88,7 @@ def run_options(server: Program, rate: int, seconds: int) -> dict[str, float]:
 def run_register(server: Program, rate: int, seconds: int, database: Postgres | None) -> dict[str, float]:
     users = server.folder / "users.csv"
     users.write_text(
-        "SEQUENTIAL\n"
-        + "".join(f"u{n};[authentication username=u{n} password=p{n}]\n" for n in range(USERS))
+        "SEQUENTIAL\n" + "".join(f"u{n};[authentication username=u{n} password=p{n}]\n" for n in range(USERS))
     )
     return measure(
         server,
@@ -187,7 +186,10 @@ def main() -> int:
     options = parser.parse_args()
     for program in ("kamailio", "sipp", "psql"):
         if not shutil.which(program):
-            print("make bench needs: apt-get install kamailio kamailio-postgres-modules sip-tester postgresql", file=sys.stderr)
+            print(
+                "make bench needs: apt-get install kamailio kamailio-postgres-modules sip-tester postgresql",
+                file=sys.stderr,
+            )
             return 1
     results = []
     for scenario in options.scenario or sorted(TARGETS):
