@@ -29,6 +29,7 @@ from serpy.errors import (
 from serpy.script.avps import Avp, AvpName, Avps
 from serpy.script.context import Context, Target
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
+from serpy.shm.record import Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
 
 if TYPE_CHECKING:
@@ -48,54 +49,6 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
-
-
-class Binding:
-    """One AOR → contact mapping (RFC 3261 §10): a row of ``location``, whole.
-
-    ``expires_at`` is Unix time in whole seconds; ``q`` is 0..1000 or -1 when unset; ``flags``: 1 NAT, 128 PERMANENT,
-    256 MEM (never persisted). ``received`` is "" or ``sip:ip:port[;transport=…];dstip=…;dstport=…``.
-    ``modified_at`` is Unix time of the last change (newest first among equal q).
-    """
-
-    NAT = 1
-    PERMANENT = 128
-    MEM = 256
-
-    def __init__(  # noqa: PLR0913 - a record of the location table
-        self,
-        uid: str,
-        contact: str,
-        expires_at: int,
-        *,
-        aor: str = "",
-        received: str = "",
-        q: int = -1,
-        call_id: str = "",
-        cseq: int = 0,
-        flags: int = 0,
-        user_agent: str = "",
-        instance: str = "",
-        server_id: int = 0,
-        modified_at: float = 0.0,
-    ) -> None:
-        self.uid = uid
-        self.contact = contact
-        self.expires_at = expires_at
-        self.aor = aor
-        self.received = received
-        self.q = q
-        self.call_id = call_id
-        self.cseq = cseq
-        self.flags = flags
-        self.user_agent = user_agent
-        self.instance = instance
-        self.server_id = server_id
-        self.modified_at = modified_at
-
-    def is_live(self, wall_now: float) -> bool:
-        """True while the binding has not expired; permanent ones never do."""
-        return self.expires_at > wall_now or (self.flags & 128) != 0
 
 
 class LocationService(Protocol):

@@ -1,0 +1,581 @@
+"""The location table: AoR records in shared memory, keyed by bytes, with a lock per stripe of the hash.
+
+A change writes the new record into fresh blocks and then swings one aligned 4-byte link, so a reader or a successor of a
+killed writer always finds the old record or the new one whole. What death can leave behind is a wrong free list: each
+stripe's sequence number is odd while it is being changed, and the next holder that meets an odd one rebuilds the free
+list and the counts from what the buckets reach (``_repair``). A stripe owns its blocks, taken from the pool in chunks,
+so an operation needs one lock.
+
+    area:   heads | buckets u32 | chunk owners u16 | table names | blocks of 256 bytes
+    block:  next:u32  then, in the first block of a record: next record:u32 tag:u32 size:u32 earliest expiry:i64 stamp:i64
+
+Runs in: every process. Locks: its own stripes; then the pool (the last stripe). Constant time but for ``_repair``.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+from typing import Final
+
+from serpy.errors import ResourceError, UsageError
+from serpy.shm import record as layout
+from serpy.shm.lock import StripedLock
+from serpy.shm.record import Binding
+from serpy.shm.segment import Segment
+
+BLOCK: Final = 256  # an ordinary binding with its key takes two
+BLOCK_WORDS: Final = 64
+HEAD: Final = 32  # header of a first block
+HEAD_ROOM: Final = BLOCK - HEAD
+MORE_ROOM: Final = BLOCK - 4
+CHUNK: Final = 64  # blocks a stripe takes from the pool at once
+RESERVE: Final = 16  # free blocks per stripe that new AoRs never get, so that refreshes always find room
+MAX_STRIPES: Final = 256
+MAX_TABLES: Final = 64
+MAX_TABLE_NAME: Final = 48
+SMALLEST: Final = 128 * 1024
+
+# words of a stripe's head (8 bytes each)
+_SEQUENCE: Final = 0
+_FREE: Final = 1  # first free block
+_FREE_COUNT: Final = 2
+_USERS: Final = 3
+_CONTACTS: Final = 4
+_EXPIRED: Final = 5  # contacts dropped by expire(), ever
+_REPAIRS: Final = 6
+_STAMP: Final = 7
+_HEAD_WORDS: Final = 8
+
+LOADING: Final = 0
+LOADED: Final = 1
+
+
+class Stats:
+    """Sums over all stripes at about this instant."""
+
+    def __init__(self, users: int, contacts: int, expired: int, repairs: int, used: int, size: int) -> None:
+        self.users: Final = users
+        self.contacts: Final = contacts
+        self.expired: Final = expired  # since start
+        self.repairs: Final = repairs  # stripes rebuilt after the death of a writer
+        self.used: Final = used  # bytes in blocks that hold records
+        self.size: Final = size  # bytes of all blocks
+
+
+class LocationTable:
+    """The table, made by the master in *segment* with at most *size* bytes; the views are inherited over fork."""
+
+    def __init__(self, segment: Segment, size: int, name: str = "location") -> None:
+        if size < SMALLEST:
+            raise ResourceError(
+                f"{size // 1024} KiB are too little for the location table; start with a larger -m (MiB)"
+            )
+        area = segment.allocate(name, size)
+        stripes = MAX_STRIPES
+        while stripes > 1 and size // (stripes * CHUNK * BLOCK) < 16:
+            stripes //= 2
+        buckets = stripes
+        while buckets < size // BLOCK // 4:
+            buckets *= 2
+        self.stripes: Final = stripes
+        self.buckets: Final = buckets
+        heads_size = _round((stripes + 1) * _HEAD_WORDS * 8, BLOCK)
+        buckets_size = _round(buckets * 4, BLOCK)
+        owners_size = _round(size // (CHUNK * BLOCK) * 2 + 2, BLOCK)
+        names_size = MAX_TABLES * 64
+        self._buckets_at: Final = heads_size // 4  # in words
+        self._owners_at: Final = (heads_size + buckets_size) // 2  # in half words
+        self._names_at: Final = heads_size + buckets_size + owners_size  # in bytes
+        # Block 0 is never used, 0 means "none"; blocks start at an offset all views can express.
+        self._blocks_at: Final = self._names_at + names_size
+        self.chunks: Final = (size - self._blocks_at - BLOCK) // (CHUNK * BLOCK)
+        if self.chunks < 1:
+            raise ResourceError("no room for blocks in the location table; start with a larger -m (MiB)")
+        self._area: Final = area
+        self._words: Final = area[: size // 8 * 8].cast("I")
+        self._quads: Final = area[: size // 8 * 8].cast("q")
+        self._halves: Final = area[: size // 8 * 8].cast("H")
+        self._first_word: Final = self._blocks_at // 4  # word of block 0
+        self._shift: Final = (buckets // stripes).bit_length() - 1
+        self._mask: Final = buckets - 1
+        self._pool: Final = stripes * _HEAD_WORDS  # quad: next chunk of the pool
+        self._lock: Final = StripedLock(segment, name, stripes + 1)
+        self._seed: Final = os.urandom(16)  # inherited by every child: the same hash everywhere, unknown to peers
+        self._ids: Final[dict[str, int]] = {}
+        self._cursor = 0  # next bucket of expire(), of this process
+
+    # -- table names -------------------------------------------------------------------------------------------------
+
+    def table_id(self, name: str) -> int:
+        """Return the number of table *name*, known to every process; a new one starts as LOADING."""
+        number = self._ids.get(name)
+        if number is not None:
+            return number
+        wanted = name.encode("utf-8", "surrogateescape")
+        if not 0 < len(wanted) <= MAX_TABLE_NAME:
+            raise UsageError(f"location table name {name!r}")
+        self._lock.acquire(self.stripes)
+        try:
+            number = self._name_slot(wanted.ljust(MAX_TABLE_NAME, b"\0"))
+        finally:
+            self._lock.release(self.stripes)
+        if number < 0:
+            raise ResourceError(f"more than {MAX_TABLES} location tables")
+        self._ids[name] = number
+        return number
+
+    def _name_slot(self, wanted: bytes) -> int:
+        for number in range(MAX_TABLES):
+            start = self._names_at + number * 64 + 16
+            stored = self._area[start : start + MAX_TABLE_NAME]
+            if stored == wanted:
+                return number
+            if stored[0] == 0:
+                stored[:] = wanted
+                return number
+        return -1
+
+    def tables(self) -> list[str]:
+        """The names of all tables, by number."""
+        names: list[str] = []
+        for number in range(MAX_TABLES):
+            start = self._names_at + number * 64 + 16
+            stored = self._area[start : start + MAX_TABLE_NAME].tobytes().rstrip(b"\0")
+            if not stored:
+                break
+            names.append(stored.decode("utf-8", "surrogateescape"))
+        return names
+
+    def is_loaded(self, table: int) -> bool:
+        """False while rows of *table* may be in the database and not here."""
+        return self._quads[self._names_at // 8 + table * 8] == LOADED
+
+    def set_loaded(self, table: int, loaded: bool) -> None:
+        """Say whether all rows of *table* are here."""
+        self._quads[self._names_at // 8 + table * 8] = LOADED if loaded else LOADING
+
+    # -- operations --------------------------------------------------------------------------------------------------
+
+    def key(self, table: int, uid: str) -> bytes:
+        """Return the key of *uid* in *table*."""
+        return bytes((table,)) + uid.encode("utf-8", "surrogateescape")
+
+    def read(self, key: bytes, uid: str) -> tuple[list[Binding], int]:
+        """Return the bindings of *key* in the order they were written, and the record's stamp (0 = no record)."""
+        number = self._hash(key)
+        bucket = number & self._mask
+        stripe = bucket >> self._shift
+        raw = b""
+        stamp = 0
+        self._enter(stripe)
+        try:
+            link = self._find(bucket, number >> 32, key)
+            head: int = self._words[link]
+            if head != 0:
+                raw = self._copy(head)
+                stamp = self._quads[(self._first_word + head * BLOCK_WORDS) // 2 + 3]
+        finally:
+            self._lock.release(stripe)
+        if stamp == 0:
+            return [], 0
+        return layout.decode(raw, uid), stamp
+
+    def replace(self, key: bytes, bindings: list[Binding], expected: int, keep_empty: bool = False) -> bool:
+        """Make *bindings* all that *key* has, provided its stamp is still *expected*; False (nothing changed) if not.
+
+        Without bindings the record goes, unless *keep_empty*. Raises ResourceError when there is no room (a change
+        that needs no more blocks than before always has room), LimitExceededError for oversized values.
+        """
+        keep = bool(bindings) or keep_empty
+        raw = layout.encode(key, bindings) if keep else b""
+        number = self._hash(key)
+        bucket = number & self._mask
+        stripe = bucket >> self._shift
+        self._enter(stripe)
+        try:
+            link = self._find(bucket, number >> 32, key)
+            head: int = self._words[link]
+            if self._stamp_of(head) != expected:
+                return False
+            if head == 0 and not keep:
+                return True
+            self._change(stripe, link, head, raw, number >> 32, layout.earliest(bindings), len(bindings))
+        finally:
+            self._lock.release(stripe)
+        return True
+
+    def change_mark(self, key: bytes) -> int:
+        """A number that is the same only while nothing in the stripe of *key* has changed. Takes no lock."""
+        stripe = (self._hash(key) & self._mask) >> self._shift
+        return int(self._quads[stripe * _HEAD_WORDS])
+
+    # -- walking -----------------------------------------------------------------------------------------------------
+
+    def expire(self, wall_now: float, max_buckets: int) -> list[tuple[str, Binding]]:
+        """Drop what has expired in the next *max_buckets* buckets; return (table, binding) of each.
+
+        Buckets are first looked at without a lock: a torn look can only be wrong for one round, and the drop itself
+        happens under the lock.
+        """
+        dropped: list[tuple[str, Binding]] = []
+        tables = self.tables()
+        left = min(max_buckets, self.buckets)
+        while left > 0:
+            start = self._cursor
+            # never beyond the stripe, so that one look repairs what a dead writer left in it
+            stop = min(start + left, ((start >> self._shift) + 1) << self._shift)
+            if self._quads[(start >> self._shift) * _HEAD_WORDS] & 1:
+                self._enter(start >> self._shift)
+                self._lock.release(start >> self._shift)
+            heads: list[int] = self._words[self._buckets_at + start : self._buckets_at + stop].tolist()
+            for offset, head in enumerate(heads):
+                if head != 0 and self._looks_due(head, wall_now):
+                    self._expire_bucket(start + offset, wall_now, tables, dropped)
+            left -= stop - start
+            self._cursor = stop & self._mask
+        return dropped
+
+    def page(self, start: int, max_buckets: int) -> tuple[list[tuple[str, str, list[Binding]]], int]:
+        """Return (table, uid, bindings) of the records in *max_buckets* buckets from *start*, and where to go on (-1 =
+        all seen). Each bucket is consistent in itself.
+        """
+        found: list[tuple[str, str, list[Binding]]] = []
+        tables = self.tables()
+        stop = min(start + max_buckets, self.buckets)
+        for bucket in range(start, stop):
+            if self._words[self._buckets_at + bucket] == 0:
+                continue
+            for raw in self._bucket_records(bucket):
+                key = layout.key_of(raw)
+                uid = key[1:].decode("utf-8", "surrogateescape")
+                found.append((tables[key[0]], uid, layout.decode(raw, uid)))
+        return found, stop if stop < self.buckets else -1
+
+    def stats(self) -> Stats:
+        """Sums over the stripes, read without locks."""
+        users = contacts = expired = repairs = free = 0
+        for stripe in range(self.stripes):
+            base = stripe * _HEAD_WORDS
+            users += self._quads[base + _USERS]
+            contacts += self._quads[base + _CONTACTS]
+            expired += self._quads[base + _EXPIRED]
+            repairs += self._quads[base + _REPAIRS]
+            free += self._quads[base + _FREE_COUNT]
+        taken = int(self._quads[self._pool]) * CHUNK
+        return Stats(users, contacts, expired, repairs, (taken - free) * BLOCK, self.chunks * CHUNK * BLOCK)
+
+    def is_lock_held(self) -> bool:
+        """True when another process holds any of our locks at this instant (for tests and RPC)."""
+        return any(self._lock.is_held(stripe) for stripe in range(self.stripes + 1))
+
+    # -- inside a stripe: the caller holds its lock --------------------------------------------------------------------
+
+    def _enter(self, stripe: int) -> None:
+        """Take the lock of *stripe* and repair what a dead holder left half done."""
+        self._lock.acquire(stripe)
+        if self._quads[stripe * _HEAD_WORDS] & 1:
+            try:
+                self._repair(stripe)
+            except BaseException:
+                self._lock.release(stripe)
+                raise
+
+    def _hash(self, key: bytes) -> int:
+        return int.from_bytes(blake2b(key, digest_size=8, key=self._seed).digest(), "little")
+
+    def _find(self, bucket: int, tag: int, key: bytes) -> int:
+        """Return the word that links to the record of *key*: the link of the last record when there is none."""
+        words = self._words
+        link = self._buckets_at + bucket
+        head: int = words[link]
+        while head != 0:
+            at = self._first_word + head * BLOCK_WORDS
+            if words[at + 2] == tag and self._key_matches(head, key):
+                return link
+            link = at + 1
+            head = words[link]
+        return link
+
+    def _key_matches(self, head: int, key: bytes) -> bool:
+        start = self._blocks_at + head * BLOCK + HEAD
+        length: int = self._halves[start // 2]
+        start += layout.KEY_AT
+        return length == len(key) and self._area[start : start + length] == key
+
+    def _stamp_of(self, head: int) -> int:
+        return self._quads[(self._first_word + head * BLOCK_WORDS) // 2 + 3] if head != 0 else 0
+
+    def _copy(self, head: int) -> bytes:
+        """Return the record that starts in block *head*."""
+        words = self._words
+        at = self._first_word + head * BLOCK_WORDS
+        left: int = words[at + 3]
+        start = self._blocks_at + head * BLOCK
+        first = self._area[start + HEAD : start + HEAD + min(left, HEAD_ROOM)].tobytes()
+        left -= HEAD_ROOM
+        if left <= 0:
+            return first
+        parts = [first]
+        block: int = words[at]
+        while left > 0 and block != 0:
+            start = self._blocks_at + block * BLOCK + 4
+            parts.append(self._area[start : start + min(left, MORE_ROOM)].tobytes())
+            left -= MORE_ROOM
+            block = words[self._first_word + block * BLOCK_WORDS]
+        return b"".join(parts)
+
+    def _change(self, stripe: int, link: int, head: int, raw: bytes, tag: int, earliest: int, count: int) -> None:
+        """Put *raw* (b"" = nothing) in the place of record *head* (0 = none) that *link* leads to."""
+        quads = self._quads
+        words = self._words
+        base = stripe * _HEAD_WORDS
+        needed = _blocks_for(len(raw)) if raw else 0
+        had = 0
+        old_count = 0
+        if head != 0:
+            had = _blocks_for(words[self._first_word + head * BLOCK_WORDS + 3])
+            old_count = self._halves[(self._blocks_at + head * BLOCK + HEAD) // 2 + 1]
+        quads[base] += 1  # odd: from here to the end only a repair could make sense of the free list
+        if needed and not self._make_room(
+            stripe, needed, RESERVE if head == 0 else RESERVE // 2 if needed > had else 0
+        ):
+            quads[base] += 1
+            raise ResourceError("the location table is full; start with a larger -m (MiB)")
+        following: int = words[self._first_word + head * BLOCK_WORDS + 1] if head != 0 else 0
+        fresh = self._write(base, raw, needed, following, tag, earliest) if needed else following
+        words[link] = fresh  # one store: before it the old record counts, after it the new one
+        if head != 0:
+            self._give_back(base, head, had)
+        quads[base + _CONTACTS] += count - old_count
+        quads[base + _USERS] += (1 if count else 0) - (1 if old_count else 0)
+        quads[base] += 1
+
+    def _write(self, base: int, raw: bytes, needed: int, following: int, tag: int, earliest: int) -> int:
+        """Take *needed* blocks from the free list, fill them with *raw* and return the first."""
+        words = self._words
+        quads = self._quads
+        head: int = quads[base + _FREE]
+        at = self._first_word + head * BLOCK_WORDS
+        stamp: int = quads[base + _STAMP] + 1
+        quads[base + _STAMP] = stamp
+        words[at + 1] = following
+        words[at + 2] = tag
+        words[at + 3] = len(raw)
+        quads[at // 2 + 2] = earliest
+        quads[at // 2 + 3] = stamp
+        start = self._blocks_at + head * BLOCK + HEAD
+        part = raw[:HEAD_ROOM]
+        self._area[start : start + len(part)] = part
+        done = HEAD_ROOM
+        last = at
+        for _ in range(needed - 1):
+            block: int = words[last]
+            start = self._blocks_at + block * BLOCK + 4
+            part = raw[done : done + MORE_ROOM]
+            self._area[start : start + len(part)] = part
+            done += MORE_ROOM
+            last = self._first_word + block * BLOCK_WORDS
+        quads[base + _FREE] = words[last]
+        quads[base + _FREE_COUNT] -= needed
+        words[last] = 0
+        return head
+
+    def _give_back(self, base: int, head: int, count: int) -> None:
+        """Put the *count* blocks of record *head* on the free list; the links between them stay."""
+        last = self._first_word + head * BLOCK_WORDS
+        for _ in range(count - 1):
+            last = self._first_word + self._words[last] * BLOCK_WORDS
+        self._words[last] = self._quads[base + _FREE]
+        self._quads[base + _FREE] = head
+        self._quads[base + _FREE_COUNT] += count
+
+    def _make_room(self, stripe: int, needed: int, reserve: int) -> bool:
+        """True when *needed* blocks are free with *reserve* left over, after taking chunks from the pool if need be."""
+        base = stripe * _HEAD_WORDS
+        # new records keep a whole reserve below them, so the pool is asked before the last block is gone
+        while self._quads[base + _FREE_COUNT] < needed + RESERVE:
+            if not self._take_chunk(stripe):
+                break
+        return bool(self._quads[base + _FREE_COUNT] >= needed + reserve)
+
+    def _take_chunk(self, stripe: int) -> bool:
+        """Move one chunk from the pool to the free list of *stripe*; False when the pool is empty."""
+        self._lock.acquire(self.stripes)
+        try:
+            chunk: int = self._quads[self._pool]
+            if chunk >= self.chunks:
+                return False
+            # The owner first: who dies between the two stores has taken nothing, see _repair.
+            self._halves[self._owners_at + chunk] = stripe + 1
+            self._quads[self._pool] = chunk + 1
+        finally:
+            self._lock.release(self.stripes)
+        base = stripe * _HEAD_WORDS
+        first = 1 + chunk * CHUNK
+        following: int = self._quads[base + _FREE]
+        for block in range(first + CHUNK - 1, first - 1, -1):
+            self._words[self._first_word + block * BLOCK_WORDS] = following
+            following = block
+        self._quads[base + _FREE] = first
+        self._quads[base + _FREE_COUNT] += CHUNK
+        return True
+
+    # -- repair ------------------------------------------------------------------------------------------------------
+
+    def _repair(self, stripe: int) -> None:
+        """Rebuild free list and counts of *stripe* from the records its buckets reach.
+
+        Links are stored whole and only after what they lead to, so death never breaks one. If one is broken all the
+        same, the chain is cut there and every table is marked LOADING: the rows come back from the database.
+        """
+        owned = self._owned_blocks(stripe)
+        users = contacts = 0
+        lost = False
+        per_stripe = 1 << self._shift
+        for bucket in range(stripe * per_stripe, (stripe + 1) * per_stripe):
+            link = self._buckets_at + bucket
+            head: int = self._words[link]
+            while head != 0:
+                count = self._claim(head, owned)
+                if count < 0:
+                    self._words[link] = 0
+                    lost = True
+                    break
+                contacts += count
+                users += 1 if count else 0
+                link = self._first_word + head * BLOCK_WORDS + 1
+                head = self._words[link]
+        self._rebuild_free_list(stripe, owned)
+        base = stripe * _HEAD_WORDS
+        self._quads[base + _USERS] = users
+        self._quads[base + _CONTACTS] = contacts
+        self._quads[base + _REPAIRS] += 1
+        if lost:
+            for number in range(MAX_TABLES):
+                self.set_loaded(number, False)
+        self._quads[base] += 1
+
+    def _owned_blocks(self, stripe: int) -> set[int]:
+        self._lock.acquire(self.stripes)
+        try:
+            taken: int = self._quads[self._pool]
+            owners: list[int] = self._halves[self._owners_at : self._owners_at + taken].tolist()
+        finally:
+            self._lock.release(self.stripes)
+        owned: set[int] = set()
+        for chunk, owner in enumerate(owners):
+            if owner == stripe + 1:
+                owned.update(range(1 + chunk * CHUNK, 1 + (chunk + 1) * CHUNK))
+        return owned
+
+    def _claim(self, head: int, free: set[int]) -> int:
+        """Take the blocks of record *head* out of *free*; return its number of bindings, -1 when it is not intact."""
+        if head not in free:
+            return -1
+        size: int = self._words[self._first_word + head * BLOCK_WORDS + 3]
+        if not 0 < size <= layout.MAX_RECORD:
+            return -1
+        chain: list[int] = [head]
+        for _ in range(_blocks_for(size) - 1):
+            block: int = self._words[self._first_word + chain[-1] * BLOCK_WORDS]
+            if block not in free:
+                return -1
+            chain.append(block)
+        try:
+            count = len(layout.decode(self._copy(head), ""))
+        except ValueError:
+            return -1
+        free.difference_update(chain)
+        return count
+
+    def _rebuild_free_list(self, stripe: int, free: set[int]) -> None:
+        following = 0
+        for block in sorted(free, reverse=True):
+            self._words[self._first_word + block * BLOCK_WORDS] = following
+            following = block
+        self._quads[stripe * _HEAD_WORDS + _FREE] = following
+        self._quads[stripe * _HEAD_WORDS + _FREE_COUNT] = len(free)
+
+    # -- expiry and copies ---------------------------------------------------------------------------------------------
+
+    def _looks_due(self, head: int, wall_now: float) -> bool:
+        """True when a record of the chain at *head* seems to have something to drop. Called without the lock."""
+        limit = self.chunks * CHUNK
+        for _ in range(64):
+            if not 0 < head <= limit:
+                return False
+            at = self._first_word + head * BLOCK_WORDS
+            if self._quads[at // 2 + 2] <= wall_now:
+                return True
+            head = self._words[at + 1]
+        return True
+
+    def _expire_bucket(
+        self, bucket: int, wall_now: float, tables: list[str], dropped: list[tuple[str, Binding]]
+    ) -> None:
+        stripe = bucket >> self._shift
+        before = len(dropped)
+        self._enter(stripe)
+        try:
+            link = self._buckets_at + bucket
+            head: int = self._words[link]
+            while head != 0:
+                at = self._first_word + head * BLOCK_WORDS
+                if self._quads[at // 2 + 2] > wall_now or not self._expire_record(
+                    stripe, link, head, wall_now, tables, dropped
+                ):
+                    # the record stays (perhaps rewritten): go on behind it
+                    link = self._first_word + self._words[link] * BLOCK_WORDS + 1
+                head = self._words[link]
+            self._quads[stripe * _HEAD_WORDS + _EXPIRED] += len(dropped) - before
+        finally:
+            self._lock.release(stripe)
+
+    def _expire_record(
+        self, stripe: int, link: int, head: int, wall_now: float, tables: list[str], dropped: list[tuple[str, Binding]]
+    ) -> bool:
+        """Drop the expired bindings of record *head*; True when the whole record went."""
+        raw = self._copy(head)
+        key = layout.key_of(raw)
+        bindings = layout.decode(raw, key[1:].decode("utf-8", "surrogateescape"))
+        if not bindings and not self.is_loaded(key[0]):
+            return False  # says "the database has nothing for this key" until all is loaded
+        live: list[Binding] = []
+        before = len(dropped)
+        for binding in bindings:
+            if binding.is_live(wall_now):
+                live.append(binding)
+            else:
+                dropped.append((tables[key[0]], binding))
+        tag: int = self._words[self._first_word + head * BLOCK_WORDS + 2]
+        keep = bool(live) or not self.is_loaded(key[0])
+        fresh = layout.encode(key, live) if keep else b""
+        try:
+            self._change(stripe, link, head, fresh, tag, layout.earliest(live), len(live))
+        except ResourceError:  # no block for the copy: a later round finds some
+            del dropped[before:]
+            return False
+        return not keep
+
+    def _bucket_records(self, bucket: int) -> list[bytes]:
+        stripe = bucket >> self._shift
+        records: list[bytes] = []
+        self._enter(stripe)
+        try:
+            head: int = self._words[self._buckets_at + bucket]
+            while head != 0:
+                records.append(self._copy(head))
+                head = self._words[self._first_word + head * BLOCK_WORDS + 1]
+        finally:
+            self._lock.release(stripe)
+        return records
+
+
+def _round(size: int, step: int) -> int:
+    return (size + step - 1) // step * step
+
+
+def _blocks_for(size: int) -> int:
+    """How many blocks a record of *size* bytes takes."""
+    return 1 if size <= HEAD_ROOM else 1 + (size - HEAD_ROOM + MORE_ROOM - 1) // MORE_ROOM
