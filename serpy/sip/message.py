@@ -1,0 +1,406 @@
+"""Request and Response as they were received, and the edits made to them on the way out.
+
+A message is never changed: header lines stay as received, values are parsed when first asked for and kept. What a
+script or module wants different goes into ``Edits``, which ``writer.py`` applies. Parsing bytes is ``parser.py``.
+
+Runs in: every process. Locks: none. RFC: 3261 §7, §8.1.1, §20.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.errors import ParseError
+from serpy.sip.abnf import parse_expires, parse_number
+from serpy.sip.cseq import CSeq, parse_cseq
+from serpy.sip.limits import MAX_FORWARDS_MAX, MESSAGE_MAX
+from serpy.sip.nameaddr import NameAddr, parse_nameaddr, parse_nameaddr_list, split_commas
+from serpy.sip.via import Via, parse_via
+
+# One value each, and all of them needed (RFC 3261 §8.1.1); Max-Forwards may be missing (RFC 2543 clients).
+_SINGLE: Final = ("from", "to", "call-id", "cseq")
+
+
+class Edits:
+    """Deferred changes relative to the received message; indexes are those of ``Message.lines``.
+
+    Removal beats replacement; what was inserted beside a removed line stays. *changed* is True once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.changed = False
+        self._body: bytes | None = None
+        self.removed: set[int] | None = None
+        self.replaced: dict[int, str] | None = None
+        self.before: dict[int, list[str]] | None = None
+        self.after: dict[int, list[str]] | None = None
+        self.on_top: list[str] | None = None
+        self.at_end: list[str] | None = None
+
+    @property
+    def body(self) -> bytes | None:
+        """The new body, None when it stays. Content-Length follows by itself."""
+        return self._body
+
+    @body.setter
+    def body(self, value: bytes | None) -> None:
+        self._body = value
+        if value is not None:
+            self.changed = True
+
+    def remove(self, index: int) -> None:
+        """Leave out header line *index*. Removing twice is harmless."""
+        if self.removed is None:
+            self.removed = set()
+        self.removed.add(index)
+        self.changed = True
+
+    def is_removed(self, index: int) -> bool:
+        """True when line *index* has been removed."""
+        return self.removed is not None and index in self.removed
+
+    def replace(self, index: int, line: str) -> None:
+        """Write *line* (without its end) instead of header line *index*; the last replacement counts."""
+        if self.replaced is None:
+            self.replaced = {}
+        self.replaced[index] = line
+        self.changed = True
+
+    def insert_before(self, index: int, line: str) -> None:
+        """Write *line* before header line *index*, after what was inserted there earlier."""
+        if self.before is None:
+            self.before = {}
+        self.before.setdefault(index, []).append(line)
+        self.changed = True
+
+    def insert_after(self, index: int, line: str) -> None:
+        """Write *line* after header line *index*, after what was inserted there earlier."""
+        if self.after is None:
+            self.after = {}
+        self.after.setdefault(index, []).append(line)
+        self.changed = True
+
+    def prepend(self, line: str) -> None:
+        """Write *line* above all headers, above what was put there earlier."""
+        if self.on_top is None:
+            self.on_top = []
+        self.on_top.insert(0, line)
+        self.changed = True
+
+    def append(self, line: str) -> None:
+        """Write *line* after the last header."""
+        if self.at_end is None:
+            self.at_end = []
+        self.at_end.append(line)
+        self.changed = True
+
+    def copy(self) -> Edits:
+        """An independent copy."""
+        new = Edits()
+        if not self.changed:
+            return new
+        new.changed = True
+        new._body = self._body
+        new.removed = None if self.removed is None else set(self.removed)
+        new.replaced = None if self.replaced is None else dict(self.replaced)
+        new.before = _copy_lists(self.before)
+        new.after = _copy_lists(self.after)
+        new.on_top = None if self.on_top is None else list(self.on_top)
+        new.at_end = None if self.at_end is None else list(self.at_end)
+        return new
+
+    def __bool__(self) -> bool:
+        return self.changed
+
+
+def _copy_lists(lists: dict[int, list[str]] | None) -> dict[int, list[str]] | None:
+    return None if lists is None else {index: list(lines) for index, lines in lists.items()}
+
+
+class Message:
+    """What Request and Response share. *names* and *lines* run in parallel.
+
+    *names* are canonical lower-case long names; *lines* the headers as received without their line end (a folded one
+    keeps its inner line ends). *ends* is empty, or the line end of the start line, of each header and of the empty
+    line when one of them was not CRLF. *start_line* has no line end.
+    """
+
+    def __init__(
+        self, raw: bytes, start_line: str, names: list[str], lines: list[str], body: bytes, ends: list[str]
+    ) -> None:
+        self.raw: Final = raw
+        self.start_line: Final = start_line
+        self.names: Final = names
+        self.lines: Final = lines
+        self.body: Final = body
+        self.ends: Final = ends
+        self._via: Via | None = None
+        self._from: NameAddr | None = None
+        self._to: NameAddr | None = None
+        self._cseq: CSeq | None = None
+        self._call_id: str | None = None
+        self._contacts: list[NameAddr] | None = None
+        self._routes: list[NameAddr] | None = None
+
+    # -- raw access
+
+    def find(self, name: str) -> int:
+        """The index of the first header *name* (canonical), -1 when absent."""
+        at = 0
+        for known in self.names:
+            if known == name:
+                return at
+            at += 1
+        return -1
+
+    def has(self, name: str) -> bool:
+        """True when there is a header *name*."""
+        return name in self.names
+
+    def indexes(self, name: str) -> list[int]:
+        """The indexes of all headers *name*, top first."""
+        found: list[int] = []
+        at = 0
+        for known in self.names:
+            if known == name:
+                found.append(at)
+            at += 1
+        return found
+
+    def value(self, index: int) -> str:
+        """The value of line *index*, unfolded and trimmed."""
+        line = self.lines[index]
+        text = line[line.find(":") + 1 :].strip(" \t\r\n")
+        return unfold(text) if "\n" in text else text
+
+    def get(self, name: str) -> str | None:
+        """The value of the first header *name*, None when absent."""
+        at = self.find(name)
+        return None if at < 0 else self.value(at)
+
+    def get_all(self, name: str) -> list[str]:
+        """The values of all headers *name*, one per line."""
+        return [self.value(at) for at in self.indexes(name)]
+
+    def values(self, name: str) -> list[str]:
+        """The values of all headers *name*, lists split at their commas. Raises ParseError."""
+        found: list[str] = []
+        at = 0
+        for known in self.names:
+            if known == name:
+                found.extend(split_commas(self.value(at)))
+            at += 1
+        return found
+
+    # -- parsed values; each raises ParseError when missing or malformed
+
+    def _required(self, name: str) -> str:
+        at = self.find(name)
+        if at < 0:
+            raise ParseError(f"no {name} header", header=_TITLES.get(name, name))
+        return self.value(at)
+
+    @property
+    def via(self) -> Via:
+        """The top Via."""
+        via = self._via
+        if via is None:
+            via = self._via = parse_via(self._required("via"))
+        return via
+
+    @property
+    def from_(self) -> NameAddr:
+        """The From value."""
+        found = self._from
+        if found is None:
+            found = self._from = parse_nameaddr(self._required("from"))
+        return found
+
+    @property
+    def to(self) -> NameAddr:
+        """The To value."""
+        found = self._to
+        if found is None:
+            found = self._to = parse_nameaddr(self._required("to"))
+        return found
+
+    @property
+    def from_tag(self) -> str:
+        """The tag of From, "" when it has none."""
+        return self.from_.tag
+
+    @property
+    def to_tag(self) -> str:
+        """The tag of To, "" when it has none."""
+        return self.to.tag
+
+    @property
+    def cseq(self) -> CSeq:
+        """The CSeq value."""
+        cseq = self._cseq
+        if cseq is None:
+            cseq = self._cseq = parse_cseq(self._required("cseq"))
+        return cseq
+
+    @property
+    def call_id(self) -> str:
+        """The Call-ID."""
+        call_id = self._call_id
+        if call_id is None:
+            call_id = self._required("call-id")
+            if not call_id or " " in call_id or "\t" in call_id:
+                raise ParseError("bad Call-ID", header="Call-ID", value=call_id)
+            self._call_id = call_id
+        return call_id
+
+    def _addresses(self, name: str) -> list[NameAddr]:
+        found: list[NameAddr] = []
+        at = 0
+        for known in self.names:
+            if known == name:
+                found.extend(parse_nameaddr_list(self.value(at)))
+            at += 1
+        return found
+
+    @property
+    def contacts(self) -> list[NameAddr]:
+        """All Contact values; [] when there are none."""
+        found = self._contacts
+        if found is None:
+            found = self._contacts = self._addresses("contact")
+        return found
+
+    @property
+    def routes(self) -> list[NameAddr]:
+        """All Route values, top first."""
+        found = self._routes
+        if found is None:
+            found = self._routes = self._addresses("route")
+        return found
+
+    @property
+    def record_routes(self) -> list[NameAddr]:
+        """All Record-Route values, top first."""
+        return self._addresses("record-route")
+
+    @property
+    def max_forwards(self) -> int | None:
+        """The Max-Forwards value, None when absent."""
+        at = self.find("max-forwards")
+        if at < 0:
+            return None
+        text = self.value(at)
+        number = parse_number(text, MAX_FORWARDS_MAX)
+        if number < 0:
+            raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
+        return number
+
+    @property
+    def expires(self) -> int | None:
+        """The Expires value in seconds, None when absent or malformed (RFC 3261 §20.19: then the default holds)."""
+        at = self.find("expires")
+        return None if at < 0 else parse_expires(self.value(at))
+
+    @property
+    def content_length(self) -> int | None:
+        """The Content-Length value, None when absent."""
+        at = self.find("content-length")
+        if at < 0:
+            return None
+        text = self.value(at)
+        number = parse_number(text, MESSAGE_MAX)
+        if number < 0:
+            raise ParseError("bad Content-Length", header="Content-Length", value=text)
+        return number
+
+    # -- whole-message checks
+
+    def check_mandatory(self) -> None:
+        """Raise ParseError (400) unless the headers every message needs are there, single and well formed.
+
+        Via, From, To, Call-ID and CSeq; CSeq method, Max-Forwards and Content-Length when present. Parsed values
+        stay cached, so the work is not lost.
+        """
+        names = self.names
+        for name in _SINGLE:
+            count = names.count(name)
+            if count != 1:
+                raise ParseError(f"{'no' if count == 0 else 'more than one'} {_TITLES[name]}", header=_TITLES[name])
+        try:
+            self.via  # noqa: B018 - parsing is the check
+        except ParseError as exc:
+            raise _named(exc, "Via") from exc
+        try:
+            self.from_  # noqa: B018
+        except ParseError as exc:
+            raise _named(exc, "From") from exc
+        try:
+            self.to  # noqa: B018
+        except ParseError as exc:
+            raise _named(exc, "To") from exc
+        self.call_id  # noqa: B018
+        self._check_cseq()
+        count = names.count("max-forwards")
+        if count > 1:
+            raise ParseError("more than one Max-Forwards", header="Max-Forwards")
+        if count:
+            self.max_forwards  # noqa: B018
+        count = names.count("content-length")
+        if count > 1 and len(set(self.get_all("content-length"))) > 1:
+            raise ParseError("more than one Content-Length", header="Content-Length")
+        if count:
+            self.content_length  # noqa: B018
+
+    def _check_cseq(self) -> None:
+        self.cseq  # noqa: B018
+
+
+def _named(exc: ParseError, header: str) -> ParseError:
+    return ParseError(str(exc), header=header, status=exc.status)
+
+
+class Request(Message):
+    """A request. *method* is as written (case-sensitive), *request_uri* not yet parsed."""
+
+    def __init__(
+        self, raw: bytes, start_line: str, names: list[str], lines: list[str], body: bytes, ends: list[str],
+        method: str, request_uri: str,
+    ) -> None:  # fmt: skip
+        super().__init__(raw, start_line, names, lines, body, ends)
+        self.method: Final = method
+        self.request_uri: Final = request_uri
+
+    def _check_cseq(self) -> None:
+        if self.cseq.method != self.method:
+            raise ParseError("CSeq names another method", header="CSeq", value=str(self.cseq))
+
+
+class Response(Message):
+    """A response. *status* is 100..699, *reason* as written."""
+
+    def __init__(
+        self, raw: bytes, start_line: str, names: list[str], lines: list[str], body: bytes, ends: list[str],
+        status: int, reason: str,
+    ) -> None:  # fmt: skip
+        super().__init__(raw, start_line, names, lines, body, ends)
+        self.status: Final = status
+        self.reason: Final = reason
+
+    @property
+    def method(self) -> str:
+        """The method of the request this answers, from CSeq. Raises ParseError."""
+        return self.cseq.method
+
+
+_TITLES: Final = {
+    "via": "Via",
+    "from": "From",
+    "to": "To",
+    "call-id": "Call-ID",
+    "cseq": "CSeq",
+}
+
+
+def unfold(text: str) -> str:
+    """*text* with each line end and the white space around it as one space (RFC 3261 §7.3.1)."""
+    return " ".join([part.strip(" \t\r") for part in text.split("\n")])

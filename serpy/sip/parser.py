@@ -1,0 +1,330 @@
+"""Bytes to Request or Response: the only decode() of SIP.
+
+One decode of the head as UTF-8 with surrogateescape, one split at CRLF; a slower path keeps odd line ends and folded
+lines byte for byte. Only the structure is checked here: ``Message.check_mandatory()`` looks at the headers.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §7, §18.3, §25.1.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.errors import LimitExceededError, ParseError, UnsupportedError
+from serpy.sip.abnf import ascii_lower, is_token, parse_number
+from serpy.sip.limits import HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
+from serpy.sip.message import Message, Request, Response, unfold
+
+_COMPACT: Final = {
+    "a": "accept-contact",
+    "b": "referred-by",
+    "c": "content-type",
+    "d": "request-disposition",
+    "e": "content-encoding",
+    "f": "from",
+    "i": "call-id",
+    "j": "reject-contact",
+    "k": "supported",
+    "l": "content-length",
+    "m": "contact",
+    "n": "identity-info",
+    "o": "event",
+    "r": "refer-to",
+    "s": "subject",
+    "t": "to",
+    "u": "allow-events",
+    "v": "via",
+    "x": "session-expires",
+    "y": "identity",
+}
+
+_USUAL: Final = (
+    "Accept", "Accept-Contact", "Accept-Encoding", "Accept-Language", "Alert-Info", "Allow", "Allow-Events",
+    "Authorization", "Call-ID", "Call-Info", "Contact", "Content-Disposition", "Content-Encoding",
+    "Content-Language", "Content-Length", "Content-Type", "CSeq", "Date", "Diversion", "Event", "Expires", "From",
+    "History-Info", "In-Reply-To", "Max-Forwards", "MIME-Version", "Min-Expires", "Min-SE", "Organization",
+    "P-Asserted-Identity", "P-Preferred-Identity", "Path", "Priority", "Privacy", "Proxy-Authenticate",
+    "Proxy-Authorization", "Proxy-Require", "RAck", "Reason", "Record-Route", "Refer-To", "Referred-By",
+    "Reject-Contact", "Remote-Party-ID", "Replaces", "Reply-To", "Request-Disposition", "Require", "Retry-After",
+    "Route", "RSeq", "Server", "Service-Route", "Session-Expires", "SIP-ETag", "SIP-If-Match", "Subject",
+    "Subscription-State", "Supported", "Timestamp", "To", "Unsupported", "User-Agent", "Via", "Warning",
+    "WWW-Authenticate", "Max-Breadth", "Call-Id", "Cseq", "CSEQ", "P-hint", "P-Early-Media",
+)  # fmt: skip
+
+
+def _spellings() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for short, name in _COMPACT.items():
+        found[short] = found[short.upper()] = name
+    for name in _USUAL:
+        found[name] = found[name.lower()] = found[name.upper()] = name.lower()
+    return found
+
+
+_CANONICAL: Final[dict[str, str]] = _spellings()
+
+
+def canonical_name(spelled: str) -> str:
+    """The lower-case long form of the header name *spelled*, which may be compact. Raises ParseError."""
+    name = _CANONICAL.get(spelled)
+    if name is not None:
+        return name
+    trimmed = spelled.rstrip(" \t\r\n")  # HCOLON = *( SP / HTAB ) ":"
+    if not is_token(trimmed):
+        raise ParseError("header name is not a token", value=spelled)
+    if len(trimmed) > NAME_MAX:
+        raise LimitExceededError("header name too long", status=400)
+    lower = ascii_lower(trimmed)
+    return _CANONICAL.get(lower, lower)
+
+
+def is_keepalive(data: bytes) -> bool:
+    """True for what phones send to keep a NAT binding: nothing, or a few bytes of CR, LF, space and NUL."""
+    return len(data) < KEEPALIVE_MAX and not data.strip(b"\r\n\x00 \t")
+
+
+def parse_message(data: bytes) -> Request | Response:
+    """The message in the datagram *data*; bytes after its body are ignored (RFC 3261 §18.3).
+
+    Raises ParseError (400), LimitExceededError (413, 513) or UnsupportedError (505); nothing else.
+    """
+    if len(data) > MESSAGE_MAX:
+        raise LimitExceededError("message too large", status=513)
+    if data[:1] in {b"\r", b"\n"}:
+        data = data.lstrip(b"\r\n")  # §7.5: line ends before the start line
+    head_end = data.find(b"\r\n\r\n")
+    if head_end < 0:
+        return _parse_slowly(data)
+    head = data[:head_end].decode("utf-8", "surrogateescape")
+    lines = head.split("\r\n")
+    breaks = len(lines) - 1
+    if head.count("\n") != breaks or head.count("\r") != breaks:
+        return _parse_slowly(data)
+    if breaks > HEADERS_MAX:
+        raise LimitExceededError("too many headers", status=513)
+    start_line = lines[0]
+    del lines[0]
+    names: list[str] = []
+    length_at = -1
+    at = 0
+    for line in lines:
+        spelled = line[: line.find(":")]  # without a colon: all but the last character, which is no known name
+        name = _CANONICAL.get(spelled)
+        if name is None or len(line) > LINE_MAX:
+            if line[0] == " " or line[0] == "\t":  # noqa: PLR1714 - folded; two compares beat a set
+                return _parse_slowly(data)
+            name = _unusual_name(line)
+        if name == "content-length":
+            length_at = at
+        names.append(name)
+        at += 1
+    body = data[head_end + 4 :]
+    if length_at >= 0:
+        line = lines[length_at]
+        body = _cut_body(body, line[line.find(":") + 1 :])
+    return _build(data, start_line, names, lines, body, [])
+
+
+def _unusual_name(line: str) -> str:
+    if len(line) > LINE_MAX:
+        raise LimitExceededError("header line too long", status=513)
+    colon = line.find(":")
+    if colon <= 0:
+        raise ParseError("header without a name", value=line)
+    return canonical_name(line[:colon])
+
+
+def _cut_body(body: bytes, length: str) -> bytes:
+    """*body* cut to the Content-Length written as *length*. Raises ParseError when there is less."""
+    length = length.strip(" \t\r\n")
+    wanted = parse_number(length, MESSAGE_MAX)
+    if wanted == len(body):
+        return body
+    if wanted < 0:
+        if not length.isascii() or not length.isdigit():
+            # "-999" or "abc" (RFC 4475 ncl): what the body is cannot be said
+            raise ParseError("bad Content-Length", header="Content-Length", value=length)
+        raise ParseError("Content-Length beyond the message", header="Content-Length", value=length)
+    if wanted > len(body):
+        raise ParseError("Content-Length beyond the message", header="Content-Length", value=length)
+    return body[:wanted]
+
+
+def _build(
+    data: bytes, start_line: str, names: list[str], lines: list[str], body: bytes, ends: list[str]
+) -> Request | Response:
+    first, _, rest = start_line.partition(" ")
+    if first == "SIP/2.0":
+        status, reason = _parse_status(rest, start_line)
+        return Response(data, start_line, names, lines, body, ends, status, reason)
+    request_uri, _, version = rest.partition(" ")
+    if version != "SIP/2.0" and (version or first[:4].upper() == "SIP/"):
+        if first[:4].upper() == "SIP/":
+            if first.upper() != "SIP/2.0":
+                raise UnsupportedError("SIP version of the response", status=505)
+            status, reason = _parse_status(rest, start_line)
+            return Response(data, start_line, names, lines, body, ends, status, reason)
+        _check_version(version, start_line)
+    if not version or not request_uri:
+        raise ParseError("start line is not SIP", value=start_line)
+    if not is_token(first):
+        raise ParseError("method is not a token", value=start_line)
+    if len(first) > METHOD_MAX:
+        raise LimitExceededError("method too long", status=400)
+    return Request(data, start_line, names, lines, body, ends, first, request_uri)
+
+
+def _check_version(version: str, start_line: str) -> None:
+    # SIP-Version = "SIP" "/" 1*DIGIT "." 1*DIGIT, in any case
+    if version.upper() == "SIP/2.0":
+        return
+    major, dot, minor = version[4:].partition(".")
+    if version[:4].upper() == "SIP/" and dot and parse_number(major, 10**9) >= 0 and parse_number(minor, 10**9) >= 0:
+        raise UnsupportedError(f"SIP version: {version[:20]!r}", status=505)
+    raise ParseError("start line is not SIP", value=start_line)
+
+
+def _parse_status(text: str, start_line: str) -> tuple[int, str]:
+    digits, _, reason = text.partition(" ")
+    if len(digits) != 3 or not digits.isascii() or not digits.isdigit():
+        raise ParseError("bad status code", value=start_line)
+    status = int(digits)
+    if not 100 <= status <= 699:
+        raise ParseError("bad status code", value=start_line)
+    return status, reason
+
+
+# -- the slow path: folded lines, LF alone as line end
+
+
+def _split_head(data: bytes) -> tuple[list[str], list[str], int]:
+    """(start line and header lines, their line ends and that of the empty line, where the body starts).
+
+    Folded lines are one. Raises ParseError for a head without end or a CR without LF.
+    """
+    lines: list[str] = []
+    ends: list[str] = []
+    at = 0
+    while True:
+        newline = data.find(b"\n", at)
+        if newline < 0:
+            raise ParseError("head without end", offset=len(data))
+        stop = newline - 1 if newline > at and data[newline - 1] == 13 else newline
+        end = "\r\n" if stop < newline else "\n"
+        line = data[at:stop].decode("utf-8", "surrogateescape")
+        at = newline + 1
+        if not line:
+            ends.append(end)
+            return lines, ends, at
+        if "\r" in line:
+            raise ParseError("CR without LF", value=line, offset=at)
+        if lines and (line[0] == " " or line[0] == "\t"):  # noqa: PLR1714
+            if len(lines) < 2:
+                raise ParseError("folded start line", value=line)
+            lines[-1] += ends[-1] + line
+            ends[-1] = end
+            if len(lines[-1]) > LINE_MAX:
+                raise LimitExceededError("header line too long", status=513)
+            continue
+        if len(lines) > HEADERS_MAX:
+            raise LimitExceededError("too many headers", status=513)
+        lines.append(line)
+        ends.append(end)
+
+
+def _parse_slowly(data: bytes) -> Request | Response:
+    lines, ends, body_at = _split_head(data)
+    if not lines:
+        raise ParseError("no start line")
+    start_line = lines[0]
+    del lines[0]
+    names: list[str] = []
+    body = data[body_at:]
+    length = ""
+    for line in lines:
+        name = _unusual_name(line)
+        names.append(name)
+        if name == "content-length":
+            length = unfold(line[line.find(":") + 1 :])
+            if not length.strip(" \t"):
+                raise ParseError("empty Content-Length", header="Content-Length")
+    if length:
+        body = _cut_body(body, length)
+    if "\n" not in ends:
+        ends = []
+    return _build(data, start_line, names, lines, body, ends)
+
+
+def parse_for_reply(data: bytes) -> Request | None:
+    """As much of the request in *data* as an error answer needs, when ``parse_message`` has refused it.
+
+    Header lines that cannot be understood are left out, the version and the body are ignored. None when it is not a
+    request, is an ACK, or lacks one of Via, From, To, Call-ID and CSeq. Never raises.
+    """
+    data = data.lstrip(b"\r\n")[:MESSAGE_MAX]
+    names: list[str] = []
+    lines: list[str] = []
+    head = data.partition(b"\r\n\r\n")[0].partition(b"\n\n")[0].decode("utf-8", "surrogateescape")
+    pieces = head.split("\n")
+    start_line = pieces[0].rstrip("\r")
+    method, _, rest = start_line.partition(" ")
+    if method == "ACK" or not is_token(method) or not rest:
+        return None
+    del pieces[0]
+    for piece in pieces[:HEADERS_MAX]:
+        line = piece.rstrip("\r")
+        if not line or "\r" in line:
+            continue
+        if line[0] == " " or line[0] == "\t":  # noqa: PLR1714
+            if lines:
+                lines[-1] += "\r\n" + line
+            continue
+        colon = line.find(":")
+        spelled = line[:colon].rstrip(" \t") if colon > 0 else ""
+        names.append(canonical_name(spelled) if is_token(spelled) and len(spelled) <= NAME_MAX else "")
+        lines.append(line)
+    for name in ("via", "from", "to", "call-id", "cseq"):
+        if name not in names:
+            return None
+    return Request(data, start_line, names, lines, b"", [], method, rest.partition(" ")[0])
+
+
+def quick_call_id(data: bytes) -> bytes:
+    """The Call-ID in *data* without parsing the rest, b"" when there is none: whose message is this?
+
+    Finds ``Call-ID`` in any case and ``i`` at the start of a line, like the kernel program of ``net/steering.py``.
+    """
+    at = data.find(b"\nCall-ID:")
+    if at >= 0:
+        at += 9
+    else:
+        at = _find_call_id(data)
+        if at < 0:
+            return b""
+    end = data.find(b"\n", at)
+    if end < 0:
+        end = len(data)
+    return data[at:end].strip(b" \t\r")
+
+
+def _find_call_id(data: bytes) -> int:
+    at = data.find(b"\n")
+    while at >= 0:
+        at += 1
+        first = data[at : at + 1]
+        if first in b"iIcC" and first:
+            colon = data.find(b":", at, at + NAME_MAX)
+            if colon > 0 and data[at:colon].rstrip(b" \t").lower() in {b"i", b"call-id"}:
+                return colon + 1
+        elif first == b"\n" or data[at : at + 2] == b"\r\n":
+            return -1
+        at = data.find(b"\n", at)
+    return -1
+
+
+def parse_request(data: bytes) -> Request:
+    """As ``parse_message`` for what must be a request. Raises ParseError also for a response."""
+    message: Message = parse_message(data)
+    if not isinstance(message, Request):
+        raise ParseError("a response where a request is needed")
+    return message
