@@ -146,11 +146,9 @@ class Message:
 
     def find(self, name: str) -> int:
         """The index of the first header *name* (canonical), -1 when absent."""
-        at = 0
-        for known in self.names:
+        for at, known in enumerate(self.names):
             if known == name:
                 return at
-            at += 1
         return -1
 
     def has(self, name: str) -> bool:
@@ -160,11 +158,9 @@ class Message:
     def indexes(self, name: str) -> list[int]:
         """The indexes of all headers *name*, top first."""
         found: list[int] = []
-        at = 0
-        for known in self.names:
+        for at, known in enumerate(self.names):
             if known == name:
                 found.append(at)
-            at += 1
         return found
 
     def value(self, index: int) -> str:
@@ -185,11 +181,9 @@ class Message:
     def values(self, name: str) -> list[str]:
         """The values of all headers *name*, lists split at their commas. Raises ParseError."""
         found: list[str] = []
-        at = 0
-        for known in self.names:
+        for at, known in enumerate(self.names):
             if known == name:
                 found.extend(split_commas(self.value(at)))
-            at += 1
         return found
 
     # -- parsed values; each raises ParseError when missing or malformed
@@ -255,11 +249,9 @@ class Message:
 
     def _addresses(self, name: str) -> list[NameAddr]:
         found: list[NameAddr] = []
-        at = 0
-        for known in self.names:
+        for at, known in enumerate(self.names):
             if known == name:
                 found.extend(parse_nameaddr_list(self.value(at)))
-            at += 1
         return found
 
     @property

@@ -101,7 +101,7 @@ def parse_nameaddr(text: str) -> NameAddr:
 
 def _is_display(text: str) -> bool:
     # *(token LWS), where we also let through other characters that cannot be mistaken for structure
-    return not any([separator in text for separator in _NOT_IN_DISPLAY])
+    return not any(separator in text for separator in _NOT_IN_DISPLAY)
 
 
 def _parse_bare(text: str) -> NameAddr:

@@ -106,18 +106,16 @@ def parse_message(data: bytes) -> Request | Response:
     del lines[0]
     names: list[str] = []
     length_at = -1
-    at = 0
-    for line in lines:
+    for at, line in enumerate(lines):
         spelled = line[: line.find(":")]  # without a colon: all but the last character, which is no known name
         name = _CANONICAL.get(spelled)
         if name is None or len(line) > LINE_MAX:
-            if line[0] == " " or line[0] == "\t":  # noqa: PLR1714 - folded; two compares beat a set
+            if line[0] == " " or line[0] == "\t":  # folded
                 return _parse_slowly(data)
             name = _unusual_name(line)
         if name == "content-length":
             length_at = at
         names.append(name)
-        at += 1
     body = data[head_end + 4 :]
     if length_at >= 0:
         line = lines[length_at]
@@ -218,7 +216,7 @@ def _split_head(data: bytes) -> tuple[list[str], list[str], int]:
             return lines, ends, at
         if "\r" in line:
             raise ParseError("CR without LF", value=line, offset=at)
-        if lines and (line[0] == " " or line[0] == "\t"):  # noqa: PLR1714
+        if lines and (line[0] == " " or line[0] == "\t"):
             if len(lines) < 2:
                 raise ParseError("folded start line", value=line)
             lines[-1] += ends[-1] + line
@@ -275,7 +273,7 @@ def parse_for_reply(data: bytes) -> Request | None:
         line = piece.rstrip("\r")
         if not line or "\r" in line:
             continue
-        if line[0] == " " or line[0] == "\t":  # noqa: PLR1714
+        if line[0] == " " or line[0] == "\t":
             if lines:
                 lines[-1] += "\r\n" + line
             continue

@@ -175,7 +175,7 @@ def _parse(text: str) -> Uri:
 
 
 def _is_printable(text: str) -> bool:
-    return not any([char <= " " or char in '<>"\x7f' for char in text])
+    return not any(char <= " " or char in '<>"\x7f' for char in text)
 
 
 def _parse_sip(scheme: str, text: str, start: int) -> Uri:
@@ -280,7 +280,7 @@ def _same_params(left: Uri, right: Uri, *, strict: bool) -> bool:
                 return False
         elif ascii_lower(unescape(value)) != ascii_lower(unescape(other)):
             return False
-    return all([name in ours for name in theirs if name in _SIGNIFICANT])
+    return all(name in ours for name in theirs if name in _SIGNIFICANT)
 
 
 def _same_headers(left: str, right: str) -> bool:

@@ -84,8 +84,7 @@ def build_forwarded_response(response: Response, edits: Edits) -> bytes:
 def _without_values(message: Message, name: str, count: int) -> list[str]:
     """A copy of the lines where the first *count* values of *name* are gone; a line left empty is ""."""
     lines = message.lines.copy()
-    at = 0
-    for known in message.names:
+    for at, known in enumerate(message.names):
         if known == name:
             line = lines[at]
             if "," not in line:
@@ -95,7 +94,6 @@ def _without_values(message: Message, name: str, count: int) -> list[str]:
                 count = _drop_values(message, lines, at, count)
             if count <= 0:
                 break
-        at += 1
     return lines
 
 
@@ -122,8 +120,7 @@ def _apply(parts: list[str], names: list[str], lines: list[str], edits: Edits, b
     before = edits.before
     after = edits.after
     has_length = False
-    at = 0
-    for line in lines:
+    for at, line in enumerate(lines):
         if before is not None and at in before:
             parts.extend(before[at])
         if line and (removed is None or at not in removed):
@@ -135,7 +132,6 @@ def _apply(parts: list[str], names: list[str], lines: list[str], edits: Edits, b
             parts.append(line)
         if after is not None and at in after:
             parts.extend(after[at])
-        at += 1
     if edits.at_end is not None:
         parts.extend(edits.at_end)
     if new_body is None:
@@ -164,8 +160,7 @@ def build_reply(
     parts = [f"SIP/2.0 {status} {reason}"]
     record_route = 100 < status < 300 and request.method in _DIALOG_FORMING
     first_via = True
-    at = 0
-    for name in request.names:
+    for at, name in enumerate(request.names):
         if name == "via":
             line = request.lines[at]
             if first_via:
@@ -178,14 +173,11 @@ def build_reply(
                 line = f"{line};tag={to_tag}"
             parts.append(line)
         elif (
-            name == "from"
-            or name == "call-id"  # noqa: PLR1714 - compares beat a set
-            or name == "cseq"
+            name in ("from", "call-id", "cseq")
             or (name == "record-route" and record_route)
             or (name == "timestamp" and status == 100)
         ):
             parts.append(request.lines[at])
-        at += 1
     parts.extend(headers)
     parts.append(f"Content-Length: {len(body)}")
     return _finish(parts, body)
@@ -206,8 +198,7 @@ def _start_hop_request(request: Request, method: str, to_line: str) -> list[str]
     """The head of an ACK or CANCEL that takes the way of *request*: only its top Via, and its Route set."""
     parts = [f"{method} {request.request_uri} SIP/2.0"]
     first_via = True
-    at = 0
-    for name in request.names:
+    for at, name in enumerate(request.names):
         line = request.lines[at]
         if name == "via":
             if first_via:
@@ -217,9 +208,8 @@ def _start_hop_request(request: Request, method: str, to_line: str) -> list[str]
             parts.append(to_line or line)
         elif name == "cseq":
             parts.append(f"CSeq: {request.cseq.number} {method}")
-        elif name == "from" or name == "call-id" or name == "route":  # noqa: PLR1714
+        elif name in ("from", "call-id", "route"):
             parts.append(line)
-        at += 1
     parts.append("Max-Forwards: 70")
     return parts
 
