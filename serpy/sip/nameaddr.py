@@ -128,7 +128,7 @@ def parse_params(text: str, start: int) -> dict[str, str]:
         return params
     if tail[0] != ";":
         raise ParseError("text after the address", value=text)
-    pieces = _split_params(tail) if '"' in tail else tail.split(";")
+    pieces = split_outside_quotes(tail, ";")
     if len(pieces) > PARAMS_MAX:
         raise ParseError("too many parameters", value=text)
     first = True
@@ -156,9 +156,12 @@ def parse_params(text: str, start: int) -> dict[str, str]:
     return params
 
 
-def _split_params(text: str) -> list[str]:
-    """*text* split at semicolons outside quoted strings. Raises ParseError for a quote without end."""
-    return _split(text, ";", angle=False)
+def split_outside_quotes(text: str, separator: str) -> list[str]:
+    """*text* split at the character *separator* outside quoted strings, pieces as they are.
+
+    Raises ParseError for a quoted string without end.
+    """
+    return _split(text, separator, angle=False) if '"' in text else text.split(separator)
 
 
 def split_commas(text: str) -> list[str]:

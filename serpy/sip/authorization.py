@@ -1,0 +1,94 @@
+"""Authorization and Proxy-Authorization: the credentials of a request, as they were sent.
+
+Only the scheme Digest is taken apart; another one (RFC 4475 regaut01) keeps its name and no fields. The arithmetic is
+``digest.py``; whether the nonce is ours is the auth module's business.
+
+Runs in: every process. Locks: none. RFC: 3261 §20.7, §25.1; 7616 §3.4.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.errors import ParseError
+from serpy.sip.abnf import ascii_lower, is_token, unquote
+from serpy.sip.limits import PARAMS_MAX
+from serpy.sip.nameaddr import split_outside_quotes
+
+
+class Credentials:
+    """One Authorization value. *scheme* is lower case; all others are unquoted, "" when absent.
+
+    *algorithm* and *qop* are as sent; *nc* is the eight hexadecimal digits as sent.
+    """
+
+    def __init__(self, scheme: str, fields: dict[str, str]) -> None:
+        self.scheme: Final = scheme
+        self.fields: Final = fields
+        self.username: Final = fields.get("username", "")
+        self.realm: Final = fields.get("realm", "")
+        self.nonce: Final = fields.get("nonce", "")
+        self.uri: Final = fields.get("uri", "")
+        self.response: Final = fields.get("response", "")
+        self.algorithm: Final = fields.get("algorithm", "")
+        self.qop: Final = fields.get("qop", "")
+        self.nc: Final = fields.get("nc", "")
+        self.cnonce: Final = fields.get("cnonce", "")
+        self.opaque: Final = fields.get("opaque", "")
+
+    @property
+    def is_digest(self) -> bool:
+        """True for the scheme Digest."""
+        return self.scheme == "digest"
+
+    @property
+    def user(self) -> str:
+        """The username without a domain behind "@" (some phones send user@domain)."""
+        return self.username.partition("@")[0]
+
+    @property
+    def domain(self) -> str:
+        """What follows "@" in the username, "" when there is none."""
+        return self.username.partition("@")[2]
+
+
+def parse_credentials(text: str) -> Credentials:
+    """The credentials written as *text*, one header value. Raises ParseError.
+
+    A Digest value without username, realm, nonce, uri or response is malformed; so is a field that comes twice.
+    """
+    text = text.strip(" \t")
+    scheme, _, rest = text.partition(" ")
+    if "\t" in scheme:
+        scheme, _, rest = text.partition("\t")
+    if not is_token(scheme):
+        raise ParseError("credentials without a scheme", header="Authorization", value=scheme)
+    scheme = ascii_lower(scheme)
+    if scheme != "digest":
+        return Credentials(scheme, {})
+    fields: dict[str, str] = {}
+    pieces = split_outside_quotes(rest, ",")
+    if len(pieces) > PARAMS_MAX:
+        raise ParseError("too many fields in the credentials", header="Authorization")
+    for piece in pieces:
+        name, equals, value = piece.partition("=")
+        name = ascii_lower(name.strip(" \t"))
+        if not name and not equals:
+            continue
+        if not equals or not is_token(name):
+            raise ParseError("bad field in the credentials", header="Authorization")
+        if name in fields:
+            raise ParseError(f"{name} comes twice in the credentials", header="Authorization")
+        fields[name] = _field_value(value.strip(" \t"))
+    for name in ("username", "realm", "nonce", "uri", "response"):
+        if name not in fields:
+            raise ParseError(f"no {name} in the credentials", header="Authorization")
+    return Credentials(scheme, fields)
+
+
+def _field_value(value: str) -> str:
+    if value[:1] != '"':
+        return value
+    if len(value) < 2 or value[-1] != '"':
+        raise ParseError("quoted string without end in the credentials", header="Authorization")
+    return unquote(value)
