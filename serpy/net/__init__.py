@@ -1,0 +1,1 @@
+"""Sockets, the event loop, and the way a message takes between processes."""

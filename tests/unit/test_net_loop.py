@@ -1,0 +1,265 @@
+"""The loop: readers, timers, and handlers that park without holding up the others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+
+from serpy.errors import ResourceError
+from serpy.net.loop import Loop
+
+
+@pytest.fixture
+def loop():
+    made = Loop()
+    made.call_at(time.monotonic() + 10, made.stop)  # a test that hangs ends
+    return made
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        os.close(fd)
+
+
+def test_timers_fire_in_order_and_cancelled_ones_never(loop):
+    seen = []
+    now = time.monotonic()
+    loop.call_at(now + 0.02, lambda: (seen.append("second"), loop.stop()))
+    loop.call_at(now + 0.01, lambda: seen.append("first"))
+    loop.call_at(now + 0.005, lambda: seen.append("never")).cancel()
+    loop.run()
+    assert seen == ["first", "second"]
+
+
+def test_many_cancelled_timers_do_not_stay_in_memory(loop):
+    far = time.monotonic() + 1000
+    for _ in range(5000):
+        loop.call_at(far, loop.stop).cancel()
+    assert len(loop._timers) < 2500
+
+
+def test_a_parked_handler_lets_the_others_run(loop, pipe):
+    seen = []
+    reader, writer = pipe
+
+    def waiting():
+        loop.current = "message 1"
+        seen.append("parks")
+        ready = loop.wait_readable(reader, loop.now() + 5)
+        seen.append(("resumed", ready, loop.current))
+        loop.stop()
+
+    def other():
+        loop.current = "message 2"
+        seen.append(("other", loop.parked))
+        os.write(writer, b"x")
+
+    loop.spawn(waiting)
+    loop.spawn(other)
+    loop.run()
+    assert seen == ["parks", ("other", 1), ("resumed", True, "message 1")]
+    assert loop.parked == 0
+
+
+def test_a_wait_ends_at_its_deadline(loop, pipe):
+    seen = []
+
+    def waiting():
+        seen.append(loop.wait_readable(pipe[0], loop.now() + 0.01))
+        loop.stop()
+
+    loop.spawn(waiting)
+    loop.run()
+    assert seen == [False]
+
+
+def test_a_full_pipe_is_waited_for_until_writable(loop):
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            left.send(b"x" * 65536)
+    seen = []
+
+    def waiting():
+        seen.append(loop.wait_writable(left.fileno(), loop.now() + 5))
+        loop.stop()
+
+    def drain():
+        right.recv(1 << 22)
+        right.recv(1 << 22)
+
+    loop.spawn(waiting)
+    loop.spawn(drain)
+    loop.run()
+    left.close()
+    right.close()
+    assert seen == [True]
+
+
+def test_a_ticket_is_resumed_by_its_number_with_a_value(loop):
+    seen = []
+
+    def asking():
+        ticket = loop.new_ticket()
+        loop.call_at(loop.now() + 0.01, lambda: loop.resume(ticket.id, "answer"))
+        seen.append(loop.wait(ticket, loop.now() + 5))
+        seen.append(loop.resume(ticket.id, "late"))
+        loop.stop()
+
+    loop.spawn(asking)
+    loop.run()
+    assert seen == ["answer", False]
+
+
+def test_an_answer_before_the_wait_is_kept(loop):
+    seen = []
+
+    def asking():
+        ticket = loop.new_ticket()
+        loop.resume(ticket.id, 7)
+        seen.append(loop.wait(ticket, loop.now() + 5))
+        loop.stop()
+
+    loop.spawn(asking)
+    loop.run()
+    assert seen == [7]
+
+
+def test_a_ticket_without_an_answer_gives_none(loop):
+    seen = []
+
+    def asking():
+        seen.append(loop.wait(loop.new_ticket(), loop.now() + 0.01))
+        loop.stop()
+
+    loop.spawn(asking)
+    loop.run()
+    assert seen == [None]
+    assert loop._tickets == {}
+
+
+def test_more_parked_handlers_than_allowed_are_refused(loop):
+    loop.max_parked = 2
+    outcomes = []
+
+    def asking():
+        try:
+            loop.sleep(0.02)
+            outcomes.append("slept")
+        except ResourceError:
+            outcomes.append("refused")
+        if len(outcomes) == 3:
+            loop.stop()
+
+    for _ in range(3):
+        loop.spawn(asking)
+    loop.run()
+    assert outcomes == ["refused", "slept", "slept"]
+
+
+def test_five_greenlets_serve_a_hundred_waits_beside_immediate_work(loop):
+    pairs = [socket.socketpair() for _ in range(5)]
+    state = {"immediate": 0, "waited": 0, "free": list(pairs), "todo": 100}
+
+    def query(pair):
+        loop.call_at(loop.now() + 0.001, lambda: pair[1].send(b"row"))
+        assert loop.wait_readable(pair[0].fileno(), loop.now() + 5)
+        pair[0].recv(10)
+        state["waited"] += 1
+        state["free"].append(pair)
+        feed()
+
+    def feed():
+        while state["free"] and state["todo"]:
+            state["todo"] -= 1
+            pair = state["free"].pop()
+            loop.spawn(lambda pair=pair: query(pair))
+        if state["waited"] == 100:
+            loop.stop()
+
+    def immediate():
+        state["immediate"] += 1
+        if state["immediate"] < 900:
+            loop.spawn(immediate)
+
+    loop.spawn(feed)
+    loop.spawn(immediate)
+    loop.run()
+    for pair in pairs:
+        pair[0].close()
+        pair[1].close()
+    assert (state["immediate"], state["waited"]) == (900, 100)
+    assert loop.most_parked <= 5
+    assert len(loop._idle) <= 6
+
+
+def test_a_reader_that_parks_makes_the_rest_of_the_event_list_stale_not_lost(loop):
+    pairs = [socket.socketpair() for _ in range(4)]
+    seen = []
+
+    def reader(index):
+        pairs[index][0].recv(10)
+        if index == 0:
+            loop.sleep(0.01)
+        seen.append(index)
+        if len(seen) == 4:
+            loop.stop()
+
+    for index, pair in enumerate(pairs):
+        loop.add_reader(pair[0].fileno(), lambda index=index: reader(index))
+        pair[1].send(b"x")
+    loop.run()
+    for pair in pairs:
+        pair[0].close()
+        pair[1].close()
+    assert sorted(seen) == [0, 1, 2, 3]
+    assert seen[-1] == 0
+
+
+def test_the_timer_source_is_asked_and_run(loop):
+    state = {"at": time.monotonic() + 0.01, "ran": 0}
+
+    def on_timer(now):
+        assert now >= state["at"]
+        state["at"] = float("inf")
+        state["ran"] += 1
+        loop.stop()
+
+    loop.set_timer_source(lambda: state["at"], on_timer)
+    loop.run()
+    assert state["ran"] == 1
+
+
+def test_a_leader_body_that_leads_again_survives_a_bug_in_a_callback(loop):
+    caught = []
+
+    def body():
+        while not loop.stopping:
+            try:
+                loop.lead()
+            except ZeroDivisionError as exc:
+                caught.append((str(exc), loop.current))
+
+    def broken():
+        loop.current = "the culprit"
+        loop.sleep(0.005)
+        return 1 // 0
+
+    loop.leader_body = body
+    loop.spawn(broken)
+    loop.call_at(time.monotonic() + 0.03, loop.stop)
+    loop.run()
+    assert [current for _, current in caught] == ["the culprit"]
+
+
+def test_outside_the_loop_a_wait_blocks_and_still_works(pipe):
+    loop = Loop()
+    os.write(pipe[1], b"x")
+    assert loop.wait_readable(pipe[0], time.monotonic() + 1)
