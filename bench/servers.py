@@ -172,7 +172,7 @@ class Postgres:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-pg-"))
         self.port = free_port()
-        self.bin = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+        self.bin = max(Path("/usr/lib/postgresql").glob("*/bin"))
         self.user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         if os.getuid() == 0:
             shutil.chown(self.folder, "postgres")
