@@ -1,0 +1,114 @@
+"""Max-Forwards: count down, and refuse at zero.
+
+The header is replaced in place, so every copy that leaves carries the lowered value. A value that is not a number is
+left alone: legal or not, it is the next hop's business. Answering 483 is up to the script.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §16.3 item 3, §20.22.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.api import FALSE, STOP, TRUE, Arg, Context, Exports, Function, Param, ParseError, Routes, Server
+
+NAME: Final = "maxfwd"
+_UNREADABLE: Final = -1
+_MISSING: Final = -2
+_LARGEST: Final = 255  # RFC 3261 §20.22
+
+
+class MaxForwards:
+    """The module: one limit, changeable at run time."""
+
+    def __init__(self) -> None:
+        self.max_limit = _LARGEST
+        self._server: Server | None = None
+        self._follows_variable = False
+
+    def init(self, server: Server) -> None:
+        """Remember the server; called in the master."""
+        self._server = server
+        self._follows_variable = server.variables is not None
+
+    def limit(self) -> int:
+        """The highest value that leaves us, 0 for no limit."""
+        if self._follows_variable and self._server is not None:
+            value = self._server.variables.get(NAME, "max_limit")
+            # The variable starts at its declared default: until somebody changes it, the parameter rules.
+            if isinstance(value, int) and value != _LARGEST:
+                return value
+        return self.max_limit
+
+    def process(self, ctx: Context, start: int) -> int:
+        """Lower the header by one, or add it with *start*. False when it was 0 already."""
+        value = _current(ctx)
+        if value == _UNREADABLE:
+            return TRUE
+        if value == _MISSING:
+            if start <= 0:
+                return STOP
+            limit = self.limit()
+            number = min(start, limit) if limit else start
+            ctx.edits.append(f"Max-Forwards: {number}")
+            ctx.notes[NAME] = number
+            return TRUE
+        if value == 0:
+            return FALSE
+        limit = self.limit()
+        if limit and value > limit:
+            value = limit
+        value -= 1
+        ctx.edits.replace(ctx.message.indexes("max-forwards")[0], f"Max-Forwards: {value}")
+        ctx.notes[NAME] = value
+        return TRUE
+
+    def is_below(self, ctx: Context, number: int) -> int:
+        """True when the header is there and lower than *number*."""
+        value = _current(ctx)
+        return TRUE if 0 <= value < number else FALSE
+
+
+def _current(ctx: Context) -> int:
+    """The value as lowered so far; _MISSING or _UNREADABLE."""
+    known = ctx.notes.get(NAME)
+    if isinstance(known, int):
+        return known
+    try:
+        value = ctx.message.max_forwards
+    except ParseError:
+        return _UNREADABLE
+    return _MISSING if value is None else value
+
+
+def _check_limit(value: int) -> str:
+    return "" if 0 <= value <= _LARGEST else f"must be between 0 (no limit) and {_LARGEST}"
+
+
+def exports() -> Exports:
+    """The export table of a fresh instance."""
+    module = MaxForwards()
+    summary = "count Max-Forwards down, add it with this value when missing; false when it is used up"
+    low = "true when Max-Forwards is lower than this number"
+    return Exports(
+        NAME,
+        module,
+        functions=(
+            Function("mf_process_maxfwd_header", module.process, (Arg.INT,), summary=summary),
+            Function("process_maxfwd", module.process, (Arg.INT,), summary=summary),
+            Function("mf_lowlimit", module.is_below, (Arg.INT,), summary=low),
+            Function("is_maxfwd_lt", module.is_below, (Arg.INT,), routes=Routes.REQUEST, summary=low),
+        ),
+        params=(
+            Param(
+                "max_limit",
+                "int",
+                _LARGEST,
+                "higher values are lowered to this one; 0 is no limit",
+                attribute="max_limit",
+                check=_check_limit,
+            ),
+        ),
+        init=module.init,
+        variables={NAME: {"max_limit": ("int", _LARGEST, "highest Max-Forwards that leaves us, 0 is no limit")}},
+    )

@@ -1,0 +1,220 @@
+"""loose_route(): follow the Route set of a request, whatever the previous hop was.
+
+The cases are numbered as in the reference. *Mine* is a Route whose host and port are ours, or whose host is a domain
+we serve and whose port we listen on. Our own Route values are removed by edits; the next hop goes into ``dst_uri``
+(loose router) or the Request-URI (strict router).
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §16.4, §16.6 item 6, §16.12.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Final
+
+from serpy.api import FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
+from serpy.modules.rr.cookie import decode, restore
+from serpy.modules.rr.state import RouteState, state_of
+from serpy.sip.message import Request
+from serpy.sip.nameaddr import NameAddr, split_commas
+from serpy.sip.uri import Uri
+
+log = logging.getLogger(__name__)
+
+NOT_DRIVEN: Final = FALSE  # the Route set does not decide where this request goes
+
+
+class LooseRouter:
+    """The routing half of the module. Set up once in the master, then only read."""
+
+    def __init__(self) -> None:
+        self.secret = b""
+        self.cookie_filter: re.Pattern[str] | None = None
+        self.force_send_socket = True
+        self.next_route_avp: AvpName | None = None
+        self._server: Server | None = None
+        self._domains: DomainService | None = None
+        self._ports: set[int] = set()
+        self._listeners: dict[tuple[str, str, int], Listener] = {}
+
+    def bind(self, server: Server) -> None:
+        """Learn our addresses. Called in the master when all modules are initialised, or on first use."""
+        self._server = server
+        self._domains = server.find(DomainService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        for listener in server.listeners:
+            if listener.multicast:
+                continue
+            self._ports.add(listener.port)
+            host, _, port = listener.sent_by.rpartition(":")
+            self._listeners[(listener.transport, listener.host.lower(), listener.port)] = listener
+            self._listeners[(listener.transport, host.lower().strip("[]"), int(port))] = listener
+
+    def is_mine(self, uri: Uri) -> bool:
+        """True when *uri* names this server."""
+        server = self._server
+        host = uri.host
+        if server is None or not host:
+            return False
+        port = uri.port or (5061 if uri.scheme == "sips" else 5060)
+        if server.is_myself(host, port):
+            return True
+        return self._domains is not None and port in self._ports and self._domains.is_local(host)
+
+    def route(self, ctx: Context) -> int:
+        """True when the Route set says where the request goes; ``ctx`` is changed accordingly."""
+        request = ctx.message
+        if not isinstance(request, Request) or not request.has("route"):
+            return NOT_DRIVEN  # 1.
+        try:
+            routes = request.routes
+            if not routes:
+                return NOT_DRIVEN
+            top = routes[0].uri
+            top_is_mine = self.is_mine(top)
+            state = state_of(ctx)
+            if self.is_mine(ctx.uri):
+                if top_is_mine and top.param("r2") is None:
+                    return self._loose(ctx, request, state, routes, preloaded=True)  # 3.
+                if not request.to_tag:
+                    return NOT_DRIVEN
+                return self._strict(ctx, request, state, routes, top_is_mine=top_is_mine)  # 4.
+            if top_is_mine:
+                return self._loose(ctx, request, state, routes, preloaded=False)  # 5.
+        except ParseError as exc:
+            log.debug("Route set not usable: %s", exc)
+            return NOT_DRIVEN
+        log.debug("neither Request-URI nor first Route is ours: %.120r", routes[0].uri_text)
+        return NOT_DRIVEN  # 6.
+
+    def _loose(
+        self, ctx: Context, request: Request, state: RouteState, routes: list[NameAddr], *, preloaded: bool
+    ) -> int:
+        """The previous hop was a loose router: take our Route values off and go on to the next."""
+        top = routes[0].uri
+        self._restore(ctx, request, state, top)
+        used = 1
+        if top.param("r2") is not None and len(routes) > 1:
+            second = routes[1].uri
+            if self.is_mine(second):
+                used = 2
+                self._force_listener(ctx, second)
+        state.processed = True
+        if used == len(routes):
+            _remove_first(ctx, request, used, len(routes))
+            # A preloaded set that only named us says nothing about the next hop: the script decides.
+            return NOT_DRIVEN if preloaded else TRUE
+        following = routes[used]
+        self._note_next(ctx, state, following.uri_text)
+        if following.uri.param("lr") is not None:
+            _remove_first(ctx, request, used, len(routes))
+            ctx.dst_uri = following.uri_text
+            return TRUE
+        _remove_first(ctx, request, used + 1, len(routes))
+        ctx.edits.insert_after(request.indexes("route")[-1], f"Route: <{ctx.request_uri}>")
+        ctx.request_uri = following.uri_text
+        return TRUE
+
+    def _strict(
+        self, ctx: Context, request: Request, state: RouteState, routes: list[NameAddr], *, top_is_mine: bool
+    ) -> int:
+        """The previous hop was a strict router: our own Route is the Request-URI, the target the last Route."""
+        own = ctx.uri
+        self._restore(ctx, request, state, own)
+        used = 0
+        if top_is_mine and own.param("r2") is not None:
+            used = 1
+            self._force_listener(ctx, routes[0].uri)
+        if used == len(routes):
+            log.debug("strict router left no target: %.120r", routes[0].uri_text)
+            return NOT_DRIVEN
+        state.processed = True
+        following = routes[used]
+        self._note_next(ctx, state, following.uri_text)
+        if following.uri.param("lr") is None:
+            _remove_first(ctx, request, used + 1, len(routes))
+            ctx.request_uri = following.uri_text
+            return TRUE
+        target = routes[-1].uri_text
+        if used == len(routes) - 1:
+            _remove_first(ctx, request, len(routes), len(routes))
+        else:
+            _remove_ends(ctx, request, used)
+        ctx.dst_uri = following.uri_text
+        ctx.request_uri = target
+        return TRUE
+
+    def _restore(self, ctx: Context, request: Request, state: RouteState, uri: Uri) -> None:
+        """Bring the dialog's attributes back from the parameters of *uri*."""
+        if state.own_route is not None:
+            return
+        state.own_route = uri
+        cookie = uri.param("avp")
+        if not cookie:
+            return
+        found = decode(cookie, request.call_id, self.secret)
+        if not found:
+            log.debug("dialog cookie is not ours, ignored: %.120r", cookie)
+            return
+        accepted = self.cookie_filter
+        if accepted is not None:
+            found = [avp for avp in found if accepted.search(avp.name) is not None]
+        ftag = uri.param("ftag")
+        restore(ctx, found, swap=bool(ftag) and ftag != request.from_tag)
+
+    def _force_listener(self, ctx: Context, uri: Uri) -> None:
+        """Leave by the address *uri* names: the other side of a double Record-Route."""
+        if not self.force_send_socket:
+            return
+        transport = (uri.param("transport") or ("tls" if uri.scheme == "sips" else "udp")).lower()
+        key = (transport, uri.host.lower().strip("[]"), uri.port or (5061 if transport == "tls" else 5060))
+        listener = self._listeners.get(key)
+        if listener is not None:
+            ctx.send_listener = listener
+
+    def _note_next(self, ctx: Context, state: RouteState, uri_text: str) -> None:
+        state.next_route = uri_text
+        if self.next_route_avp is not None:
+            ctx.avps.write(self.next_route_avp, uri_text)
+
+
+def _remove_first(ctx: Context, request: Request, count: int, total: int) -> None:
+    """Take the first *count* of *total* Route values out of what is sent."""
+    indexes = request.indexes("route")
+    if len(indexes) == total or count == total:
+        for index in indexes[:count]:
+            ctx.edits.remove(index)
+        if count == total:
+            for index in indexes[count:]:
+                ctx.edits.remove(index)
+        return
+    left = count
+    for index in indexes:
+        values = _values(request, index)
+        if len(values) > left:
+            if left:
+                ctx.edits.replace(index, "Route: " + ", ".join(values[left:]))
+            return
+        ctx.edits.remove(index)
+        left -= len(values)
+
+
+def _remove_ends(ctx: Context, request: Request, first: int) -> None:
+    """Take the *first* leading values and the last one out."""
+    indexes = request.indexes("route")
+    last = len(indexes) - 1
+    left = first
+    for place, index in enumerate(indexes):
+        values = _values(request, index)
+        taken = min(left, len(values))
+        left -= taken
+        kept = values[taken:-1] if place == last else values[taken:]
+        if not kept:
+            ctx.edits.remove(index)
+        elif len(kept) != len(values):
+            ctx.edits.replace(index, "Route: " + ", ".join(kept))
+
+
+def _values(request: Request, index: int) -> list[str]:
+    """The values of one Route line."""
+    return split_commas(request.value(index))
