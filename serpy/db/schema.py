@@ -187,7 +187,7 @@ _ALL: Final = (
     _accounting("acc", (("sip_callid",), ("from_uid",), ("to_uid",))),
     _accounting("missed_calls", (("sip_callid",), ("to_uid",))),
     # Ours: how far the batches of each sender to the store are committed, so that one sent twice counts once.
-    Table("store_progress", 1, (Column("sender"), Column("batch", "int")), key=("sender",)),
+    Table("store_progress", 1, (Column("sender"), Column("batch", "uint")), key=("sender",)),
 )
 
 TABLES: Final[dict[str, Table]] = {table.name: table for table in _ALL}

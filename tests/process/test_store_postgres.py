@@ -318,5 +318,5 @@ def test_deadline_is_kept_within_reason(postgres_url, postgres):
             handle.execute("select 1")
     finally:
         postgres.thaw()
-    assert 0.09 <= time.monotonic() - started
+    assert time.monotonic() - started >= 0.09
     handle.close()
