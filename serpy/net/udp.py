@@ -1,0 +1,60 @@
+"""UDP datagrams in: socket -> (bytes, Flow), handed to one callback in the order received.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §18.2.1.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from serpy.net.loop import Loop
+from serpy.sip.flow import Flow, Listener
+
+LARGEST: Final = 65535
+BATCH: Final = 32  # datagrams per wake-up, before timers and other sockets get their turn
+PROBE_EVERY: Final = 8
+
+
+class UdpReader:
+    """Reads one listener's socket and calls *receive(data, flow)* per datagram.
+
+    A second read that finds nothing costs more than the poll it saves. So, after one datagram, the socket is read on
+    only when the last attempt paid, and every PROBE_EVERY-th time to find out whether it would.
+    """
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, listener: Listener, receive: Callable[[bytes, Flow], None]
+    ) -> None:
+        self._loop: Final = loop
+        self._recvfrom: Final = sock.recvfrom
+        self._listener: Final = listener
+        self._receive: Final = receive
+        self._queued = True
+        self._until_probe = 0
+        loop.add_reader(sock.fileno(), self.read)
+
+    def read(self) -> None:
+        """Deliver what waits, at most BATCH datagrams."""
+        loop = self._loop
+        limit = 1
+        if self._queued:
+            limit = BATCH
+        else:
+            self._until_probe -= 1
+            if self._until_probe <= 0:
+                limit = BATCH
+                self._until_probe = PROBE_EVERY
+        count = 0
+        while count < limit:
+            try:
+                data, address = self._recvfrom(LARGEST)
+            except OSError:  # BlockingIOError: empty. Others are about an earlier send; nothing was received either
+                break
+            count += 1
+            flow = Flow(self._listener, address[0], address[1])
+            loop.current = (data, flow)  # for the report of a bug
+            self._receive(data, flow)
+        if limit > 1:
+            self._queued = count > 1
