@@ -104,6 +104,7 @@ class LocationTable:
         self._seed: Final = os.urandom(16)  # inherited by every child: the same hash everywhere, unknown to peers
         self._ids: Final[dict[str, int]] = {}
         self._cursor = 0  # next bucket of expire(), of this process
+        self.last_mark = 0  # change_mark() right after our own last replace()
 
     # -- table names -------------------------------------------------------------------------------------------------
 
@@ -202,6 +203,7 @@ class LocationTable:
                 return True
             self._change(stripe, link, head, raw, number >> 32, layout.earliest(bindings), len(bindings))
         finally:
+            self.last_mark = self._quads[stripe * _HEAD_WORDS]
             self._lock.release(stripe)
         return True
 

@@ -1,0 +1,338 @@
+"""registrar: REGISTER in, answers out; and from a user to the target set of a request.
+
+``save_contacts`` and its variants read the request, have the location service change the bindings (register.py decides)
+and answer. ``lookup_contacts`` and ``registered`` only read. Return codes are those of SER.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §10, §16.5.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from serpy.api import (
+    Arg,
+    BackendError,
+    Exports,
+    Function,
+    LocationService,
+    Param,
+    ParseError,
+    ProtocolError,
+    ReplyService,
+    ResourceError,
+    Routes,
+)
+from serpy.modules.registrar.lookup import Targets, is_request, source_uri, to_uid
+from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
+from serpy.script.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
+
+if TYPE_CHECKING:
+    from serpy.api import Server
+    from serpy.script.context import Context
+    from serpy.shm.record import Binding
+
+_TRUE: Final = 1
+_FALSE: Final = -1
+_STOP: Final = 0
+_ERROR: Final = -2
+_NO_RECORD: Final = -3
+_BAD_URI: Final = -4
+_ALL_EXPIRED: Final = -5
+
+_RETRY_AFTER_S: Final = 60  # a full table gets room by expiry
+_RESERVED: Final = 500  # longest text we put into P-Registrar-Error
+
+
+class Outcome:
+    """What a save leads to: the answer, with the Contact value for a 200 and an error text for the others."""
+
+    def __init__(self, status: int, reason: str, contact: str = "", error: str = "", extra: str = "") -> None:
+        self.status: Final = status
+        self.reason: Final = reason
+        self.contact: Final = contact
+        self.error: Final = error
+        self.extra: Final = extra  # one more header line
+
+    def headers(self) -> list[str]:
+        """The header lines of the answer."""
+        lines: list[str] = []
+        if self.contact:
+            lines.append(f"Contact: {self.contact}")
+        if self.extra:
+            lines.append(self.extra)
+        if self.error:
+            lines.append(f"P-Registrar-Error: {_header_text(self.error)}")
+        return lines
+
+
+class Registrar:
+    """The module: its parameters and its script functions."""
+
+    def __init__(self) -> None:
+        self.policy = Policy()
+        self.default_expires = 3600
+        self.min_expires = 60
+        self.max_expires = 0
+        self.max_contacts = 0
+        self.clamp_expires = 0
+        self.strict_cseq = 1
+        self.default_q = -1
+        self.append_branches = 1
+        self.save_nat_flag = 4
+        self.load_nat_flag = 4
+        self.received_param = "received"
+        self.received_to_uri = 0
+        self.trust_received_flag = -2
+        self.reply_code_attr = "$code"
+        self.reply_reason_attr = "$reason"
+        self.contact_attr = "$contact"
+        self.aor_attr = "$aor"
+        self.server_id_attr = "$server_id"
+        self._names: list[AvpName] = []  # code, reason, contact
+        self._aor_name = "aor"
+        self._server_id_name = "server_id"
+        self._server_id = 0
+        self._location: LocationService = cast("LocationService", None)
+        self._reply: ReplyService = cast("ReplyService", None)
+        self._targets: Targets = cast("Targets", None)
+
+    def init(self, server: Server) -> None:
+        """Take the parameters over; names of attributes are parsed once."""
+        policy = self.policy
+        policy.default_expires = self.default_expires
+        policy.min_expires = self.min_expires
+        policy.max_expires = self.max_expires
+        policy.max_contacts = self.max_contacts
+        policy.clamp_expires = self.clamp_expires
+        policy.strict_cseq = self.strict_cseq
+        policy.default_q = self.default_q
+        policy.received_param = self.received_param.lower()
+        self._names = [parse_avp_name(n) for n in (self.reply_code_attr, self.reply_reason_attr, self.contact_attr)]
+        self._aor_name = parse_avp_name(self.aor_attr).name
+        self._server_id_name = parse_avp_name(self.server_id_attr).name
+        self._server_id = server.settings.server_id
+        targets = Targets(server)
+        targets.append_branches = self.append_branches
+        targets.received_to_uri = self.received_to_uri
+        targets.load_nat_flag = self.load_nat_flag
+        self._targets = targets
+
+    def child_init(self, server: Server) -> None:
+        """Find usrloc and sl. Raises ConfigError without them."""
+        self._location = server.bind(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._reply = server.bind(ReplyService)  # type: ignore[type-abstract]  # likewise
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def save_contacts(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
+        """Register and answer: 1, 0 after an error answer, -1 when the answer could not be sent."""
+        return self._answer(ctx, self._save(ctx, table, _text(aor), persist=True, replica=False))
+
+    def save_memory(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
+        """Like save_contacts, without the database."""
+        return self._answer(ctx, self._save(ctx, table, _text(aor), persist=False, replica=False))
+
+    def save_contacts_noreply(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
+        """Register without answering: 1 or -2; code, reason and contacts are left in attributes."""
+        return self._note(ctx, self._save(ctx, table, _text(aor), persist=True, replica=False))
+
+    def save_mem_nr(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
+        """Like save_contacts_noreply, without the database: for replicas."""
+        return self._note(ctx, self._save(ctx, table, _text(aor), persist=False, replica=True))
+
+    def _save(self, ctx: Context, table: str, aor: str, *, persist: bool, replica: bool) -> Outcome:
+        try:
+            uid = to_uid(ctx, escaped=replica)
+            if not uid:
+                return Outcome(400, "Bad Request", error="no user id")
+            if replica and self._is_own_replica(ctx):
+                return Outcome(200, "OK")
+            registration = self._registration(ctx, uid, aor)
+            if registration.contacts:
+                bindings = self._location.update(table, uid, registration.decide, persist=persist)
+            else:
+                bindings = self._location.bindings(table, uid)
+        except IntervalTooBriefError as exc:
+            return Outcome(exc.status, exc.reason, error=str(exc), extra=f"Min-Expires: {exc.min_expires}")
+        except ProtocolError as exc:
+            return Outcome(exc.status, exc.reason or _REASONS.get(exc.status, "Bad Request"), error=str(exc))
+        except ResourceError as exc:
+            extra = f"Retry-After: {_RETRY_AFTER_S}"
+            return Outcome(503, "Service Unavailable", error=str(exc).partition(";")[0], extra=extra)
+        except BackendError:
+            return Outcome(500, "Server Internal Error", error="the binding could not be stored")
+        if aor:
+            bindings = [binding for binding in bindings if binding.aor == aor]
+        return Outcome(200, "OK", contact=contact_values(bindings, ctx.wall_now))
+
+    def _registration(self, ctx: Context, uid: str, aor: str) -> Registration:
+        request = is_request(ctx)
+        nat = self.save_nat_flag >= 0 and (ctx.flags >> self.save_nat_flag) & 1 != 0
+        trust = self.trust_received_flag
+        agent = request.get("user-agent")
+        if not aor:
+            known = ctx.avps.search(self._aor_name, TRACK_TO)
+            aor = request.to.uri_text if known is None else str(known)
+        check_key(aor, "To")
+        try:
+            contacts = request.contacts
+        except ParseError as exc:
+            raise ParseError(str(exc), header="Contact") from None
+        return Registration(
+            self.policy,
+            uid,
+            contacts,
+            request.expires,
+            aor=aor,
+            call_id=request.call_id,
+            cseq=request.cseq.number,
+            user_agent=agent or "Unknown",
+            nat=nat,
+            received=source_uri(ctx) if nat else "",
+            trusted=trust == -2 or (trust >= 0 and (ctx.flags >> trust) & 1 != 0),
+            server_id=self._owner(ctx),
+            wall_now=ctx.wall_now,
+        )
+
+    def _owner(self, ctx: Context) -> int:
+        """The server id of the binding: the attribute when it is a number, else our own."""
+        value = ctx.avps.search(self._server_id_name, TRACK_FROM)
+        if isinstance(value, str):
+            if value.isascii() and value.isdigit() and len(value) <= 9:
+                return int(value)
+            return self._server_id
+        return self._server_id if value is None or not 0 <= value < 1 << 31 else value
+
+    def _is_own_replica(self, ctx: Context) -> bool:
+        """True for our own multicast coming back: applying it would take the row away from the database."""
+        known = ctx.avps.search(self._server_id_name, TRACK_FROM)
+        return known is not None and self._server_id != 0 and self._owner(ctx) == self._server_id
+
+    def _answer(self, ctx: Context, outcome: Outcome) -> int:
+        if not self._reply.reply(ctx, outcome.status, outcome.reason, outcome.headers()):
+            return _FALSE
+        return _TRUE if outcome.status == 200 else _STOP
+
+    def _note(self, ctx: Context, outcome: Outcome) -> int:
+        code, reason, contact = self._names
+        ctx.avps.write(code, outcome.status)
+        ctx.avps.write(reason, outcome.reason)
+        if outcome.contact:
+            ctx.avps.write(contact, outcome.contact)
+        return _TRUE if outcome.status == 200 else _ERROR
+
+    # -- looking up ----------------------------------------------------------------------------------------------------
+
+    def lookup_contacts(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
+        """Put the callee's contacts in the target set: 1; -1 no uid, -2 error, -3 no record, -4 bad URI, -5 expired."""
+        try:
+            uid = to_uid(ctx)
+        except ParseError:
+            return _BAD_URI
+        if not uid:
+            return _FALSE
+        try:
+            bindings = self._location.bindings(table, uid)
+        except (BackendError, ResourceError):
+            return _ERROR
+        wanted = _text(aor)
+        if wanted:
+            bindings = [binding for binding in bindings if binding.aor == wanted]
+        if not bindings:
+            return _NO_RECORD
+        live: list[Binding] = [binding for binding in bindings if binding.is_live(ctx.wall_now)]
+        if not live:
+            return _ALL_EXPIRED
+        self._targets.use(ctx, live)
+        return _TRUE
+
+    def registered(self, ctx: Context, table: str) -> int:
+        """1 when the callee has a live contact, else -1."""
+        try:
+            uid = to_uid(ctx)
+            bindings = self._location.bindings(table, uid) if uid else []
+        except (ParseError, BackendError, ResourceError):
+            return _FALSE
+        for binding in bindings:
+            if binding.is_live(ctx.wall_now):
+                return _TRUE
+        return _FALSE
+
+
+_REASONS: Final = {400: "Bad Request", 500: "Server Internal Error", 503: "Service Unavailable"}
+
+
+def _text(value: str | int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _header_text(text: str) -> str:
+    """*text* fit for a header value: printable ASCII, bounded."""
+    return "".join([char if " " <= char <= "~" else "?" for char in text[:_RESERVED]])
+
+
+def _not_negative(value: int) -> str:
+    return "" if value >= 0 else "must not be negative"
+
+
+def _q_range(value: int) -> str:
+    return "" if -1 <= value <= 1000 else "default_q is 0 to 1000 (thousandths) or -1"
+
+
+def _avp(text: str) -> str:
+    try:
+        parse_avp_name(text)
+    except ValueError as exc:
+        return str(exc)
+    return ""
+
+
+def _params() -> list[Param]:
+    return [
+        Param("default_expires", "int", 3600, "lifetime in seconds when the phone names none", check=_not_negative),
+        Param("min_expires", "int", 60, "shortest lifetime granted", check=_not_negative),
+        Param("max_expires", "int", 0, "longest lifetime granted, 0 = no limit", check=_not_negative),
+        Param("clamp_expires", "int", 0, "1: raise a too short lifetime silently; 0: answer 423 with Min-Expires"),
+        Param("strict_cseq", "int", 1, "1: refuse an older CSeq of the same Call-ID (RFC 3261); 0: apply it"),
+        Param("max_contacts", "int", 0, "contacts of one user, 0 = no limit", check=_not_negative),
+        Param("default_q", "int", -1, "q of contacts without one, in thousandths; -1 = none", check=_q_range),
+        Param("append_branches", "int", 1, "1: look up all contacts, 0: the first"),
+        Param("save_nat_flag", "flag", 4, "set by the script: the contact is behind a NAT"),
+        Param("load_nat_flag", "flag", 4, "set by lookup: a contact is behind a NAT"),
+        Param("received_param", "str", "received", "Contact parameter that carries the source address"),
+        Param("received_to_uri", "int", 0, "1: add the source to the Request-URI instead of sending there"),
+        Param("trust_received_flag", "flag", -2, "flag that lets us believe the parameter; -2 always, -1 never"),
+        Param("reply_code_attr", "avp", "$code", "attribute for the code of a save without reply", check=_avp),
+        Param("reply_reason_attr", "avp", "$reason", "attribute for its reason", check=_avp),
+        Param("contact_attr", "avp", "$contact", "attribute for the contacts", check=_avp),
+        Param("aor_attr", "avp", "$aor", "attribute with the AoR to store", check=_avp),
+        Param("server_id_attr", "avp", "$server_id", "attribute with the owner of a replica", check=_avp),
+    ]
+
+
+def exports() -> Exports:
+    """A fresh registrar module."""
+    module = Registrar()
+    routes = Routes.REQUEST | Routes.FAILURE
+    functions: list[Function] = []
+
+    def add(names: tuple[str, ...], call: object, summary: str, args: tuple[Arg, ...] = (Arg.STR, Arg.VALUE)) -> None:
+        assert callable(call)
+        for name in names:
+            functions.append(Function(name, call, args, optional=len(args) - 1, routes=routes, summary=summary))
+
+    add(("save_contacts", "save"), module.save_contacts, "register the contacts and answer")
+    add(("save_contacts_noreply",), module.save_contacts_noreply, "register the contacts, the script answers")
+    add(("save_memory",), module.save_memory, "register in memory only and answer")
+    add(("save_mem_nr",), module.save_mem_nr, "register in memory only, without an answer")
+    add(("lookup_contacts", "lookup"), module.lookup_contacts, "put the user's contacts in the target set")
+    add(("registered",), module.registered, "true when the user has a contact", (Arg.STR,))
+    return Exports(
+        name="registrar",
+        module=module,
+        functions=functions,
+        params=_params(),
+        init=module.init,
+        child_init=module.child_init,
+    )
