@@ -76,7 +76,7 @@ class Phone:
     def via(self, branch: str = "") -> str:
         return f"SIP/2.0/UDP 127.0.0.1:{self.port};branch={branch or 'z9hG4bK' + secrets.token_hex(8)};rport"
 
-    def request(  # noqa: PLR0913
+    def request(
         self, method: str, uri: str, *, to: str = "", headers: tuple[str, ...] = (), body: str = "", cseq: int = 0,
         call_id: str = "", from_: str = "", branch: str = "", max_forwards: int | None = 70,
     ) -> str:  # fmt: skip

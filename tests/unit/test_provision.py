@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+
 from serpy.db import schema
 from serpy.errors import UsageError
 from serpy.modules.db_sqlite import SqliteModule
