@@ -43,11 +43,19 @@ class Preload:
         self._started = 0.0
         self._report_at = 0.0
         self._retry_at = 0.0
+        self._busy = False  # a tick is waiting for the database; the next one comes in the meantime
 
     def tick(self, now: float, budget_s: float) -> bool:
         """Load for about *budget_s* seconds; True when all tables are loaded."""
-        if now < self._retry_at:
+        if self._busy or now < self._retry_at:
             return False
+        self._busy = True
+        try:
+            return self._load(now, budget_s)
+        finally:
+            self._busy = False
+
+    def _load(self, now: float, budget_s: float) -> bool:
         deadline = time.monotonic() + budget_s
         while time.monotonic() < deadline:
             if not self._name and not self._next_table(now):

@@ -1,0 +1,458 @@
+"""The location service: order, write-through, roll-back, loading, expiry, RPCs. The database is a fake in memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from serpy.api import LocationService, Server, StoreService
+from serpy.errors import BackendError, ConfigError, ProtocolError
+from serpy.modules import usrloc
+from serpy.modules.usrloc import storage
+from serpy.modules.usrloc.rpc import LocationFaultError
+from serpy.shm.counters import Counters
+from serpy.shm.record import FAR_FUTURE, Binding
+from serpy.shm.segment import Segment
+
+NOW = int(time.time())
+
+
+class FakeDatabase:
+    """Tables of rows keyed by (uid, contact); what the store writes arrives here."""
+
+    def __init__(self):
+        self.rows = {}
+        self.down = False
+        self.selects = 0
+
+    def add(self, binding):
+        self.rows[binding.uid, binding.contact] = {**storage.to_values(binding)}
+
+    def row(self, values):
+        return tuple(values[column] for column in storage.COLUMNS)
+
+    def select(self, table, columns, where, *, order="", limit=0):
+        self.selects += 1
+        if self.down:
+            raise BackendError("down")
+        return [self.row(values) for (uid, _), values in sorted(self.rows.items()) if uid == where["uid"]]
+
+    def select_page(self, table, columns, key, after, limit):
+        if self.down:
+            raise BackendError("down")
+        return [self.row(v) for k, v in sorted(self.rows.items()) if not after or k > tuple(after)][:limit]
+
+
+class FakeStore:
+    """Applies operations to the database; *before* runs first and may change the table or fail."""
+
+    def __init__(self, database):
+        self.database = database
+        self.calls = []
+        self.before = None
+
+    def write(self, operations, *, wait, url=""):
+        if self.before is not None:
+            hook, self.before = self.before, None
+            hook()
+        self.calls.append((list(operations), wait, url))
+        for kind, _, values in operations:
+            key = (values["uid"], values["contact"])
+            if kind == "upsert":
+                self.database.rows[key] = dict(values)
+            elif all(self.database.rows.get(key, {}).get(name) == value for name, value in values.items()):
+                del self.database.rows[key]
+
+
+def start(role="udp receiver", server_id=0, **params):
+    """A server with the module loaded, its database and its store."""
+    params.setdefault("db_mode", 1)
+    params.setdefault("db_url", "sqlite:///x")
+    segment = Segment(8 * 1024 * 1024)
+    server = Server(SimpleNamespace(server_id=server_id))
+    server.segment = segment
+    server.counters = Counters(segment, 2)
+    server.role = role
+    exports = usrloc.exports()
+    for name, value in params.items():
+        setattr(exports.module, name, value)
+    exports.init(server)
+    database = FakeDatabase()
+    store = FakeStore(database)
+    server.provide(StoreService, store)
+    server.open_database = lambda url: database
+    exports.child_init(server)
+    module = exports.module
+    return SimpleNamespace(module=module, server=server, database=database, store=store, location=module.location,
+                           rpc=module.rpc, exports=exports)  # fmt: skip
+
+
+def loaded(**params):
+    made = start(**params)
+    made.location.table.set_loaded(0, True)
+    return made
+
+
+def binding(contact="sip:a@h", uid="alice", expires_at=NOW + 600, **more):
+    more.setdefault("modified_at", float(NOW))
+    return Binding(uid, contact, expires_at, **more)
+
+
+def put(made, *bindings, remove=(), **more):
+    return made.location.update(
+        "location", "alice", lambda current: (list(bindings), [b for b in current if b.contact in remove]), **more
+    )
+
+
+def contacts(made, uid="alice"):
+    return [b.contact for b in made.location.bindings("location", uid)]
+
+
+def test_the_service_is_offered_to_other_modules():
+    made = start()
+    assert made.server.bind(LocationService) is made.location
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3])
+def test_a_database_mode_without_a_database_is_refused(mode):
+    with pytest.raises(ConfigError, match="db_url"):
+        start(db_mode=mode, db_url="")
+
+
+def test_write_through_returns_after_the_row_is_stored():
+    made = loaded()
+    result = put(made, binding(q=500, received="sip:1.2.3.4:5"))
+    assert [b.contact for b in result] == ["sip:a@h"]
+    (operations, wait, url) = made.store.calls[0]
+    assert (operations[0][0], operations[0][1], wait, url) == ("upsert", "location", True, "sqlite:///x")
+    assert made.database.rows["alice", "sip:a@h"] == {
+        "uid": "alice", "contact": "sip:a@h", "aor": "", "server_id": 0, "received": "sip:1.2.3.4:5",
+        "expires": NOW + 600, "q": 0.5, "callid": "", "cseq": 0, "flags": 0, "user_agent": "", "instance": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "calls"),
+    [pytest.param(0, [], id="memory"), pytest.param(2, [False], id="write-back"), pytest.param(3, [], id="read-only")],
+)
+def test_other_modes_do_not_wait_for_the_disk(mode, calls):
+    made = loaded(db_mode=mode)
+    put(made, binding())
+    assert [wait for _, wait, _ in made.store.calls] == calls
+    assert contacts(made) == ["sip:a@h"]
+
+
+def test_removing_deletes_the_row():
+    made = loaded()
+    put(made, binding(), binding("sip:b@h"))
+    put(made, remove=("sip:a@h",))
+    assert list(made.database.rows) == [("alice", "sip:b@h")]
+    assert contacts(made) == ["sip:b@h"]
+
+
+def test_memory_only_bindings_never_reach_the_database():
+    made = loaded()
+    put(made, binding(), persist=False)
+    assert made.location.bindings("location", "alice")[0].flags == Binding.MEM
+    put(made, remove=("sip:a@h",))
+    assert made.store.calls == []
+
+
+def test_a_direct_register_takes_a_replica_over():
+    made = loaded()
+    put(made, binding(), persist=False)
+    put(made, binding())
+    assert made.location.bindings("location", "alice")[0].flags == 0
+    assert ("alice", "sip:a@h") in made.database.rows
+
+
+@pytest.mark.parametrize(
+    ("params", "order"),
+    [
+        pytest.param({}, ["sip:high@h", "sip:new@h", "sip:old@h", "sip:unset@h"], id="by-q-then-newest"),
+        pytest.param(
+            {"desc_time_order": 1}, ["sip:unset@h", "sip:new@h", "sip:old@h", "sip:high@h"], id="newest-first"
+        ),
+    ],
+)
+def test_order_of_contacts(params, order):
+    made = loaded(**params)
+    put(
+        made,
+        binding("sip:old@h", q=500, modified_at=2.0),
+        binding("sip:new@h", q=500, modified_at=3.0),
+        binding("sip:high@h", q=900, modified_at=1.0),
+        binding("sip:unset@h", modified_at=4.0),
+    )
+    assert contacts(made) == order
+
+
+def test_a_refused_decision_changes_nothing():
+    made = loaded()
+    put(made, binding())
+
+    def refuse(current):
+        raise ProtocolError("no", status=503)
+
+    with pytest.raises(ProtocolError):
+        made.location.update("location", "alice", refuse)
+    assert contacts(made) == ["sip:a@h"]
+
+
+def fail():
+    raise BackendError("disk full")
+
+
+def test_a_refused_write_gives_the_old_bindings_back():
+    made = loaded()
+    put(made, binding(cseq=1), binding("sip:b@h"))
+    made.store.before = fail
+    with pytest.raises(BackendError):
+        put(made, binding(cseq=2, expires_at=NOW + 900), binding("sip:c@h"), remove=("sip:b@h",))
+    found = {b.contact: b.cseq for b in made.location.bindings("location", "alice")}
+    assert found == {"sip:a@h": 1, "sip:b@h": 0}
+
+
+def test_a_refused_write_leaves_what_others_changed_meanwhile():
+    made = loaded()
+    put(made, binding(cseq=1))
+
+    def other_then_fail():
+        put(made, binding(cseq=7, modified_at=NOW + 1.0))
+        fail()
+
+    made.store.before = other_then_fail
+    with pytest.raises(BackendError):
+        put(made, binding(cseq=2))
+    assert made.location.bindings("location", "alice")[0].cseq == 7
+
+
+def test_the_database_follows_the_table_when_writes_cross():
+    made = loaded()
+    # another process removes the contact, and its delete reaches the disk before our upsert
+    made.store.before = lambda: put(made, remove=("sip:a@h",))
+    put(made, binding())
+    assert made.database.rows == {}
+    assert contacts(made) == []
+
+
+def test_a_decision_is_taken_again_when_the_bindings_changed_under_it():
+    made = loaded()
+    seen = []
+
+    def decide(current):
+        seen.append([b.contact for b in current])
+        if len(seen) == 1:
+            put(made, binding("sip:other@h"))
+        return [binding()], []
+
+    made.location.update("location", "alice", decide)
+    assert seen == [[], ["sip:other@h"]]
+    assert sorted(contacts(made)) == ["sip:a@h", "sip:other@h"]
+
+
+def test_a_lookup_asks_the_database_while_the_table_is_loading():
+    made = start()
+    made.database.add(binding())
+    assert contacts(made) == ["sip:a@h"]
+    assert contacts(made) == ["sip:a@h"]
+    assert contacts(made, "nobody") == []
+    assert contacts(made, "nobody") == []
+    assert made.database.selects == 2
+    made.location.table.set_loaded(0, True)
+    assert contacts(made, "somebody") == []
+    assert made.database.selects == 2
+
+
+def test_an_update_while_loading_keeps_the_contacts_of_the_database():
+    made = start()
+    made.database.add(binding("sip:stored@h"))
+    put(made, binding("sip:new@h"))
+    assert sorted(contacts(made)) == ["sip:new@h", "sip:stored@h"]
+
+
+def test_a_lookup_while_loading_fails_when_the_database_is_down():
+    made = start()
+    made.database.down = True
+    with pytest.raises(BackendError):
+        contacts(made)
+
+
+def test_preload_brings_all_live_rows_and_skips_the_others():
+    made = start(role="timer", server_id=1)
+    made.database.add(binding(server_id=1))
+    made.database.add(binding("sip:b@h", server_id=2))
+    made.database.add(binding(uid="old", expires_at=NOW - 5))
+    made.database.add(binding(uid="ever", expires_at=0, flags=Binding.PERMANENT))
+    made.module.on_tick(1.0, NOW)
+    assert made.location.table.is_loaded(0)
+    assert {b.contact: b.flags for b in made.location.bindings("location", "alice")} == {
+        "sip:a@h": 0,
+        "sip:b@h": Binding.MEM,
+    }
+    assert contacts(made, "old") == []
+    assert made.location.bindings("location", "ever")[0].expires_at == FAR_FUTURE
+
+
+def test_preload_in_pages_never_splits_a_user(monkeypatch):
+    monkeypatch.setattr("serpy.modules.usrloc.preload.PAGE", 3)
+    made = start(role="timer")
+    for n in range(20):
+        for c in range(n % 3 + 1):
+            made.database.add(binding(f"sip:{c}@h", uid=f"u{n:02}"))
+    made.module.on_tick(1.0, NOW)
+    assert all(len(contacts(made, f"u{n:02}")) == n % 3 + 1 for n in range(20))
+    assert made.location.table.is_loaded(0)
+
+
+def test_preload_never_brings_back_what_was_removed_meanwhile():
+    made = start(role="timer")
+    made.database.add(binding())
+    stale = dict(made.database.rows)
+    put(made, remove=("sip:a@h",))
+    made.database.rows = stale  # the page was read before the delete
+    made.module.on_tick(1.0, NOW)
+    assert contacts(made) == []
+
+
+def test_preload_goes_on_when_the_database_comes_back():
+    made = start(role="timer")
+    made.database.add(binding())
+    made.database.down = True
+    made.module.on_tick(1.0, NOW)
+    assert not made.location.table.is_loaded(0)
+    made.database.down = False
+    made.module.on_tick(2.0, NOW)
+    assert not made.location.table.is_loaded(0)  # not every second
+    made.module.on_tick(10.0, NOW)
+    assert contacts(made) == ["sip:a@h"]
+
+
+def test_a_table_first_used_by_the_script_is_loaded_too():
+    made = start(role="timer")
+    made.database.add(binding())
+    made.module.on_tick(1.0, NOW)
+    made.location.bindings("other", "nobody")
+    made.module.on_tick(2.0, NOW)
+    assert made.location.table.is_loaded(made.location.table_id("other"))
+
+
+def expire_all(made, wall_now):
+    for tick in range(62):
+        made.module.on_tick(100.0 + tick, wall_now)
+
+
+@pytest.mark.parametrize(
+    ("params", "rows"),
+    [pytest.param({}, 0, id="deleted"), pytest.param({"db_skip_delete": 1}, 1, id="kept-when-asked-for")],
+)
+def test_expired_bindings_leave_the_table_and_the_database(params, rows):
+    made = loaded(role="timer", **params)
+    put(made, binding(expires_at=NOW + 5))
+    expire_all(made, NOW + 6.0)
+    assert contacts(made) == []
+    assert len(made.database.rows) == rows
+    assert made.server.counters.snapshot()["usrloc.expired"] == 1
+
+
+def test_expiry_never_deletes_a_row_that_was_refreshed_meanwhile():
+    made = loaded(role="timer")
+    put(made, binding(expires_at=NOW + 5))
+    made.store.before = lambda: put(made, binding(expires_at=NOW + 900))
+    expire_all(made, NOW + 6.0)
+    assert made.database.rows["alice", "sip:a@h"]["expires"] == NOW + 900
+
+
+def test_a_permanent_binding_is_stored_with_a_far_date_and_never_expires():
+    made = loaded(role="timer")
+    put(made, binding(flags=Binding.PERMANENT))
+    expire_all(made, NOW + 1e9)
+    assert contacts(made) == ["sip:a@h"]
+    assert made.database.rows["alice", "sip:a@h"]["expires"] == FAR_FUTURE
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "cut"),
+    [
+        pytest.param("abc", 2, "ab", id="cut"),
+        pytest.param("a\0b", 9, "a?b", id="nul"),
+        pytest.param("é\udcff", 9, "é\ufffd", id="not-utf-8"),
+    ],
+)
+def test_texts_are_made_fit_for_the_database(text, limit, cut):
+    assert storage.cut_text(text, limit) == cut
+
+
+def test_a_row_and_its_binding_say_the_same():
+    given = binding(aor="sip:alice@x", received="sip:1.2.3.4:5", q=300, call_id="c", cseq=2**32 - 1, flags=1,
+                    user_agent="p", instance="<urn:1>", server_id=4)  # fmt: skip
+    values = storage.to_values(given)
+    back = storage.from_row(tuple(values[column] for column in storage.COLUMNS), 4)
+    assert storage.to_values(back) == values
+
+
+def test_rpc_adds_shows_and_deletes_contacts():
+    made = loaded()
+    assert made.rpc.add_contact("location", "alice", "sip:a@h", 100, 0.5, 0) == "ok"
+    assert made.rpc.add_contact("location", "alice", "sip:ever@h", 0, -1, 128) == "ok"
+    shown = made.rpc.show_contacts("location", "alice")
+    assert [(s["contact"], s["q"], s["callid"], s["cseq"]) for s in shown] == [
+        ("sip:a@h", 0.5, "RPC-Call-ID", 42),
+        ("sip:ever@h", -1.0, "RPC-Call-ID", 42),
+    ]
+    stats = made.rpc.stats()[0]
+    assert (stats["domain"], stats["users"], stats["contacts"], stats["loaded"]) == ("location", 1, 2, 1)
+    made.rpc.delete_contact("location", "alice", "sip:a@h")
+    assert contacts(made) == ["sip:ever@h"]
+    made.rpc.delete_uid("location", "alice")
+    assert (contacts(made), made.database.rows) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        pytest.param(lambda rpc: rpc.show_contacts("location", "bob"), 404, id="no-such-user"),
+        pytest.param(lambda rpc: rpc.show_contacts("nowhere", "bob"), 400, id="no-such-table"),
+        pytest.param(lambda rpc: rpc.delete_contact("location", "alice", "sip:x@h"), 404, id="no-such-contact"),
+        pytest.param(lambda rpc: rpc.delete_uid("location", "bob"), 404, id="nothing-to-delete"),
+        pytest.param(lambda rpc: rpc.add_contact("location", "a", "sip:a@h", 0, 1, 0), 400, id="no-lifetime"),
+        pytest.param(lambda rpc: rpc.add_contact("location", "x" * 300, "sip:a@h", 9, 1, 0), 400, id="long-uid"),
+        pytest.param(lambda rpc: rpc.dump_file("/nonexistent/dir/file"), 500, id="bad-path"),
+    ],
+)
+def test_rpc_faults(call, code):
+    made = loaded()
+    put(made, binding())
+    with pytest.raises(LocationFaultError) as caught:
+        call(made.rpc)
+    assert caught.value.code == code
+
+
+def test_rpc_flush_writes_all_of_ours_again(tmp_path):
+    made = loaded()
+    put(made, binding())
+    put(made, binding("sip:mem@h"), persist=False)
+    made.database.rows.clear()
+    assert made.rpc.flush() == {"written": 1}
+    assert list(made.database.rows) == [("alice", "sip:a@h")]
+    path = tmp_path / "dump"
+    assert made.rpc.dump_file(str(path))["contacts"] == 2
+    assert {json.loads(line)["contact"] for line in path.read_text().splitlines()} == {"sip:a@h", "sip:mem@h"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ok"),
+    [
+        pytest.param("db_mode", 4, False, id="mode"),
+        pytest.param("timer_interval", 0, False, id="interval"),
+        pytest.param("reg_avp_flag", "x", False, id="stored-attributes"),
+        pytest.param("contact_column", "contact", True, id="the-usual-column"),
+        pytest.param("contact_column", "kontakt", False, id="another-column"),
+    ],
+)
+def test_parameters_are_checked(name, value, ok):
+    param = next(p for p in usrloc.exports().params if p.name == name)
+    assert (param.check(value) == "") is ok
