@@ -15,6 +15,7 @@ from serpy.sip.abnf import parse_expires, parse_number
 from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import MAX_FORWARDS_MAX, MESSAGE_MAX
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, parse_nameaddr_list, split_commas
+from serpy.sip.uri import parse_uri
 from serpy.sip.via import Via, parse_via
 
 # One value each, and all of them needed (RFC 3261 §8.1.1); Max-Forwards may be missing (RFC 2543 clients).
@@ -361,6 +362,15 @@ class Request(Message):
         super().__init__(raw, start_line, names, lines, body, ends)
         self.method: Final = method
         self.request_uri: Final = request_uri
+
+    def check_mandatory(self) -> None:
+        """As for every message; also the Request-URI: its syntax when we know its scheme, and no headers in it.
+
+        Whether we serve the scheme (416) is not judged here.
+        """
+        if parse_uri(self.request_uri).headers:
+            raise ParseError("headers in the Request-URI", header="Request-URI", value=self.request_uri)
+        super().check_mandatory()
 
     def _check_cseq(self) -> None:
         if self.cseq.method != self.method:

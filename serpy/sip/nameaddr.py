@@ -88,8 +88,8 @@ def parse_nameaddr(text: str) -> NameAddr:
         if right < 0:
             raise ParseError("address without >", value=text)
         uri_text = text[left + 1 : right]
-        if not uri_text:
-            raise ParseError("empty address", value=text)
+        if not uri_text or " " in uri_text or "\t" in uri_text:
+            raise ParseError("empty or spaced address", value=text)
         right += 1
         if right == len(text):
             return NameAddr(display, uri_text, {})
@@ -131,18 +131,17 @@ def parse_params(text: str, start: int) -> dict[str, str]:
     pieces = split_outside_quotes(tail, ";")
     if len(pieces) > PARAMS_MAX:
         raise ParseError("too many parameters", value=text)
-    first = True
-    for piece in pieces:
-        if first:
-            first = False
-            continue
+    last = len(pieces) - 1
+    for at, piece in enumerate(pieces):
+        if at == 0:
+            continue  # what stands before the first semicolon: nothing
         name, equals, value = piece.partition("=")
         if not name.islower() or not name.isascii():
             name = ascii_lower(name)
         if not name.isalnum():
             name = name.strip(" \t")
-            if not name and not equals:
-                continue  # ";;" is not legal but harmless
+            if not name and not equals and at == last:
+                continue  # some phones end a value with ";"
             if not is_token(name):
                 raise ParseError("parameter name is not a token", value=text)
         if equals:
