@@ -80,6 +80,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("heartbeat_timeout", 10, "seconds of silence after which a process is replaced; 0 never", 0, 3600),
     _int("crash_limit", 50, "bugs a process survives before it is replaced; 0 = any number", 0),
     _int("max_parked", 1000, "messages per receiver that may wait for a database or DNS at once", 1, 100_000),
+    _str("store_policy", "refuse", "while the database is down: refuse (answer 500) or journal (keep in a file)"),
     # identity and addresses
     _int("server_id", 0, "this server's number in a farm"),
     Setting("listen", "list", "", "[proto:]address[:port], repeatable; none: all interfaces"),
@@ -193,6 +194,7 @@ class Settings:
     heartbeat_timeout: int
     crash_limit: int
     max_parked: int
+    store_policy: str
     server_id: int
     listen: list[str]
     alias: list[str]

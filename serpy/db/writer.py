@@ -36,7 +36,9 @@ INTERVAL_S: Final = 0.010  # between two datagrams of one process; adds at most 
 MAX_IN_FLIGHT: Final = 4  # datagrams; a unix socket may hold as few as 10 of all senders together
 MAX_WAITING: Final = 20_000  # requests kept for a store that does not answer
 CHECK_S: Final = 0.1  # how often an unanswered batch looks whether there is a new store
-RESEND_S: Final = 2.0  # a batch as old as this is sent again in any case
+RESEND_S: Final = 2.5  # a batch as old as this is sent again in any case
+MAX_RESENDS: Final = 100  # then the batch is given up: what is in it makes every store fail
+EXIT_WAIT_S: Final = 2.0
 TIMEOUT_S: Final = 5.0  # for the commit; the database's own deadline is shorter
 
 
@@ -56,13 +58,14 @@ class _Request:
 
 
 class _Sent:
-    __slots__ = ("again", "number", "requests", "sent_at", "store")
+    __slots__ = ("again", "number", "requests", "resends", "sent_at", "store")
 
     def __init__(self, number: int, requests: list[_Request]) -> None:
         self.number = number
         self.requests = requests
         self.sent_at = 0.0  # 0 = not yet: the socket was full
         self.again = False
+        self.resends = 0
         self.store = 0
 
 
@@ -163,16 +166,28 @@ class StoreClient:
     def flush(self) -> None:
         """Send what is queued, as far as the bound of unanswered datagrams allows."""
         while self._queue and len(self._sent) < MAX_IN_FLIGHT:
-            size = 0
-            requests: list[_Request] = []
-            while self._queue and (not requests or size + len(self._queue[0].data) <= MAX_FRAME):
-                request = self._queue.popleft()
-                size += len(request.data) + 8
-                requests.append(request)
-            self._next_number += 1
-            sent = _Sent(self._next_number, requests)
-            self._sent[sent.number] = sent
-            self._transmit(sent)
+            self._send_next()
+
+    def send_all(self) -> None:
+        """Send everything that is queued, without regard for that bound: this process ends. May take EXIT_WAIT_S."""
+        while self._queue:
+            self._send_next()
+        deadline = time.monotonic() + EXIT_WAIT_S
+        for sent in self._sent.values():
+            while not sent.sent_at and time.monotonic() < deadline:
+                time.sleep(0.005)
+                self._transmit(sent)
+
+    def _send_next(self) -> None:
+        requests: list[_Request] = []
+        size = 0
+        while self._queue and (not requests or size + len(self._queue[0].data) <= MAX_FRAME):
+            request = self._queue.popleft()
+            size += len(request.data) + 8
+            requests.append(request)
+        self._next_number += 1
+        sent = self._sent[self._next_number] = _Sent(self._next_number, requests)
+        self._transmit(sent)
 
     def _transmit(self, sent: _Sent) -> None:
         now = self._flushed_at = time.monotonic()
@@ -194,13 +209,22 @@ class StoreClient:
             return
         now = time.monotonic()
         store = self._store()
-        for sent in self._sent.values():
+        for sent in list(self._sent.values()):
             if sent.sent_at and (sent.store != store or now - sent.sent_at > RESEND_S):
-                sent.again = True
-                self.resent += 1
-                self._transmit(sent)
+                self._send_again(sent)
         if self._check_timer is None:
             self._check_timer = self._loop.call_at(now + CHECK_S, self._check)
+
+    def _send_again(self, sent: _Sent) -> None:
+        sent.again = True
+        sent.resends += 1
+        self.resent += 1
+        if sent.resends <= MAX_RESENDS:
+            self._transmit(sent)
+            return
+        log.error("%d requests given up: no store has answered them", len(sent.requests))
+        del self._sent[sent.number]
+        self._waiting -= len(sent.requests)
 
     # -- answers
 

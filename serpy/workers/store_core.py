@@ -79,6 +79,7 @@ class StoreCore:
         self._database_for = database_for
         self._send = send
         self._batches: list[_Batch] = []
+        self._committing: list[_Batch] = []
         self._senders: dict[int, _Sender] = {}
         self._unsent: list[tuple[int, bytes]] = []  # answers that found the socket full
 
@@ -112,6 +113,7 @@ class StoreCore:
         if not batches:
             return
         self._batches = []
+        self._committing = batches
         try:
             if self.backlog:
                 self._replay()
@@ -120,9 +122,27 @@ class StoreCore:
         except DatabaseDownError as exc:
             self._went_down(exc)
             errors = self._keep_or_refuse(batches, str(exc))
+        except BaseException:  # a bug: whoever sent this may try again
+            self._forget(batches)
+            raise
         else:
             self._came_up()
+        self._committing = []
         self._answer_all(batches, errors)
+
+    def take_back(self) -> None:
+        """Queue again what an abandoned ``commit`` was busy with (the process is ending while it waited)."""
+        for batch in self._committing:
+            batch.again = True
+        self._batches = self._committing + self._batches
+        self._committing = []
+
+    def _forget(self, batches: list[_Batch]) -> None:
+        self._committing = []
+        for batch in batches:
+            sender = self._senders.get(batch.slot)
+            if sender is not None and sender.incarnation == batch.incarnation:
+                sender.pending.discard(batch.number)
 
     def tick(self) -> None:
         """Once a second: replay what is kept, send answers that found a full socket."""
