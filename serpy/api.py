@@ -34,7 +34,7 @@ from serpy.sip.flow import Flow, Listener, Outgoing
 
 if TYPE_CHECKING:
     from serpy.config import Settings, Variables
-    from serpy.db.interface import Database, Row, Value
+    from serpy.db.interface import Database, Value
     from serpy.net.handoff import Channels
     from serpy.net.loop import Loop
     from serpy.shm.counters import Counters
@@ -95,12 +95,18 @@ class DomainService(Protocol):
     def is_local(self, host: str) -> bool:
         """True when *host*, in any case and without a port, is a served domain name."""
 
+    def did(self, host: str) -> str:
+        """The domain id of *host*, "" when it is not served. May park. Raises BackendError."""
+
 
 class CredentialsService(Protocol):
     """Where digest credentials come from (provided by ``auth_db``)."""
 
-    def credentials(self, table: str, username: str, realm: str, did: str) -> list[Row]:
-        """The usable rows, cached. Raises BackendError."""
+    def credentials(
+        self, table: str, username: str, realm: str, did: str, algorithm: str = "MD5"
+    ) -> list[tuple[str, list[tuple[str, str]]]]:
+        """(HA1 in hexadecimal, attributes to load) of every row to try for the whole digest *username*, cached; [] for
+        an unknown user, after the same work. *algorithm* is MD5 or SHA-256. May park. Raises BackendError."""
 
 
 class Hooks:

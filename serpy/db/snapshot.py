@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from serpy.errors import BackendError
 
@@ -40,9 +40,9 @@ class Snapshot(Generic[T]):
         self.is_loaded = False
         self._load: Final = load
         self._seen = -1
-        self._loading = False
+        self.is_loading = False
         self._retry_at = 0.0
-        self._counters: Counters = cast("Counters", None)
+        self._counters: Counters  # set by preload() and attach()
         self._open: Callable[[], Database] | None = None
 
     def preload(self, counters: Counters, open_database: Callable[[], Database]) -> None:
@@ -65,7 +65,7 @@ class Snapshot(Generic[T]):
         """Say how this child reaches its database."""
         self._counters = counters
         self._open = open_database
-        self._loading = False
+        self.is_loading = False
         self._retry_at = 0.0
 
     def is_current(self) -> bool:
@@ -92,12 +92,12 @@ class Snapshot(Generic[T]):
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if self._loading or now < self._retry_at:
+        if self.is_loading or now < self._retry_at:
             if not self.is_loaded:
                 raise BackendError(f"{self.name} is not loaded yet")
             return
         wanted = self._counters.generation(self.name)
-        self._loading = True
+        self.is_loading = True
         try:
             self.value = self._load(self._database())
             self.is_loaded = True
@@ -109,4 +109,4 @@ class Snapshot(Generic[T]):
                 raise
             log.warning("cannot reload %s, working with the old rows: %s", self.name, exc)
         finally:
-            self._loading = False
+            self.is_loading = False

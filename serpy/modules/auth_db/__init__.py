@@ -1,0 +1,124 @@
+"""Digest credentials from the database: the CredentialsService behind ``auth``.
+
+Rows are cached by (table, user, realm, did), so a warm server authenticates without the database; an unknown user is
+cached too. ``password_column`` holds the MD5 HA1, or the SHA-256 one (64 digits) for clients that use that.
+
+Runs in: udp receiver. Locks: none. RFC: 7616 §3.4.2, 8760.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from serpy.api import ConfigError, CredentialsService, Exports, Param, Server
+from serpy.db.cache import TtlCache
+from serpy.modules.auth_db.queries import Columns, Credential, Key, candidates, select_credentials
+
+if TYPE_CHECKING:
+    from serpy.db.interface import Database
+
+GENERATION: Final = "credentials"
+DEFAULT_DID: Final = "_default"
+
+
+class AuthDb:
+    """The module: parameters and the cached lookup."""
+
+    def __init__(self) -> None:
+        self.db_url = ""
+        self.username_column = "auth_username"
+        self.realm_column = "realm"
+        self.did_column = "did"
+        self.password_column = "ha1"  # noqa: S105 - a column name
+        self.password_column_2 = "ha1b"  # noqa: S105 - a column name
+        self.plain_password_column = "password"  # noqa: S105 - a column name
+        self.flags_column = "flags"
+        self.calculate_ha1 = 0
+        self.use_did = 0
+        self.check_all_ha1 = 0
+        self.load_credentials = "uid"
+        self.cache_ttl = 60
+        self.cache_negative_ttl = 5
+        self._columns: Columns  # set by init() and child_init()
+        self._server: Server  # set by init() and child_init()
+        self._cache: TtlCache[Key, list[Credential]]  # set by init() and child_init()
+
+    def init(self, server: Server) -> None:
+        """Check the parameters and offer the service."""
+        self._columns = Columns(
+            self.username_column, self.realm_column, self.did_column, self.flags_column,
+            self.plain_password_column if self.calculate_ha1 else self.password_column, self.password_column_2,
+            self._attributes(), plain=bool(self.calculate_ha1), use_did=bool(self.use_did),
+        )  # fmt: skip
+        server.counters.bump(GENERATION)  # from here on the number exists, and reading it is one look into a dict
+        server.provide(CredentialsService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+
+    def child_init(self, server: Server) -> None:
+        """Make this process's cache."""
+        self._server = server
+        self._cache = TtlCache(
+            server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
+            negative_ttl_s=float(self.cache_negative_ttl),
+        )  # fmt: skip
+
+    def credentials(
+        self, table: str, username: str, realm: str, did: str, algorithm: str = "MD5"
+    ) -> list[tuple[str, list[tuple[str, str]]]]:
+        """(HA1, attributes) of every row to try; see ``serpy.api.CredentialsService``."""
+        user = username.partition("@")[0]
+        rows = self._cache.get((table, user, realm, did if self.use_did else DEFAULT_DID))
+        if not self.check_all_ha1 and len(rows) > 1:
+            rows = rows[:1]
+        return candidates(rows, username, realm, algorithm, is_plain=bool(self.calculate_ha1))
+
+    def _load(self, key: Key) -> list[Credential]:
+        database: Database = self._server.database(self.db_url)
+        return select_credentials(database, self._columns, key)
+
+    def _attributes(self) -> list[tuple[str, str]]:
+        """(column, attribute) pairs of ``load_credentials``: ``uid``, or ``column = $attribute | column`` …"""
+        pairs: list[tuple[str, str]] = []
+        for item in self.load_credentials.replace("|", ",").split(","):
+            left, equals, right = item.strip(" \t").partition("=")
+            left = left.strip(" \t")
+            if not left and not equals:
+                continue
+            column = right.strip(" \t") if equals else left
+            name = left.removeprefix("$").removeprefix("fu.").removeprefix("s:")
+            if not column or not name:
+                raise ConfigError(
+                    f"auth_db: load_credentials: cannot read {item!r}", hint='use "uid" or "$attr=column"'
+                )
+            pairs.append((column, name))
+        return pairs
+
+
+def _positive(value: object) -> str:
+    return "" if isinstance(value, int) and value > 0 else "must be at least 1"
+
+
+def exports() -> Exports:
+    """The module's export table."""
+    module = AuthDb()
+    return Exports(
+        name="auth_db",
+        module=module,
+        params=(
+            Param("db_url", "str", "", "database with the credentials table"),
+            Param("username_column", "str", "auth_username", "column: digest username without a domain"),
+            Param("realm_column", "str", "realm", "column: realm"),
+            Param("did_column", "str", "did", "column: domain id, used with use_did"),
+            Param("password_column", "str", "ha1", "column: HA1 of user:realm:password"),
+            Param("password_column_2", "str", "ha1b", "column: HA1 of user@realm:realm:password"),
+            Param("plain_password_column", "str", "password", "column: clear-text password, used with calculate_ha1"),
+            Param("flags_column", "str", "flags", "column: flags"),
+            Param("calculate_ha1", "int", 0, "1 compute HA1 from the clear-text password"),
+            Param("use_did", "int", 0, "1 also select by domain id"),
+            Param("check_all_ha1", "int", 0, "1 try every matching row, 0 only the first"),
+            Param("load_credentials", "str", "uid", "columns to load into from-user attributes: a,b or $attr=column"),
+            Param("cache_ttl", "int", 60, "seconds credentials are kept before they are read again", check=_positive),
+            Param("cache_negative_ttl", "int", 5, "the same for unknown users", check=_positive),
+        ),
+        init=module.init,
+        child_init=module.child_init,
+    )

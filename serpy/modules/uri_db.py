@@ -1,0 +1,195 @@
+"""From a URI to the uid it belongs to: the ``uri`` table by (user, did, scheme), cached, unknown URIs included.
+
+User parts are compared after their escapes are resolved (RFC 3261 §19.1.4), else byte by byte with what is stored.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §19.1.4.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from serpy.api import (
+    FALSE,
+    TRUE,
+    Arg,
+    AvpName,
+    BackendError,
+    Context,
+    DomainService,
+    Exports,
+    Function,
+    Param,
+    ParseError,
+    Routes,
+    Server,
+)
+from serpy.db.cache import TtlCache
+from serpy.script.attribute_rows import is_usable
+from serpy.script.avps import CLASS_ANY, TO_USER, TRACK_TO, parse_avp_name
+from serpy.sip.uri import parse_uri, unescape
+
+if TYPE_CHECKING:
+    from serpy.db.interface import Value
+
+log = logging.getLogger(__name__)
+
+GENERATION: Final = "uri"
+DEFAULT_DID: Final = "_default"
+ERROR: Final = -2
+CANON: Final = 4
+IS_TO: Final = 8
+IS_FROM: Final = 16
+_SCHEMES: Final = frozenset(("sip", "sips", "tel", "tels"))
+_CANONICAL: Final = "ruri_canonical"
+
+Key = tuple[str, str, str]
+"""(user, did, scheme)."""
+Found = list[tuple[str, int]]
+"""Usable rows: uid and flags."""
+
+
+class UriDb:
+    """The module: parameters, cached lookup, script functions."""
+
+    def __init__(self) -> None:
+        self.db_url = ""
+        self.uri_table = "uri"
+        self.uid_column = "uid"
+        self.did_column = "did"
+        self.username_column = "username"
+        self.flags_column = "flags"
+        self.scheme_column = "scheme"
+        self.cache_ttl = 60
+        self.cache_negative_ttl = 5
+        self._domains: DomainService | None = None
+        self._server: Server  # set by init() and child_init()
+        self._cache: TtlCache[Key, Found]  # set by init() and child_init()
+        self._from_uid: Final = parse_avp_name("$fu.uid")
+        self._to_uid: Final = parse_avp_name("$tu.uid")
+
+    def init(self, server: Server) -> None:
+        """Make the generation number exist."""
+        server.counters.bump(GENERATION)
+
+    def child_init(self, server: Server) -> None:
+        """Make this process's cache and find out who knows the domains."""
+        self._server = server
+        self._domains = server.find(DomainService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._cache = TtlCache(
+            server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
+            negative_ttl_s=float(self.cache_negative_ttl),
+        )  # fmt: skip
+
+    # -- script ---------------------------------------------------------------------------------------------------
+
+    def lookup_user(self, ctx: Context, what: AvpName, *uri: str | int | None) -> int:
+        """Store the uid of a URI in an attribute: 1; -1 unknown, -2 no database.
+
+        Two arguments: the attribute and the URI. One: ``Request-URI`` or ``To`` (into ``$tu.uid``), ``From``
+        (into ``$fu.uid``); these also set ``ruri_canonical`` in the to-user list.
+        """
+        if uri:
+            text = uri[0]
+            return self._store(ctx, what, text, False) if isinstance(text, str) else FALSE
+        named = _named_uri(ctx, what)
+        if named is None:
+            return FALSE
+        return self._store(ctx, self._from_uid if what.name == "From" else self._to_uid, named, what.name != "From")
+
+    def check_uri(self, ctx: Context, what: AvpName, *uri: str | int | None) -> int:
+        """The same as ``lookup_user`` without storing anything."""
+        text = uri[0] if uri else _named_uri(ctx, what)
+        if not isinstance(text, str):
+            return FALSE
+        is_to = what.track == TRACK_TO if uri else what.name != "From"
+        try:
+            return FALSE if self._find(text, IS_TO if is_to else IS_FROM) is None else TRUE
+        except BackendError as exc:
+            log.debug("check_uri: %s", exc)
+            return ERROR
+
+    def _store(self, ctx: Context, target: AvpName, uri: str, with_canonical: bool) -> int:
+        try:
+            found = self._find(uri, IS_TO if target.track == TRACK_TO else IS_FROM)
+        except BackendError as exc:
+            log.debug("lookup_user: %s", exc)
+            return ERROR
+        if found is None:
+            return FALSE
+        ctx.avps.add(target.write_list, target.name, found[0])
+        if with_canonical and found[1] & CANON:
+            ctx.avps.set(TO_USER, _CANONICAL, "1")
+        return TRUE
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    def _find(self, text: str, direction: int) -> tuple[str, int] | None:
+        """(uid, flags) of the first row usable in this direction. May park. Raises BackendError."""
+        try:
+            uri = parse_uri(text)
+        except ParseError:
+            return None
+        if not uri.user or uri.scheme not in _SCHEMES:
+            return None
+        did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
+        for row in self._cache.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme)):
+            if row[1] & direction:
+                return row
+        return None
+
+    def _load(self, key: Key) -> Found:
+        where: dict[str, Value] = {self.username_column: key[0], self.did_column: key[1], self.scheme_column: key[2]}
+        rows = self._server.database(self.db_url).select(self.uri_table, (self.uid_column, self.flags_column), where)
+        return [
+            (uid, flags) for uid, flags in rows if isinstance(uid, str) and isinstance(flags, int) and is_usable(flags)
+        ]
+
+
+def _named_uri(ctx: Context, what: AvpName) -> str | None:
+    """The URI that the one-argument form names; None for an unknown name or a message without it."""
+    if what.cls != CLASS_ANY or ctx.request is None:
+        return None
+    try:
+        if what.name == "Request-URI":
+            return ctx.request_uri
+        if what.name == "From":
+            return ctx.request.from_.uri_text
+        if what.name == "To":
+            return ctx.request.to.uri_text
+    except ParseError:
+        return None
+    return None
+
+
+def _positive(value: object) -> str:
+    return "" if isinstance(value, int) and value > 0 else "must be at least 1"
+
+
+def exports() -> Exports:
+    """The module's export table."""
+    module = UriDb()
+    arguments = (Arg.AVP, Arg.VALUE)
+    main = Routes.REQUEST | Routes.FAILURE | Routes.EVENT
+    return Exports(
+        name="uri_db",
+        module=module,
+        functions=(
+            Function("lookup_user", module.lookup_user, arguments, 1, main, "store the uid of a URI in an attribute"),
+            Function("check_uri", module.check_uri, arguments, 1, main, "true when the URI belongs to a user"),
+        ),
+        params=(
+            Param("db_url", "str", "", "database with the uri table"),
+            Param("uri_table", "str", "uri", "table of URIs"),
+            Param("uid_column", "str", "uid", "column: user id"),
+            Param("did_column", "str", "did", "column: domain id"),
+            Param("username_column", "str", "username", "column: user part"),
+            Param("flags_column", "str", "flags", "column: flags"),
+            Param("scheme_column", "str", "scheme", "column: sip, sips, tel or tels"),
+            Param("cache_ttl", "int", 60, "seconds a URI is kept before it is read again", check=_positive),
+            Param("cache_negative_ttl", "int", 5, "the same for unknown URIs", check=_positive),
+        ),
+        init=module.init,
+        child_init=module.child_init,
+    )
