@@ -195,19 +195,21 @@ class Registrar:
             wall_now=ctx.wall_now,
         )
 
-    def _owner(self, ctx: Context) -> int:
-        """The server id of the binding: the attribute when it is a number, else our own."""
+    def _named_owner(self, ctx: Context) -> int:
+        """The server id in the attribute, -1 when it is absent or not a number."""
         value = ctx.avps.search(self._server_id_name, TRACK_FROM)
         if isinstance(value, str):
-            if value.isascii() and value.isdigit() and len(value) <= 9:
-                return int(value)
-            return self._server_id
-        return self._server_id if value is None or not 0 <= value < 1 << 31 else value
+            return int(value) if value.isascii() and value.isdigit() and len(value) <= 9 else -1
+        return value if value is not None and 0 <= value < 1 << 31 else -1
+
+    def _owner(self, ctx: Context) -> int:
+        """The server id of the binding: the one named, else our own."""
+        named = self._named_owner(ctx)
+        return named if named >= 0 else self._server_id
 
     def _is_own_replica(self, ctx: Context) -> bool:
         """True for our own multicast coming back: applying it would take the row away from the database."""
-        known = ctx.avps.search(self._server_id_name, TRACK_FROM)
-        return known is not None and self._server_id != 0 and self._owner(ctx) == self._server_id
+        return self._server_id != 0 and self._named_owner(ctx) == self._server_id
 
     def _answer(self, ctx: Context, outcome: Outcome) -> int:
         if not self._reply.reply(ctx, outcome.status, outcome.reason, outcome.headers()):
