@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.api import FALSE, STOP, TRUE, Arg, Context, Exports, Function, Param, ParseError, Routes, Server
+from serpy.api import FALSE, STOP, TRUE, Arg, Context, Exports, Function, Param, ParseError, Server
+from serpy.config import Variables
 
 NAME: Final = "maxfwd"
 _UNREADABLE: Final = -1
 _MISSING: Final = -2
 _LARGEST: Final = 255  # RFC 3261 §20.22
+_HELP: Final = "highest Max-Forwards that leaves us, 0 is no limit"
 
 
 class MaxForwards:
@@ -23,22 +25,21 @@ class MaxForwards:
 
     def __init__(self) -> None:
         self.max_limit = _LARGEST
-        self._server: Server | None = None
-        self._follows_variable = False
+        self._variables: Variables | None = None
 
     def init(self, server: Server) -> None:
-        """Remember the server; called in the master."""
-        self._server = server
-        self._follows_variable = server.variables is not None
+        """Make the parameter the start value of the run-time variable; called in the master."""
+        variables: Variables | None = server.variables
+        if variables is not None:
+            variables.declare(NAME, "max_limit", "int", self.max_limit, _HELP)
+        self._variables = variables
 
     def limit(self) -> int:
         """The highest value that leaves us, 0 for no limit."""
-        if self._follows_variable and self._server is not None:
-            value = self._server.variables.get(NAME, "max_limit")
-            # The variable starts at its declared default: until somebody changes it, the parameter rules.
-            if isinstance(value, int) and value != _LARGEST:
-                return value
-        return self.max_limit
+        if self._variables is None:
+            return self.max_limit
+        value = self._variables.get(NAME, "max_limit")
+        return value if isinstance(value, int) else self.max_limit
 
     def process(self, ctx: Context, start: int) -> int:
         """Lower the header by one, or add it with *start*. False when it was 0 already."""
@@ -97,7 +98,7 @@ def exports() -> Exports:
             Function("mf_process_maxfwd_header", module.process, (Arg.INT,), summary=summary),
             Function("process_maxfwd", module.process, (Arg.INT,), summary=summary),
             Function("mf_lowlimit", module.is_below, (Arg.INT,), summary=low),
-            Function("is_maxfwd_lt", module.is_below, (Arg.INT,), routes=Routes.REQUEST, summary=low),
+            Function("is_maxfwd_lt", module.is_below, (Arg.INT,), summary=low),
         ),
         params=(
             Param(
@@ -110,5 +111,5 @@ def exports() -> Exports:
             ),
         ),
         init=module.init,
-        variables={NAME: {"max_limit": ("int", _LARGEST, "highest Max-Forwards that leaves us, 0 is no limit")}},
+        variables={NAME: {"max_limit": ("int", _LARGEST, _HELP)}},
     )
