@@ -1,0 +1,170 @@
+"""sl: answer a request without a transaction, or through the one it has.
+
+The work is done in ``serpy.transaction.stateless``; this is its script face, and the ``ReplyService`` other modules
+answer with. An ACK to an answer sent here never reaches the script: the pipeline swallows it by its To tag.
+
+Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §8.2.6, §8.2.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from serpy.api import (
+    FALSE,
+    TRUE,
+    Arg,
+    Context,
+    Exports,
+    Function,
+    Param,
+    ReplyService,
+    Routes,
+    Rpc,
+    Server,
+    TransactionService,
+)
+from serpy.sip.status import reason_phrase
+from serpy.transaction.server import ServerTransaction
+from serpy.transaction.stateless import StatelessReplies, redirect_contacts
+
+if TYPE_CHECKING:
+    from serpy.shm.counters import Counters
+
+NAME: Final = "sl"
+COUNTERS: Final = (
+    ("sl.sent", "stateless replies sent"),
+    ("sl.failed", "stateless replies that could not be sent"),
+    ("sl.acks", "ACKs to stateless replies swallowed"),
+    ("sl.1xx", "stateless provisional replies"),
+    ("sl.2xx", "stateless 2xx replies"),
+    ("sl.3xx", "stateless 3xx replies"),
+    ("sl.4xx", "stateless 4xx replies"),
+    ("sl.5xx", "stateless 5xx replies"),
+    ("sl.6xx", "stateless 6xx replies"),
+)
+
+# What sl_reply_error says for each core error (minus the status); anything else is a 500.
+ERROR_PHRASES: Final = {
+    400: "Bad Request",
+    416: "Unsupported URI Scheme",
+    440: "Max-Breadth Exceeded",
+    477: "Unfortunately error on sending to next hop occurred",
+    478: "Unresolvable destination",
+    479: "Bad URI",
+    482: "Loop Detected",
+    483: "Too Many Hops",
+    487: "Request Terminated",
+    500: "I'm terribly sorry, server error occurred",
+    503: "Service Unavailable",
+}
+
+
+def error_status(last_error: int) -> int:
+    """The status to answer for a core error of ``Context.last_error``."""
+    status = -last_error
+    return status if status in ERROR_PHRASES else 500
+
+
+class Sl:
+    """The module of one process."""
+
+    def __init__(self) -> None:
+        self.default_code = 500
+        self.default_reason = "Internal Server Error"
+        self.bind_tm = 1
+        self.server: Server | None = None
+        self._replies: StatelessReplies | None = None
+        self._transactions: TransactionService | None = None
+        self._counters: Counters | None = None
+
+    def init(self, server: Server) -> None:
+        """In the master: offer the service and declare the counters."""
+        self.server = server
+        server.provide(ReplyService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        if server.counters is not None:
+            for name, text in COUNTERS:
+                server.counters.declare(name, text)
+            self._counters = server.counters
+
+    def _bound(self) -> StatelessReplies:
+        """The stateless replies of this process; looked up once, because the pipeline is made after the modules."""
+        replies = self._replies
+        if replies is None:
+            assert self.server is not None
+            replies = self._replies = self.server.bind(StatelessReplies)
+            if self.bind_tm:
+                self._transactions = self.server.find(TransactionService)  # type: ignore[type-abstract]  # likewise
+        return replies
+
+    def reply(
+        self, ctx: Context, status: int, reason: str = "", headers: Sequence[str] = (), body: bytes = b""
+    ) -> bool:
+        """See ``serpy.api.ReplyService``."""
+        request = ctx.request
+        if request is None or request.method == "ACK":
+            return False
+        replies = self._bound()
+        if 300 <= status < 400 and not any(line[:8].lower() == "contact:" for line in headers):
+            headers = [*headers, *redirect_contacts(ctx)]
+        transaction = ctx.transaction
+        if self._transactions is not None and isinstance(transaction, ServerTransaction) and not transaction.replicated:
+            return self._transactions.reply(ctx, status, reason, headers, body)
+        return replies.reply(ctx, status, reason or reason_phrase(status), headers, body)
+
+    def sl_reply(self, ctx: Context, status: str | int | None = None, reason: str | int | None = None) -> int:
+        """Script face of ``reply``: -1 for an ACK or when nothing could be sent."""
+        code = _status(status)
+        if code == 0:
+            code = self.default_code
+        text = self.default_reason if status is None else ""
+        if reason is not None:
+            text = str(reason)
+        return TRUE if self.reply(ctx, code, text) else FALSE
+
+    def sl_reply_error(self, ctx: Context) -> int:
+        """Answer what the last core error deserves."""
+        status = error_status(ctx.last_error)
+        return TRUE if self.reply(ctx, status, f"{ERROR_PHRASES[status]} ({status}/SL)") else FALSE
+
+    def stats(self) -> dict[str, int]:
+        """Stateless replies by class, and the ACKs to them."""
+        if self._counters is None:
+            return {}
+        values = self._counters.snapshot()
+        return {name.removeprefix("sl."): values.get(name, 0) for name, _ in COUNTERS}
+
+
+def _status(value: str | int | None) -> int:
+    """A status given as number or text, 0 when it is none."""
+    if isinstance(value, int):
+        return value if 100 <= value <= 699 else 0
+    if value is not None and len(value) == 3 and value.isascii() and value.isdigit() and value >= "100":
+        return int(value)
+    return 0
+
+
+def exports() -> Exports:
+    """A fresh instance of the module."""
+    module = Sl()
+    reply_args = (Arg.VALUE, Arg.VALUE)
+    anywhere = Routes.REQUEST | Routes.FAILURE | Routes.EVENT
+    return Exports(
+        name=NAME,
+        module=module,
+        functions=(
+            Function("sl_reply", module.sl_reply, reply_args, 2, anywhere, "answer the request"),
+            Function("sl_send_reply", module.sl_reply, reply_args, 2, anywhere, "answer the request"),
+            Function("send_reply", module.sl_reply, reply_args, 2, anywhere, "answer the request"),
+            Function("sl_reply_error", module.sl_reply_error, (), 0, anywhere, "answer the last core error"),
+            Function("send_reply_error", module.sl_reply_error, (), 0, anywhere, "answer the last core error"),
+        ),
+        params=(
+            Param("default_code", "int", 500, "status of a reply without one"),
+            Param("default_reason", "str", "Internal Server Error", "reason of a reply without one"),
+            Param("bind_tm", "int", 1, "reply through the request's transaction when it has one"),
+        ),
+        rpc=(Rpc("sl.stats", module.stats),),
+        init=module.init,
+    )

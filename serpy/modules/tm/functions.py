@@ -1,0 +1,529 @@
+"""The script functions, parameters and counters of tm; everything they do happens in ``serpy.transaction``.
+
+A retransmission, a CANCEL's INVITE and the ACK to a negative answer are matched by the pipeline before the script
+runs, so these functions only ever see what is new.
+
+Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from serpy.api import (
+    FALSE,
+    STOP,
+    TRUE,
+    Arg,
+    AvpName,
+    Context,
+    Exports,
+    Function,
+    Param,
+    Routes,
+    Rpc,
+    Server,
+    TransactionService,
+)
+from serpy.modules.tm.routes import ScriptRoutes
+from serpy.script.avps import parse_avp_name
+from serpy.script.context import FAILURE, ONREPLY
+from serpy.sip.message import Request
+from serpy.transaction.forward import E_BAD_REQUEST, Forwarder, is_address
+from serpy.transaction.layer import TransactionLayer, TransactionUser
+from serpy.transaction.relay import relay
+from serpy.transaction.response_context import statuses
+from serpy.transaction.server import ServerTransaction
+from serpy.transaction.settings import TransactionSettings
+from serpy.transaction.stateless import StatelessReplies, redirect_contacts
+
+NAME: Final = "tm"
+FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
+COUNTERS: Final = (
+    ("tm.created", "transactions created"),
+    ("tm.current", "transactions in memory"),
+    ("tm.local_replies", "replies made here"),
+    ("tm.relayed_replies", "replies passed on"),
+    ("tm.retransmissions", "requests sent again"),
+    ("tm.absorbed", "requests received again"),
+    ("tm.timeouts", "branches that never answered"),
+    ("tm.final_2xx", "transactions answered 2xx"),
+    ("tm.final_3xx", "transactions answered 3xx"),
+    ("tm.final_4xx", "transactions answered 4xx"),
+    ("tm.final_5xx", "transactions answered 5xx"),
+    ("tm.final_6xx", "transactions answered 6xx"),
+)
+FORWARD_UNMATCHED_CANCEL_STATEFULLY: Final = 0
+FORWARD_UNMATCHED_CANCEL_STATELESSLY: Final = 1
+
+
+class Tm:
+    """The module of one process. Parameters are as the administrator wrote them (milliseconds)."""
+
+    def __init__(self) -> None:
+        self.fr_timer = 30000
+        self.fr_inv_timer = 120000
+        self.fr_inv_timer_next = 30000
+        self.wt_timer = 5000
+        self.delete_timer = 200
+        self.retr_timer1 = 500
+        self.retr_timer2 = 4000
+        self.max_inv_lifetime = 180000
+        self.max_noninv_lifetime = 32000
+        self.failure_reply_mode = 0
+        self.default_code = 500
+        self.default_reason = "Server Internal Error"
+        self.disable_6xx_block = 0
+        self.auto_inv_100 = 1
+        self.auto_inv_100_reason = "Trying"
+        self.restart_fr_on_each_reply = 1
+        self.noisy_ctimer = 1
+        self.aggregate_challenges = 1
+        self.unmatched_cancel = 0
+        self.reparse_invite = 1
+        self.ac_extra_hdrs = ""
+        self.ruri_matching = 1
+        self.via1_matching = 1
+        self.cancel_b_method = 1
+        self.local_cancel_reason = 1
+        self.e2e_cancel_reason = 1
+        self.fr_timer_avp = ""
+        self.fr_inv_timer_avp = ""
+        self.contacts_avp = ""
+        self.settings = TransactionSettings()
+        self.routes = ScriptRoutes()
+        self.server: Server | None = None
+        self._fr_avp: AvpName | None = None
+        self._fr_inv_avp: AvpName | None = None
+        self._layer: TransactionLayer | None = None
+        self._forwarder: Forwarder | None = None
+
+    def init(self, server: Server) -> None:
+        """In the master: parameters to settings, services, counters."""
+        self.server = server
+        settings = self.settings
+        settings.fr_timer_s = self.fr_timer / 1000
+        settings.fr_inv_timer_s = self.fr_inv_timer / 1000
+        settings.wt_timer_s = self.wt_timer / 1000
+        settings.retr_timer1_s = self.retr_timer1 / 1000
+        settings.retr_timer2_s = self.retr_timer2 / 1000
+        settings.max_inv_lifetime_s = self.max_inv_lifetime / 1000
+        settings.max_noninv_lifetime_s = self.max_noninv_lifetime / 1000
+        settings.auto_inv_100 = self.auto_inv_100 != 0
+        settings.auto_inv_100_reason = self.auto_inv_100_reason
+        settings.restart_fr_on_each_reply = self.restart_fr_on_each_reply != 0
+        settings.aggregate_challenges = self.aggregate_challenges != 0
+        settings.disable_6xx_block = self.disable_6xx_block != 0
+        settings.cancel_b_method = self.cancel_b_method
+        settings.default_code = self.default_code
+        settings.default_reason = self.default_reason
+        if self.fr_timer_avp:
+            self._fr_avp = parse_avp_name(self.fr_timer_avp)
+        if self.fr_inv_timer_avp:
+            self._fr_inv_avp = parse_avp_name(self.fr_inv_timer_avp)
+        server.provide(TransactionSettings, settings)
+        server.provide(TransactionUser, self.routes)
+        server.provide(TransactionService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        if server.counters is not None:
+            for name, text in COUNTERS:
+                server.counters.declare(name, text)
+
+    @property
+    def layer(self) -> TransactionLayer:
+        """The transactions of this process; looked up once, because the pipeline is made after the modules."""
+        layer = self._layer
+        if layer is None:
+            assert self.server is not None
+            layer = self._layer = self.server.bind(TransactionLayer)
+            self._forwarder = self.server.bind(Forwarder)
+            self.routes.layer = layer
+            self.routes.program = self.server.program
+        return layer
+
+    @property
+    def forwarder(self) -> Forwarder:
+        """The way out of this process."""
+        if self._forwarder is None:
+            self.layer  # noqa: B018 - binds both
+        assert self._forwarder is not None
+        return self._forwarder
+
+    # --- TransactionService
+
+    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
+        """See ``serpy.api.TransactionService``."""
+        server = ctx.transaction
+        if not isinstance(server, ServerTransaction):
+            return False
+        return self.layer.reply(server, status, reason, ctx.now, headers, body)
+
+    # --- relaying
+
+    def t_relay(self, ctx: Context) -> int:
+        """Forward statefully to the destination set; ACK statelessly, a matched CANCEL hop by hop."""
+        request = ctx.request
+        if request is None:
+            return E_BAD_REQUEST
+        method = request.method
+        if method == "ACK":
+            return TRUE if self.forwarder.forward(ctx) else ctx.last_error
+        if method == "CANCEL" and ctx.kind != FAILURE:
+            if self._cancel(ctx, request):
+                return TRUE
+            if self.unmatched_cancel != FORWARD_UNMATCHED_CANCEL_STATEFULLY:
+                if self.unmatched_cancel == FORWARD_UNMATCHED_CANCEL_STATELESSLY:
+                    return TRUE if self.forwarder.forward(ctx) else ctx.last_error
+                return TRUE
+        server = self._transaction(ctx, request)
+        result = relay(self.layer, self.forwarder, server, ctx, ctx.now)
+        if result < 0:
+            ctx.last_error = result
+            if ctx.kind != FAILURE:
+                server.delayed_error = -result
+        return result
+
+    def t_relay_to_udp(self, ctx: Context, host: str | int | None, port: str | int | None = None) -> int:
+        """``t_relay`` to a given next hop; the Request-URI stays."""
+        target = hop_uri(host, port)
+        if not target:
+            ctx.last_error = E_BAD_REQUEST
+            return FALSE
+        ctx.dst_uri = target
+        ctx.uri_consumed = False
+        return self.t_relay(ctx)
+
+    def t_replicate(self, ctx: Context, host: str | int | None, port: str | int | None = None) -> int:
+        """Send a stateful copy to another server; what it answers goes nowhere."""
+        request = ctx.request
+        target = hop_uri(host, port)
+        if request is None or not target or request.method in {"ACK", "CANCEL"}:
+            return FALSE
+        server = self._transaction(ctx, request)
+        server.replicated = True
+        kept, branches = ctx.dst_uri, ctx.branches
+        ctx.dst_uri, ctx.branches, ctx.uri_consumed = target, [], False
+        result = relay(self.layer, self.forwarder, server, ctx, ctx.now)
+        ctx.dst_uri, ctx.branches, ctx.uri_consumed = kept, branches, False
+        return TRUE if result > 0 else FALSE
+
+    def t_newtran(self, ctx: Context) -> int:
+        """Create the transaction without forwarding anything yet."""
+        request = ctx.request
+        if request is None or request.method == "ACK":
+            return E_BAD_REQUEST
+        self._transaction(ctx, request)
+        return TRUE
+
+    def t_relay_cancel(self, ctx: Context) -> int:
+        """A CANCEL whose INVITE is here: answer it, cancel the branches, end the script. True without a match."""
+        request = ctx.request
+        if request is None or request.method != "CANCEL":
+            return E_BAD_REQUEST
+        return STOP if self._cancel(ctx, request) else TRUE
+
+    def t_release(self, ctx: Context) -> int:
+        """Forget a transaction that sent nothing."""
+        server = ctx.transaction
+        if not isinstance(server, ServerTransaction) or server.branches:
+            return FALSE
+        ctx.transaction = None
+        self.layer.destroy(server)
+        return TRUE
+
+    def _cancel(self, ctx: Context, request: Request) -> bool:
+        """Act on a CANCEL: False when its INVITE is not here."""
+        layer = self.layer
+        invite = layer.find_invite(request)
+        if invite is None:
+            return False
+        # §9.2: the answer carries the To tag of what the INVITE is answered with. It needs no transaction of its
+        # own: a repeated CANCEL finds the INVITE again and gets the same answer.
+        assert self.server is not None
+        self.server.bind(StatelessReplies).reply(ctx, 200, "canceling")
+        layer.cancel_request(invite, ctx.now)
+        return True
+
+    def _transaction(self, ctx: Context, request: Request) -> ServerTransaction:
+        found = ctx.transaction
+        if isinstance(found, ServerTransaction):
+            return found
+        server = self.layer.create(ctx, request, ctx.now)
+        if ctx.notes:
+            timers = ctx.notes.get(FR_NOTE)
+            if isinstance(timers, tuple):
+                server.fr_inv_s, server.fr_s = timers
+        if self._fr_avp is not None:
+            server.fr_s = seconds(ctx.avps.read(self._fr_avp)) or server.fr_s
+        if self._fr_inv_avp is not None:
+            server.fr_inv_s = seconds(ctx.avps.read(self._fr_inv_avp)) or server.fr_inv_s
+        return server
+
+    # --- arming
+
+    def t_on_failure(self, ctx: Context, name: str) -> int:
+        """Run failure_route[name] when every branch has failed; "0" for none."""
+        owner(ctx).on_failure = "" if name == "0" else name
+        return TRUE
+
+    def t_on_reply(self, ctx: Context, name: str) -> int:
+        """Run onreply_route[name] for each reply of the branches made from now on; "0" for none."""
+        owner(ctx).on_reply = "" if name == "0" else name
+        return TRUE
+
+    def t_on_branch(self, ctx: Context, name: str) -> int:
+        """Run branch_route[name] for each branch before it leaves; "0" for none."""
+        owner(ctx).on_branch = "" if name == "0" else name
+        return TRUE
+
+    def t_set_fr(self, ctx: Context, invite_ms: int, fr_ms: int = 0) -> int:
+        """How long this transaction waits: after a provisional, and before one. 0 leaves the module's value."""
+        if invite_ms < 0 or fr_ms < 0:
+            return FALSE
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction):
+            server.fr_inv_s = invite_ms / 1000 or server.fr_inv_s
+            server.fr_s = fr_ms / 1000 or server.fr_s
+        else:
+            ctx.notes[FR_NOTE] = (invite_ms / 1000, fr_ms / 1000)
+        return TRUE
+
+    # --- replying
+
+    def t_reply(self, ctx: Context, status: str | int | None, reason: str | int | None) -> int:
+        """Answer through the transaction, which is made when there is none yet. A 3xx carries the destination set."""
+        request = ctx.request
+        code = reply_status(status)
+        if request is None or request.method == "ACK" or code == 0:
+            return FALSE
+        server = self._transaction(ctx, request)
+        headers: list[str] = []
+        if 300 <= code < 400 and ctx.kind != ONREPLY:
+            headers = redirect_contacts(ctx)
+        if not self.layer.reply(server, code, "" if reason is None else str(reason), ctx.now, headers):
+            return FALSE
+        server.delayed_error = 0
+        return TRUE
+
+    def t_retransmit_reply(self, ctx: Context) -> int:
+        """Send the last answer of the transaction again."""
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction) and self.layer.retransmit_reply(server):
+            return TRUE
+        return FALSE
+
+    # --- asking
+
+    def t_check_status(self, ctx: Context, expression: re.Pattern[str]) -> int:
+        """Match the current status: the winner's, this reply's, or the last one sent."""
+        status = ctx.status
+        server = ctx.transaction
+        if ctx.kind not in {FAILURE, ONREPLY} and isinstance(server, ServerTransaction):
+            status = server.status
+        return TRUE if status and expression.search(str(status)) else FALSE
+
+    def t_lookup_request(self, ctx: Context) -> int:
+        """True when this request has a transaction."""
+        return TRUE if ctx.transaction is not None else FALSE
+
+    def t_lookup_cancel(self, ctx: Context) -> int:
+        """True for a CANCEL whose INVITE is here."""
+        request = ctx.request
+        if request is None or request.method != "CANCEL":
+            return FALSE
+        return TRUE if self.layer.find_invite(request) is not None else FALSE
+
+    def t_check_trans(self, ctx: Context) -> int:
+        """True when this request belongs to a transaction: its own, or for CANCEL and ACK the INVITE's."""
+        request = ctx.request
+        if request is not None and request.method in {"ACK", "CANCEL"}:
+            return TRUE if self.layer.find_invite(request) is not None else FALSE
+        return TRUE if ctx.transaction is not None else FALSE
+
+    def t_precheck_trans(self, ctx: Context) -> int:  # noqa: ARG002
+        """Never true: a repeated request does not come as far as the script."""
+        return FALSE
+
+    def t_is_canceled(self, ctx: Context) -> int:
+        """True when the caller has sent CANCEL."""
+        server = ctx.transaction
+        return TRUE if isinstance(server, ServerTransaction) and server.cancelled else FALSE
+
+    def t_any_timeout(self, ctx: Context) -> int:
+        """True when some branch got no answer in time."""
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction):
+            for branch in server.branches:
+                if branch.timed_out:
+                    return TRUE
+        return FALSE
+
+    def t_branch_timeout(self, ctx: Context) -> int:
+        """In a failure route: true when the chosen branch got no answer in time."""
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction) and ctx.branch_index < len(server.branches):
+            return TRUE if server.branches[ctx.branch_index].timed_out else FALSE
+        return FALSE
+
+    def t_any_replied(self, ctx: Context) -> int:
+        """True when some branch has received anything."""
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction):
+            for branch in server.branches:
+                if branch.replied:
+                    return TRUE
+        return FALSE
+
+    def t_grep_status(self, ctx: Context, status: int) -> int:
+        """True when some branch ended with *status*."""
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction) and status in statuses(server.branches):
+            return TRUE
+        return FALSE
+
+    def t_drop_replies(self, ctx: Context) -> int:
+        """In a failure route: let none of the answers so far be chosen any more."""
+        server = ctx.transaction
+        if not isinstance(server, ServerTransaction):
+            return FALSE
+        for branch in server.branches:
+            if branch.status >= 300:
+                branch.dropped = True
+        return TRUE
+
+    def t_is_set(self, ctx: Context, what: str) -> int:
+        """True when a failure_route, branch_route or onreply_route is armed."""
+        script = owner(ctx)
+        armed = {"failure_route": script.on_failure, "branch_route": script.on_branch, "onreply_route": script.on_reply}
+        return TRUE if armed.get(what) else FALSE
+
+    # --- RPC, in the ctl process
+
+    def stats(self) -> dict[str, int]:
+        """Transactions of all receivers since the start, and how many are in memory."""
+        if self.server is None or self.server.counters is None:
+            return {}
+        values = self.server.counters.snapshot()
+        return {name.removeprefix("tm."): values.get(name, 0) for name, _ in COUNTERS}
+
+
+def owner(ctx: Context) -> Context:
+    """The Context routes are armed on: in an onreply route that of the request."""
+    if ctx.kind == ONREPLY:
+        server = ctx.transaction
+        if isinstance(server, ServerTransaction) and server.ctx is not None:
+            return server.ctx
+    return ctx
+
+
+def seconds(value: int | str | None) -> float:
+    """A timer attribute in seconds, 0.0 when it is no positive number."""
+    if isinstance(value, int):
+        return float(value) if value > 0 else 0.0
+    if value is not None and value.isascii() and value.isdigit() and len(value) < 7:
+        return float(value)
+    return 0.0
+
+
+def reply_status(value: str | int | None) -> int:
+    """A status code, 0 when *value* is none."""
+    if isinstance(value, int):
+        return value if 100 <= value <= 699 else 0
+    if value is not None and len(value) == 3 and value.isascii() and value.isdigit() and "100" <= value <= "699":
+        return int(value)
+    return 0
+
+
+def hop_uri(host: str | int | None, port: str | int | None) -> str:
+    """A next hop as a URI from "uri", or host and port; "" when there is none."""
+    if host is None or host == "":
+        return ""
+    text = str(host)
+    if text[:4].lower() in {"sip:", "sips"}:
+        return text
+    if ":" in text and "[" not in text and is_address(text):
+        text = f"[{text}]"
+    return f"sip:{text}:{port};transport=udp" if port else f"sip:{text};transport=udp"
+
+
+_R: Final = Routes.REQUEST
+_F: Final = Routes.FAILURE
+_O: Final = Routes.ONREPLY
+_B: Final = Routes.BRANCH
+
+
+def exports() -> Exports:
+    """A fresh instance of the module."""
+    tm = Tm()
+    hop = (Arg.VALUE, Arg.VALUE)
+    route = (Arg.ROUTE,)
+    return Exports(
+        name=NAME,
+        module=tm,
+        functions=(
+            Function("t_relay", tm.t_relay, (), 0, _R | _F, "forward statefully to the destination set"),
+            Function("t_relay_to_udp", tm.t_relay_to_udp, hop, 1, _R | _F, "forward statefully to a next hop"),
+            Function("t_forward_nonack", tm.t_relay_to_udp, hop, 1, _R | _F, "forward statefully to a next hop"),
+            Function("t_replicate", tm.t_replicate, hop, 1, _R, "send a copy whose answers are not relayed"),
+            Function("t_newtran", tm.t_newtran, (), 0, _R, "create the transaction"),
+            Function("t_relay_cancel", tm.t_relay_cancel, (), 0, _R, "act on a CANCEL whose INVITE is here"),
+            Function("t_release", tm.t_release, (), 0, _R, "forget the transaction"),
+            Function(
+                "t_on_failure", tm.t_on_failure, route, 0, _R | _F | _O | _B, "arm a failure route", "failure_route"
+            ),
+            Function("t_on_reply", tm.t_on_reply, route, 0, _R | _F | _O | _B, "arm an onreply route", "onreply_route"),
+            Function("t_on_branch", tm.t_on_branch, route, 0, _R | _F, "arm a branch route", "branch_route"),
+            Function("t_set_fr", tm.t_set_fr, (Arg.INT, Arg.INT), 1, _R | _F | _O | _B, "timers of this transaction"),
+            Function("t_reply", tm.t_reply, (Arg.VALUE, Arg.VALUE), 0, _R | _F | _O, "answer statefully"),
+            Function("t_retransmit_reply", tm.t_retransmit_reply, (), 0, _R, "send the last answer again"),
+            Function("t_check_status", tm.t_check_status, (Arg.REGEX,), 0, _R | _F | _O, "match the status"),
+            Function("t_lookup_request", tm.t_lookup_request, (), 0, _R, "has this request a transaction"),
+            Function("t_lookup_cancel", tm.t_lookup_cancel, (), 0, _R, "is the INVITE of this CANCEL here"),
+            Function("t_check_trans", tm.t_check_trans, (), 0, _R, "does this request belong to a transaction"),
+            Function("t_precheck_trans", tm.t_precheck_trans, (), 0, _R, "is this request being processed already"),
+            Function("t_is_canceled", tm.t_is_canceled, (), 0, _R | _F | _O | _B, "has the caller cancelled"),
+            Function("t_any_timeout", tm.t_any_timeout, (), 0, _R | _F | _O, "did a branch time out"),
+            Function("t_branch_timeout", tm.t_branch_timeout, (), 0, _F, "did the chosen branch time out"),
+            Function("t_any_replied", tm.t_any_replied, (), 0, _R | _F | _O, "has a branch answered at all"),
+            Function("t_grep_status", tm.t_grep_status, (Arg.INT,), 0, _R | _F | _O, "did a branch end with a code"),
+            Function("t_drop_replies", tm.t_drop_replies, (), 0, _F, "choose none of the answers so far"),
+            Function("t_is_set", tm.t_is_set, (Arg.STR,), 0, _R | _F | _O | _B, "is such a route armed"),
+        ),
+        params=PARAMS,
+        rpc=(Rpc("tm.stats", tm.stats),),
+        init=tm.init,
+    )
+
+
+PARAMS: Final = (
+    Param("fr_timer", "int", 30000, "ms until a branch without any answer has failed"),
+    Param("fr_inv_timer", "int", 120000, "ms a ringing INVITE branch is given"),
+    Param("fr_inv_timer_next", "int", 30000, "accepted; serial forking arms its timers with t_set_fr"),
+    Param("wt_timer", "int", 5000, "ms a finished transaction is kept to absorb repetitions"),
+    Param("delete_timer", "int", 200, "accepted, no effect"),
+    Param("retr_timer1", "int", 500, "ms until the first retransmission (T1)"),
+    Param("retr_timer2", "int", 4000, "ms between retransmissions at most (T2)"),
+    Param("max_inv_lifetime", "int", 180000, "ms an INVITE transaction may live"),
+    Param("max_noninv_lifetime", "int", 32000, "ms any other transaction may live"),
+    Param("auto_inv_100", "int", 1, "answer an INVITE 100 at once"),
+    Param("auto_inv_100_reason", "str", "Trying", "reason of that 100"),
+    Param("restart_fr_on_each_reply", "int", 1, "each provisional starts fr_inv_timer again"),
+    Param("noisy_ctimer", "int", 1, "accepted: a timeout is always answered"),
+    Param("aggregate_challenges", "int", 1, "merge the challenges of all branches into the chosen 401 or 407"),
+    Param("unmatched_cancel", "int", 0, "CANCEL without INVITE: 0 forward statefully, 1 statelessly, 2 drop"),
+    Param("reparse_invite", "int", 1, "accepted: a CANCEL is always made from the INVITE as sent"),
+    Param("ac_extra_hdrs", "str", "", "accepted, no effect"),
+    Param("ruri_matching", "int", 1, "accepted: matching follows RFC 3261"),
+    Param("via1_matching", "int", 1, "accepted: matching follows RFC 3261"),
+    Param("cancel_b_method", "int", 1, "branch without answer: 0 give up, 1 wait for one, 2 CANCEL at once"),
+    Param("local_cancel_reason", "int", 1, "accepted, no effect"),
+    Param("e2e_cancel_reason", "int", 1, "accepted, no effect"),
+    Param("failure_reply_mode", "int", 0, "accepted: earlier answers stay candidates, see t_drop_replies"),
+    Param("default_code", "int", 500, "status when no answer is left to choose"),
+    Param("default_reason", "str", "Server Internal Error", "its reason"),
+    Param("disable_6xx_block", "int", 0, "a 6xx does not cancel the other branches"),
+    Param("fr_timer_avp", "avp", "", "attribute with this request's fr_timer in seconds"),
+    Param("fr_inv_timer_avp", "avp", "", "attribute with this request's fr_inv_timer in seconds"),
+    Param("contacts_avp", "avp", "", "accepted, no effect"),
+)

@@ -1,0 +1,79 @@
+"""What the transaction layer asks of the script: its reply, failure and branch routes.
+
+All of them work on the Context the request's main route left: flags, attributes, edits and targets change there.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.7.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Context
+from serpy.sip.flow import Flow
+from serpy.sip.message import Edits, Response
+from serpy.transaction.client import NO_EDITS, ClientTransaction
+from serpy.transaction.layer import TransactionLayer, TransactionUser
+from serpy.transaction.server import ServerTransaction
+
+
+class ScriptRoutes(TransactionUser):
+    """Runs armed routes. ``program`` and ``layer`` are set before the first message."""
+
+    def __init__(self) -> None:
+        self.program: Any = None  # the compiled script, which has no type down here
+        self.layer: TransactionLayer | None = None
+
+    def on_reply(
+        self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None, now: float
+    ) -> Edits | None:
+        """Run the branch's onreply route. Only a provisional can be dropped: a final ends a branch in any case."""
+        server = branch.server
+        owner = server.ctx
+        if owner is None or self.layer is None:
+            return ctx.edits if ctx is not None else NO_EDITS
+        if ctx is None:
+            ctx = Context(response, flow, now, self.layer.wall_now, ONREPLY)
+        ctx.request = server.request
+        ctx.transaction = server
+        ctx.flags = owner.flags
+        ctx.avps = owner.avps
+        ctx.status = response.status
+        ctx.branch_index = branch.index
+        self.program.run(ctx, ONREPLY, branch.on_reply)
+        owner.flags = ctx.flags
+        owner.avps = ctx.avps
+        if ctx.state == DROPPED and response.status < 200:
+            return None
+        return ctx.edits
+
+    def on_branch(self, ctx: Context, index: int) -> bool:
+        """Run the branch route for one branch; *ctx* shows that branch's Request-URI."""
+        ctx.kind = BRANCH
+        ctx.state = RUNNING
+        ctx.branch_index = index
+        self.program.run(ctx, BRANCH, ctx.on_branch)
+        dropped = ctx.state == DROPPED
+        ctx.state = RUNNING
+        return not dropped
+
+    def on_failure(self, server: ServerTransaction, winner: ClientTransaction, now: float) -> None:
+        """Run the failure route once: it is disarmed first, and may be armed again by the route itself."""
+        ctx = server.ctx
+        if ctx is None or self.layer is None:
+            return
+        name = ctx.on_failure
+        ctx.on_failure = ""
+        kind = ctx.kind
+        ctx.kind = FAILURE
+        ctx.state = RUNNING
+        ctx.now = now
+        ctx.wall_now = self.layer.wall_now
+        ctx.status = winner.status
+        ctx.response = winner.response
+        ctx.branch_index = winner.index
+        ctx.uri_consumed = True
+        self.program.run(ctx, FAILURE, name)
+        ctx.kind = kind
+        ctx.state = RUNNING
+        ctx.response = None

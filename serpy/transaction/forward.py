@@ -1,0 +1,218 @@
+"""Where a request goes next and what it looks like there: next hop, our Via, stateless forwarding.
+
+Also where answers to a request go (RFC 3261 §18.2.2, RFC 3581). Sends through what it is given, resolves through
+what it is given; owns no socket.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.11, §18.1.1, §18.2; RFC 3581; RFC 5393 §5.3.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Final
+
+from serpy.errors import BackendError, ProtocolError, TransportError
+from serpy.script.context import Context
+from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.sip.message import Edits, Request
+from serpy.sip.uri import Uri, parse_uri
+from serpy.sip.via import Via, via_with_received
+from serpy.sip.writer import build_request
+from serpy.transaction.matching import is_loop, loop_value, stateless_branch
+
+# Core errors a script function leaves in ``ctx.last_error``: minus the status ``sl_reply_error`` answers with.
+E_SEND: Final = -477
+E_RESOLVE: Final = -478
+E_BAD_URI: Final = -479
+E_BAD_REQUEST: Final = -400
+E_TOO_MANY_BRANCHES: Final = -500
+E_CANCELLED: Final = -487
+E_LOOP: Final = -482
+E_MAX_BREADTH: Final = -440
+E_OTHER: Final = -500
+
+MAX_CACHED_HOPS: Final = 4096
+
+Resolve = Callable[[Uri], list[tuple[str, str, int]]]
+
+
+class SendFilter:
+    """Asked before a request leaves: the script's ``onsend_route``. This one lets everything through."""
+
+    active = False
+
+    def allows(self, ctx: Context, flow: Flow, data: bytes) -> bool:  # noqa: ARG002 - the interface
+        """False when the script dropped it."""
+        return True
+
+
+def reply_flow(request: Request, flow: Flow, *, to_source: bool) -> Flow:
+    """Where answers to *request*, received over *flow*, go: back to its address, at the port its Via asks for.
+
+    *to_source*: the script called ``force_rport``.
+    """
+    via = request.via
+    maddr = via.param("maddr")
+    if maddr is not None and is_address(maddr):
+        return Flow(flow.listener, maddr.strip("[]"), via.port or 5060)
+    if via.port == flow.port or to_source or flow.connection or via.rport >= 0:
+        return flow
+    port = via.port or 5060
+    return flow if port == flow.port else Flow(flow.listener, flow.host, port)
+
+
+def received_value(via: Via, flow: Flow, *, to_source: bool) -> str:
+    """The ``received`` parameter the top Via needs, "" = none (RFC 3261 §18.2.1, RFC 3581 §4)."""
+    if to_source or via.rport >= 0:
+        return flow.host
+    return "" if via.host == flow.host or via.address == flow.host else flow.host
+
+
+def rport_value(via: Via, flow: Flow, *, to_source: bool) -> int:
+    """The value of ``rport`` the top Via needs, 0 = none."""
+    return flow.port if to_source or via.rport >= 0 else 0
+
+
+def is_address(host: str) -> bool:
+    """True for an IPv4 or (with or without brackets) IPv6 address."""
+    if host and host[0] not in "0123456789[" and ":" not in host:
+        return False
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+class Forwarder:
+    """Next hops and stateless forwarding of one process."""
+
+    def __init__(self, listeners: list[Listener], send: Callable[[Outgoing], None], cookie: str) -> None:
+        self.listeners: Final = listeners
+        self.send: Final = send
+        self.cookie: Final = cookie
+        self.cookie_bytes: Final = cookie.encode("ascii")
+        self.resolve: Resolve | None = None
+        self.filter: SendFilter = SendFilter()
+        self._hops: dict[str, Flow] = {}  # next-hop text with a numeric host -> its flow
+
+    def flows(self, ctx: Context, next_hop: str, listener: Listener | None) -> list[Flow]:
+        """The flows to try in turn for the URI text *next_hop*; never empty. May park while a name is looked up.
+
+        Raises ProtocolError (not a URI we can route), TransportError (no socket for it), BackendError (no such name).
+        """
+        wanted = listener or ctx.send_listener or ctx.flow.listener
+        cached = self._hops.get(next_hop)
+        if cached is not None and cached.listener is wanted:
+            return [cached]
+        uri = parse_uri(next_hop)
+        if uri.scheme not in {"sip", "sips"}:
+            raise ProtocolError(f"no next hop for {uri.scheme}", status=416)
+        maddr = uri.param("maddr")
+        host = maddr or uri.host
+        if is_address(host):
+            transport = (uri.param("transport") or "udp").lower()
+            flow = self.flow_to(transport, host.strip("[]"), uri.port or 5060, wanted)
+            if len(self._hops) >= MAX_CACHED_HOPS:
+                self._hops.clear()
+            self._hops[next_hop] = flow
+            return [flow]
+        if self.resolve is None:
+            raise BackendError(f"no resolver for {host!r:.120}")
+        found: list[Flow] = []
+        for transport, address, port in self.resolve(uri):
+            if self.can_reach(transport, address):
+                found.append(self.flow_to(transport, address, port, wanted))
+        if not found:
+            raise BackendError(f"no usable address for {host!r:.120}")
+        return found
+
+    def can_reach(self, transport: str, host: str) -> bool:
+        """True when some listener can send there."""
+        ipv6 = ":" in host
+        return any(each.transport == transport and each.ipv6 == ipv6 and not each.multicast for each in self.listeners)
+
+    def flow_to(self, transport: str, host: str, port: int, wanted: Listener) -> Flow:
+        """A flow to *host*:*port* from *wanted* when it fits, else from the first listener that does.
+
+        Raises TransportError when none does.
+        """
+        ipv6 = ":" in host
+        if wanted.transport == transport and wanted.ipv6 == ipv6 and not wanted.multicast:
+            return Flow(wanted, host, port)
+        for listener in self.listeners:
+            if listener.transport == transport and listener.ipv6 == ipv6 and not listener.multicast:
+                return Flow(listener, host, port)
+        raise TransportError(f"no listener for {transport} to {host}")
+
+    def received_edits(self, ctx: Context, request: Request) -> Edits:
+        """The edits of *ctx*, with the top Via annotated where it has to be."""
+        via = request.via
+        to_source = ctx.reply_to_source
+        received = received_value(via, ctx.flow, to_source=to_source)
+        rport = rport_value(via, ctx.flow, to_source=to_source)
+        if not received and not rport:
+            return ctx.edits
+        edits = ctx.edits.copy()
+        at = request.find("via")
+        edits.replace(at, via_with_received(request.lines[at], received, rport))
+        return edits
+
+    def is_loop(self, request: Request) -> bool:
+        """True when *request* has been here with the same routing before (RFC 5393); cheap when it has not."""
+        if self.cookie_bytes not in request.raw:
+            return False
+        return is_loop(request, self.cookie, loop_value(request))
+
+    def headers_on_top(self, ctx: Context, flow: Flow) -> list[str]:
+        """What the script asked to put above everything, e.g. Record-Route for this way out."""
+        lines: list[str] = []
+        for make in ctx.per_branch_headers:
+            lines.extend(make(ctx.flow, flow.listener))
+        return lines
+
+    def build(
+        self, ctx: Context, request: Request, request_uri: str, branch_id: str, flow: Flow, edits: Edits
+    ) -> bytes:
+        """*request* as it leaves by *flow*."""
+        listener = flow.listener
+        via = f"Via: SIP/2.0/{listener.via_transport} {listener.sent_by};branch={branch_id}"
+        if not ctx.per_branch_headers:
+            return build_request(request, request_uri, via, edits)
+        return build_request(request, request_uri, via, edits, self.headers_on_top(ctx, flow))
+
+    def forward(self, ctx: Context, next_hop: str = "") -> bool:
+        """Forward the request of *ctx* without a transaction to the URI *next_hop* ("" = where it is bound for).
+
+        False when it could not be sent; ``ctx.last_error`` says why. A message the onsend route drops counts as sent.
+        """
+        request = ctx.request
+        if request is None:
+            return False
+        if self.is_loop(request):
+            ctx.last_error = E_LOOP
+            return False
+        try:
+            flows = self.flows(ctx, next_hop or ctx.dst_uri or ctx.request_uri, None)
+        except ProtocolError:
+            ctx.last_error = E_BAD_URI
+            return False
+        except TransportError:
+            ctx.last_error = E_SEND
+            return False
+        except BackendError:
+            ctx.last_error = E_RESOLVE
+            return False
+        # §16.11: no state, so no failover either: a repetition has to take the same way.
+        flow = flows[0]
+        branch = stateless_branch(request, self.cookie)
+        data = self.build(ctx, request, ctx.request_uri, branch, flow, self.received_edits(ctx, request))
+        if self.filter.active and not self.filter.allows(ctx, flow, data):
+            return True
+        try:
+            self.send(Outgoing(data, flow))
+        except TransportError:
+            ctx.last_error = E_SEND
+            return False
+        return True

@@ -1,0 +1,72 @@
+"""Which transaction is this? Keys of server transactions, our own branch parameters, loop detection.
+
+A branch parameter of ours is ``z9hG4bK`` + cookie + ``n<number>`` or ``s<hash>`` + ``.`` + loop value + ``.`` +
+branch index. The cookie is random per process start, the number counts transactions, ``s`` marks a stateless forward
+whose value follows from the request alone, so that retransmissions and the CANCEL get the same one (RFC 3261 §16.11).
+The loop value covers what routing depends on (RFC 5393 §4.2.2): Request-URI and Route as received.
+
+``hash()`` of a string is keyed per server start and the same in all children, so nobody outside can aim for a
+collision; a value never has to be understood by another server start.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §16.11, §17.1.3, §17.2.3, RFC 5393.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.sip.message import Request
+from serpy.sip.via import Via
+
+MAGIC: Final = "z9hG4bK"
+WORD: Final = 0xFFFFFFFF
+LONG: Final = 0xFFFFFFFFFFFF
+
+
+def server_key(request: Request, method: str) -> str:
+    """Key of the server transaction *request* belongs to; *method* is INVITE for ACK and CANCEL to find theirs."""
+    via = request.via
+    branch = via.branch
+    if via.has_cookie:
+        return f"{branch} {via.host}:{via.port} {method}"
+    # RFC 2543 elements: everything that must not differ between a request and its repetition (§17.2.3). The To tag
+    # is left out, an ACK carries the one of our answer; the CSeq method is our argument.
+    return f"{request.request_uri} {request.from_tag} {request.call_id} {request.cseq.number} {via} {method}"
+
+
+def loop_value(request: Request) -> int:
+    """What must differ when a request passes here again for a good reason (a spiral), else it is a loop."""
+    value = hash(request.request_uri)
+    if "route" in request.names:
+        for index in request.indexes("route"):
+            value = value * 31 + hash(request.lines[index])
+    return value & WORD
+
+
+def is_loop(request: Request, cookie: str, value: int) -> bool:
+    """True when *request* carries a Via of ours made for the same *value* (RFC 5393 §4.2.1)."""
+    mine = MAGIC + cookie
+    for text in request.values("via"):
+        at = text.find(mine)
+        if at < 0:
+            continue
+        parts = text[at:].split(".", 2)
+        if len(parts) == 3 and parts[1] == f"{value:x}":
+            return True
+    return False
+
+
+def stateless_branch(request: Request, cookie: str) -> str:
+    """The branch parameter of a stateless forward: the same for each repetition, and for CANCEL and its request."""
+    via: Via = request.via
+    if via.has_cookie:
+        value = hash(via.branch) * 31 + hash(via.host)
+    else:
+        value = hash(f"{via} {request.to_tag} {request.from_tag} {request.call_id} {request.cseq.number}")
+        value = value * 31 + hash(request.request_uri)
+    return f"{MAGIC}{cookie}s{value & LONG:x}.{loop_value(request):x}.0"
+
+
+def is_stateful_branch(branch: str, cookie: str) -> bool:
+    """True for a branch parameter that a transaction of this process start made."""
+    return branch.startswith(f"{MAGIC}{cookie}n")

@@ -1,0 +1,106 @@
+"""Answer a request without keeping anything about it, and recognise the ACK to such an answer.
+
+The To tag is a keyed hash of what request and ACK have in common, so it is the same for a repeated request and the
+ACK that carries it needs no memory: for 32 s after the last stateless final, an ACK with the tag we would make is ours.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §8.2.6, §8.2.7, §18.2.2; 3581.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from serpy.errors import TransportError
+from serpy.script.context import Context
+from serpy.sip.flow import Flow, Outgoing
+from serpy.sip.message import Request
+from serpy.sip.status import reason_phrase
+from serpy.sip.writer import build_reply
+from serpy.transaction.forward import received_value, reply_flow, rport_value
+
+ACK_WINDOW_S: Final = 32.0  # 64*T1: as long as a client may repeat its ACK
+
+
+class StatelessReplies:
+    """Stateless answers of one process. *secret* is the same in all children of one server start."""
+
+    def __init__(self, secret: bytes, send: Callable[[Outgoing], None]) -> None:
+        self.secret: Final = secret
+        self.send: Final = send
+        self.acks_until = 0.0  # no ACK can be ours after this instant
+        # statistics
+        self.sent = 0
+        self.failed = 0
+        self.acks = 0
+        self.by_class: Final[list[int]] = [0] * 7
+
+    def tag(self, request: Request) -> str:
+        """The To tag of our answers to *request*."""
+        text = f"{request.call_id} {request.from_tag} {request.cseq.number} {request.via.branch}"
+        data = text.encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(data, digest_size=8, key=self.secret).hexdigest()
+
+    def absorbs(self, ack: Request, now: float) -> bool:
+        """True for an ACK to a stateless final of ours."""
+        if now > self.acks_until:
+            return False
+        tag = ack.to_tag
+        if len(tag) != 16 or tag != self.tag(ack):
+            return False
+        self.acks += 1
+        return True
+
+    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
+        """Answer the request of *ctx*; False for an ACK, after a final answer, and when it could not be sent."""
+        request = ctx.request
+        if request is None or ctx.final_sent or request.method == "ACK":
+            return False
+        lines = ctx.reply_headers
+        if headers:
+            lines = [*lines, *headers]
+        sent = self.answer(request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source, now=ctx.now)
+        if sent and status >= 200:
+            ctx.final_sent = True
+        return sent
+
+    def answer(
+        self, request: Request, flow: Flow, status: int, reason: str, headers: Sequence[str], body: bytes, *,
+        to_source: bool, now: float,
+    ) -> bool:  # fmt: skip
+        """Send the answer. Raises ParseError when *request* lacks what an answer is made of."""
+        via = request.via
+        data = build_reply(
+            request, status, reason or reason_phrase(status),
+            to_tag=request.to_tag or ("" if status == 100 else self.tag(request)),
+            headers=headers, body=body,
+            received=received_value(via, flow, to_source=to_source), rport=rport_value(via, flow, to_source=to_source),
+        )  # fmt: skip
+        try:
+            self.send(Outgoing(data, reply_flow(request, flow, to_source=to_source)))
+        except TransportError:
+            self.failed += 1
+            return False
+        self.sent += 1
+        self.by_class[min(status // 100, 6)] += 1
+        if status >= 200 and request.method == "INVITE":
+            self.acks_until = now + ACK_WINDOW_S
+        return True
+
+
+def redirect_contacts(ctx: Context) -> list[str]:
+    """The Contact lines of a 3xx answer: the current Request-URI and the appended branches (RFC 3261 §21.3)."""
+    lines: list[str] = []
+    if not (ctx.uri_consumed and ctx.branches):
+        lines.append(contact_line(ctx.request_uri, ctx.q))
+    for target in ctx.branches:
+        lines.append(contact_line(target.request_uri, target.q))
+    return lines
+
+
+def contact_line(uri: str, q: int) -> str:
+    """A Contact header line; *q* is 0..1000 or -1 for none."""
+    if q < 0:
+        return f"Contact: <{uri}>"
+    return f"Contact: <{uri}>;q={q // 1000}.{q % 1000:03d}"

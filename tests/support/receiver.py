@@ -1,0 +1,177 @@
+"""A whole receiver without sockets: bytes in, bytes out, a clock the test advances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from serpy.api import Server
+from serpy.config import Settings
+from serpy.modules import sl, tm
+from serpy.pipeline import Pipeline
+from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, REQUEST, Context
+from serpy.sip.flow import Flow, Listener, Outgoing
+
+CALLER = ("192.0.2.1", 5060)
+PROXY = ("192.0.2.100", 5060)
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wall_now(self) -> float:
+        return 1.7e9 + self.time
+
+    def set_timer_source(self, next_at: Callable[[], float], on_timer: Callable[[float], None]) -> None:
+        self.next_at = next_at
+        self.on_timer = on_timer
+
+
+class FakeProgram:
+    """Routes as Python callables, by (kind, name)."""
+
+    def __init__(self, **routes: Callable[[Context], object]) -> None:
+        kinds = {"main": REQUEST, "reply": ONREPLY, "failure": FAILURE, "branch": BRANCH}
+        self.routes: dict[tuple[int, str], Callable[[Context], object]] = {}
+        self.onsend = routes.pop("onsend", None)
+        for key, call in routes.items():
+            kind, _, name = key.partition("_")
+            self.routes[kinds[kind], name] = call
+        self.has_onsend = self.onsend is not None
+
+    def has_route(self, kind: int, name: str) -> bool:
+        return (kind, name) in self.routes
+
+    def run(self, ctx: Context, kind: int, name: str) -> int:
+        route = self.routes.get((kind, name))
+        if route is not None and route(ctx) is False:
+            ctx.state = DROPPED
+        return 1
+
+    def run_onsend(self, ctx: Context) -> None:
+        if self.onsend is not None and self.onsend(ctx) is False:
+            ctx.state = DROPPED
+
+
+class Bench:
+    def __init__(self, params: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **routes: Any):
+        self.loop = FakeLoop()
+        self.sent: list[Outgoing] = []
+        self.broken: set[tuple[str, int]] = set()
+        self.listener = Listener(0, "udp", *PROXY)
+        config = Settings()
+        for name, value in (settings or {}).items():
+            setattr(config, name, value)
+        server = self.server = Server(config)
+        server.listeners = [self.listener]
+        server.aliases = {PROXY}
+        server.loop = self.loop  # type: ignore[assignment]
+        server.send = self._send
+        tm_exports, sl_exports = tm.exports(), sl.exports()
+        self.tm: Any = tm_exports.module
+        self.sl: Any = sl_exports.module
+        for name, value in (params or {}).items():
+            setattr(self.tm, name, value)
+        self.tm.init(server)
+        self.sl.init(server)
+        program = FakeProgram(**{name: self._bind(route) for name, route in routes.items()})
+        server.program = program
+        self.pipeline = Pipeline(server)
+        self.layer = self.pipeline.layer
+
+    def _bind(self, route: Callable[..., object]) -> Callable[[Context], object]:
+        return lambda ctx: route(self, ctx)
+
+    def _send(self, outgoing: Outgoing) -> None:
+        from serpy.errors import TransportError
+
+        if (outgoing.flow.host, outgoing.flow.port) in self.broken:
+            raise TransportError("unreachable")
+        self.sent.append(outgoing)
+
+    def receive(self, data: bytes | str, source: tuple[str, int] = CALLER) -> list[Sent]:
+        """What went out because of *data*."""
+        self.sent.clear()
+        raw = data.encode() if isinstance(data, str) else data
+        self.pipeline.receive(raw, Flow(self.listener, *source))
+        return self.take()
+
+    def advance(self, seconds: float) -> list[Sent]:
+        """What went out while time passed."""
+        self.sent.clear()
+        end = self.loop.time + seconds
+        while True:
+            at = self.loop.next_at()
+            if at > end:
+                break
+            self.loop.time = max(self.loop.time, at) + 1e-6
+            self.loop.on_timer(self.loop.time)
+        self.loop.time = end
+        return self.take()
+
+    def take(self) -> list[Sent]:
+        found = [Sent(item) for item in self.sent]
+        self.sent.clear()
+        return found
+
+
+class Sent:
+    """One outgoing message, short to compare: ``INVITE 192.0.2.2`` or ``180 192.0.2.1``."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.data = outgoing.data
+        self.text = outgoing.data.decode()
+        self.host, self.port = outgoing.flow.host, outgoing.flow.port
+        first, second = self.text.split(" ", 2)[:2]
+        self.what = second if first == "SIP/2.0" else first
+
+    def __repr__(self) -> str:
+        return f"{self.what} {self.host}"
+
+    def lines(self, name: str) -> list[str]:
+        head = self.text.partition("\r\n\r\n")[0].split("\r\n")[1:]
+        return [line for line in head if line.lower().startswith(name.lower() + ":")]
+
+    def line(self, name: str) -> str:
+        return self.lines(name)[0]
+
+
+def names(sent: list[Sent]) -> list[str]:
+    return [repr(item) for item in sent]
+
+
+def request(  # noqa: PLR0913
+    method: str = "INVITE", uri: str = "sip:bob@192.0.2.2", *, branch: str = "z9hG4bKcaller1", call_id: str = "call-1",
+    cseq: int = 1, to_tag: str = "", extra: tuple[str, ...] = (), via: str = "", body: str = "",
+    cseq_method: str = "",
+) -> str:  # fmt: skip
+    lines = [
+        f"{method} {uri} SIP/2.0",
+        f"Via: {via or f'SIP/2.0/UDP {CALLER[0]}:{CALLER[1]};branch={branch}'}",
+        "From: <sip:alice@192.0.2.1>;tag=alice",
+        f"To: <sip:bob@192.0.2.2>{';tag=' + to_tag if to_tag else ''}",
+        f"Call-ID: {call_id}",
+        f"CSeq: {cseq} {cseq_method or method}",
+        "Max-Forwards: 70",
+        *extra,
+        f"Content-Length: {len(body)}",
+    ]
+    return "\r\n".join(lines) + "\r\n\r\n" + body
+
+
+def response(
+    sent: Sent, status: int, reason: str = "Reason", *, to_tag: str = "bob", extra: tuple[str, ...] = ()
+) -> str:
+    """What the peer answers to *sent*."""
+    lines = [f"SIP/2.0 {status} {reason}", *sent.lines("Via"), sent.line("From")]
+    to = sent.line("To")
+    lines.append(to if ";tag=" in to or status == 100 else f"{to};tag={to_tag}")
+    lines += [sent.line("Call-ID"), sent.line("CSeq"), *extra, "Content-Length: 0"]
+    return "\r\n".join(lines) + "\r\n\r\n"
+
+
+__all__ = ["CALLER", "PROXY", "Bench", "Sent", "names", "request", "response"]
