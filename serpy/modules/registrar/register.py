@@ -230,7 +230,8 @@ def check_key(text: str, header: str) -> None:
     if text.isascii() and text.isprintable():
         return
     for char in text:
-        if char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff":
+        code = ord(char)
+        if code < 32 or code == 127 or 0xD800 <= code <= 0xDFFF:  # a lone surrogate stands for a byte that is not UTF-8
             raise ParseError("control characters or bytes that are not UTF-8", header=header, value=text)
 
 
