@@ -1,0 +1,235 @@
+"""Addresses, Via, CSeq, credentials, and the small value parsers."""
+
+from __future__ import annotations
+
+import pytest
+
+from serpy.errors import ParseError
+from serpy.sip import digest
+from serpy.sip.abnf import ascii_lower, parse_expires, parse_number, parse_q, quote, split_option_tags, unquote
+from serpy.sip.authorization import parse_credentials
+from serpy.sip.cseq import parse_cseq
+from serpy.sip.nameaddr import parse_nameaddr, parse_nameaddr_list, split_commas
+from serpy.sip.status import PHRASES, reason_phrase
+from serpy.sip.via import parse_via, split_via, via_with_received
+
+
+@pytest.mark.parametrize(
+    ("text", "display", "uri", "params"),
+    [
+        pytest.param("<sip:a@h>", "", "sip:a@h", {}, id="brackets-only"),
+        pytest.param("sip:a@h;tag=1", "", "sip:a@h", {"tag": "1"}, id="bare-parameters-are-the-header's"),
+        pytest.param("<sip:a@h;x=1>;TAG=2", "", "sip:a@h;x=1", {"tag": "2"}, id="names-in-lower-case"),
+        pytest.param('"A, B" <sip:a@h>', '"A, B"', "sip:a@h", {}, id="comma-in-quotes"),
+        pytest.param(r'"a \"<x>\"" <sip:a@h>', r'"a \"<x>\""', "sip:a@h", {}, id="quoted-pair-and-brackets"),
+        pytest.param("Bob Smith<sip:a@h>", "Bob Smith", "sip:a@h", {}, id="tokens-touching-bracket"),
+        pytest.param("<sip:a@h> ; q = 0.5 ;bare", "", "sip:a@h", {"q": "0.5", "bare": ""}, id="spaces"),
+        pytest.param('<sip:a@h>;x="a;b,c"', "", "sip:a@h", {"x": '"a;b,c"'}, id="quoted-parameter"),
+        pytest.param('sip:a@h;x="<"', "", "sip:a@h", {"x": '"<"'}, id="bracket-in-quoted-parameter"),
+        pytest.param("*", "", "*", {}, id="star"),
+        pytest.param("<sip:a@h>;tag=1;tag=2", "", "sip:a@h", {"tag": "1"}, id="first-of-two-counts"),
+        pytest.param("<sip:a@h>;x;", "", "sip:a@h", {"x": ""}, id="semicolon-at-the-end"),
+        pytest.param("Jörg <sip:a@h>", "Jörg", "sip:a@h", {}, id="display-name-beyond-ascii"),
+    ],
+)
+def test_addresses_are_taken_apart(text, display, uri, params):
+    value = parse_nameaddr(text)
+    assert (value.display, value.uri_text, value.params) == (display, uri, params)
+    assert parse_nameaddr(str(value)).params == params
+    assert parse_nameaddr_list(text)[0].uri_text == uri
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", '"a', '"a"', '"a" sip:a@h', "<sip:a@h", "<>", "< sip:a@h>", "A, B <sip:a@h>", "<sip:a@h>x",
+        "<sip:a@h>;;x", "<sip:a@h>;a b=1", "sip:a@h?x=y", "sip:a@h,sip:b@h", "<sip:a@h>;x=1,<sip:b@h>",
+        "<sip:a@h>,<sip:b@h>", "sip:a @h", ";tag=1", '<sip:a@h>;x="', "<sip:h>" + ";a" * 100,
+    ],
+)  # fmt: skip
+def test_malformed_addresses_are_parse_errors(text):
+    with pytest.raises(ParseError):
+        parse_nameaddr(text)
+
+
+def test_commas_are_split_only_where_they_separate():
+    text = '"a,b" <sip:x,y@h>;p="," , sip:c@h,, <sip:d@h>'
+    assert split_commas(text) == ['"a,b" <sip:x,y@h>;p=","', "sip:c@h", "<sip:d@h>"]
+    assert split_commas("  ") == []
+    assert [value.tag for value in parse_nameaddr_list("<sip:a>;tag=1,<sip:b>")] == ["1", ""]
+    with pytest.raises(ParseError):
+        split_commas("a," * 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "transport", "host", "port", "branch", "rport", "received"),
+    [
+        pytest.param("SIP/2.0/UDP h:5070;branch=z9hG4bKx", "UDP", "h", 5070, "z9hG4bKx", -1, "", id="ordinary"),
+        pytest.param("SIP/2.0/UDP h;rport;branch=b", "UDP", "h", 0, "b", 0, "", id="rport-asked-for"),
+        pytest.param("SIP/2.0/udp h;rport=9;received=1.2.3.4", "UDP", "h", 0, "", 9, "1.2.3.4", id="annotated"),
+        pytest.param("sip / 2.0 / TCP  h : 5 ; branch = b", "TCP", "h", 5, "b", -1, "", id="white-space"),
+        pytest.param("SIP/2.0/TLS [2001:db8::1]:5061;a", "TLS", "[2001:db8::1]", 5061, "", -1, "", id="ipv6"),
+        pytest.param("SIP/2.0/UDP a;branch=1, SIP/2.0/UDP b", "UDP", "a", 0, "1", -1, "", id="first-of-two"),
+        pytest.param("SIP/2.0/UDP h;rport=99999", "UDP", "h", 0, "", 0, "", id="rport-beyond-a-port"),
+        pytest.param("SIP/2.0/NEW h", "NEW", "h", 0, "", -1, "", id="unknown-transport"),
+    ],
+)
+def test_via_is_taken_apart(text, transport, host, port, branch, rport, received):
+    via = parse_via(text)
+    assert (via.transport, via.host, via.port) == (transport, host, port)
+    assert (via.branch, via.rport, via.received) == (branch, rport, received)
+    assert str(parse_via(str(via))) == str(via)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "SIP/2.0/UDP", "SIP/2.0/UDP ", "SIP/3.0/UDP h", "HTTP/2.0/UDP h", "SIP/2.0/UDP h:x", "SIP/2.0/UDP h:0",
+     "SIP/2.0/UDP h:99999", "SIP/2.0/UDP [::1", "SIP/2.0/UDP [::1]x", "SIP/2.0/UDP a b", "SIP/2.0/UDP h;;,;",
+     "SIP/2.0/U<P h", "SIP/2.0/UDP h/x", 'SIP/2.0/UDP h;a="'],
+)  # fmt: skip
+def test_malformed_via_is_a_parse_error(text):
+    with pytest.raises(ParseError):
+        parse_via(text)
+
+
+def test_via_helpers():
+    via = parse_via("SIP/2.0/UDP [2001:DB8::1]:5060;branch=Z9HG4BKabc")
+    assert via.has_cookie
+    assert via.address == "2001:db8::1"
+    assert via.sent_by == "[2001:db8::1]:5060"
+    assert not parse_via("SIP/2.0/UDP h;branch=z9hG4bK").has_cookie
+    assert split_via("SIP/2.0/UDP a,SIP/2.0/UDP b") == ["SIP/2.0/UDP a", "SIP/2.0/UDP b"]
+
+
+@pytest.mark.parametrize(
+    ("via", "received", "rport", "expected"),
+    [
+        ("Via: SIP/2.0/UDP h", "1.2.3.4", 0, "Via: SIP/2.0/UDP h;received=1.2.3.4"),
+        ("Via: SIP/2.0/UDP h;rport;a", "1.2.3.4", 7, "Via: SIP/2.0/UDP h;rport=7;a;received=1.2.3.4"),
+        ("Via: SIP/2.0/UDP h;received=9.9.9.9", "1.2.3.4", 0, "Via: SIP/2.0/UDP h;received=1.2.3.4"),
+        ("Via: SIP/2.0/UDP h, SIP/2.0/UDP g", "1.2.3.4", 7,
+         "Via: SIP/2.0/UDP h;received=1.2.3.4;rport=7, SIP/2.0/UDP g"),
+        ('Via: SIP/2.0/UDP h;x="a,b",SIP/2.0/UDP g', "1.2.3.4", 0,
+         'Via: SIP/2.0/UDP h;x="a,b";received=1.2.3.4,SIP/2.0/UDP g'),
+        ('Via: SIP/2.0/UDP h;x="a,b', "1.2.3.4", 0, 'Via: SIP/2.0/UDP h;x="a,b'),
+        ("Via: SIP/2.0/UDP h", "", 0, "Via: SIP/2.0/UDP h"),
+    ],
+)  # fmt: skip
+def test_received_and_rport_go_into_the_first_value(via, received, rport, expected):
+    assert via_with_received(via, received, rport) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "method"),
+    [("1 INVITE", 1, "INVITE"), ("0009   INVITE", 9, "INVITE"), ("2147483647\tX", 2**31 - 1, "X"), ("0 a%b", 0, "a%b"),
+     ("00000000000000000000001 A", 1, "A")],
+)  # fmt: skip
+def test_cseq_is_number_and_method(text, number, method):
+    cseq = parse_cseq(text)
+    assert (cseq.number, cseq.method) == (number, method)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "INVITE", "INVITE 1", "-1 A", "2147483648 A", "9" * 5000 + " A", "1 A B", "१ A"]
+)
+def test_malformed_cseq_is_a_parse_error(text):
+    with pytest.raises(ParseError):
+        parse_cseq(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "q"),
+    [("0.5", 500), ("1", 1000), ("1.000", 1000), ("0", 0), ("0.123", 123), (".7", 700), ("0.12345", 123), ("1.", 1000),
+     ("1.5", -1), ("2", -1), ("", -1), (".", -1), ("-1", -1), ("0.x", -1), ("0.५", -1), ("00.5", -1)],
+)  # fmt: skip
+def test_q_is_in_thousandths(text, q):
+    assert parse_q(text) == q
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("3600", 3600), (" 0 ", 0), ("4294967296", 2**32 - 1), ("9" * 9999, 2**32 - 1), ("", None), ("-1", None),
+     ("1h", None), ("५", None), ("²", None)],
+)  # fmt: skip
+def test_expires_is_capped_and_ascii(text, seconds):
+    assert parse_expires(text) == seconds
+
+
+def test_numbers_are_ascii_digits_below_their_limit():
+    assert parse_number("0070", 255) == 70
+    assert parse_number("256", 255) == -1
+    assert parse_number("9" * 5000, 255) == -1
+    assert parse_number("0" * 5000 + "7", 255) == 7
+    assert parse_number("+1", 255) == -1
+
+
+def test_quoting_and_option_tags():
+    assert unquote(quote('a"b\\c')) == 'a"b\\c'
+    assert unquote('"x\\') == '"x\\'
+    assert unquote('"x\\"') == "x\\"
+    assert split_option_tags("100rel, path ,,") == ["100rel", "path"]
+    with pytest.raises(ParseError):
+        split_option_tags("a b")
+    assert ascii_lower("İA") == "İa"  # noqa: RUF001 - a letter whose lower case is longer
+
+
+def test_every_class_of_status_has_a_phrase():
+    assert reason_phrase(486) == "Busy Here"
+    assert reason_phrase(499) == "Request Failure"
+    assert reason_phrase(42) == "Unknown"
+    assert all(100 <= code <= 699 for code in PHRASES)
+
+
+def test_digest_of_the_rfc_2617_example():
+    stored = digest.ha1("Mufasa", "testrealm@host.com", "Circle Of Life")
+    assert stored == "939e7578ed9e3c518a452acee763bce9"
+    nonce = "dcd98b7102dd2f0e8b11d0f600bfb0c093"
+    assert (
+        digest.response(stored, nonce, "GET", "/dir/index.html", "auth", "00000001", "0a4f113b")
+        == "6629fae49393a05397450978507c4ef1"
+    )
+
+
+def test_digest_of_the_rfc_7616_sha_256_example():
+    stored = digest.ha1("Mufasa", "http-auth@example.org", "Circle of Life", digest.SHA256)
+    answer = digest.response(
+        stored, "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", "GET", "/dir/index.html", "auth", "00000001",
+        "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ", algorithm=digest.SHA256,
+    )  # fmt: skip
+    assert answer == "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"
+    assert digest.same(answer.upper(), answer)
+
+
+def test_digest_without_qop_and_algorithm_names():
+    assert digest.response("a", "n", "M", "u") == digest.digest("a:n:" + digest.digest("M:u"))
+    assert digest.known_algorithm("md5") == digest.MD5
+    assert digest.known_algorithm("") == digest.MD5
+    assert digest.known_algorithm("SHA-256") == digest.SHA256
+    assert digest.known_algorithm("SHA-512-256") == ""
+
+
+def test_credentials_are_taken_apart():
+    found = parse_credentials(
+        'Digest username="bob@h", realm="a,\\"b", nonce="n", uri="sip:h", response="r", algorithm=MD5, '
+        'cnonce="c", opaque="o", qop=auth, nc=00000001'
+    )
+    assert found.is_digest
+    assert (found.user, found.domain, found.realm, found.nonce) == ("bob", "h", 'a,"b', "n")
+    assert (found.uri, found.response, found.algorithm) == ("sip:h", "r", "MD5")
+    assert (found.cnonce, found.opaque, found.qop, found.nc) == ("c", "o", "auth", "00000001")
+
+
+def test_another_scheme_keeps_its_name_only():
+    found = parse_credentials("NoOneKnowsThisScheme opaque-data=here")
+    assert found.scheme == "nooneknowsthisscheme"
+    assert not found.is_digest
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Digest", "Digest username", 'Digest username="a', "Digest a b=c", 'Digest username="a",username="b"',
+     'Digest username="a",realm="r",nonce="n",uri="u"', "<> x"],
+)  # fmt: skip
+def test_malformed_credentials_are_parse_errors(text):
+    with pytest.raises(ParseError):
+        parse_credentials(text)
