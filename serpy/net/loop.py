@@ -235,7 +235,10 @@ class Loop:
         if self._idle:
             self._idle.pop().switch()
         else:
-            greenlet(self.leader_body, self._home).switch()
+            # The home greenlet makes the new leader: one made here would start as deep in the stack as we are, and a
+            # hundred handlers parked by each other would reach the recursion limit.
+            assert self._home is not None
+            self._home.switch()
         self.parked -= 1
         self.current = current
         ticket._greenlet = None
@@ -249,7 +252,8 @@ class Loop:
         self._home = getcurrent()
         self.read_clocks()
         try:
-            greenlet(self.leader_body, self._home).switch()
+            while not self._stopping:  # once, and again whenever a leader parks and no idle one is there
+                greenlet(self.leader_body, self._home).switch()
         finally:
             self._home = None
 

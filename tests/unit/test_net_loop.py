@@ -266,3 +266,20 @@ def test_outside_the_loop_a_wait_blocks_and_still_works(pipe):
     loop = Loop()
     os.write(pipe[1], b"x")
     assert loop.wait_readable(pipe[0], time.monotonic() + 1)
+
+
+def test_a_thousand_handlers_park_at_the_same_time():
+    loop = Loop(max_parked=1000)
+    done = []
+
+    def handler():
+        loop.sleep(0.05)
+        done.append(1)
+        if len(done) == 1000:
+            loop.stop()
+
+    for _ in range(1000):
+        loop.spawn(handler)
+    loop.run()
+    assert len(done) == 1000
+    assert loop.most_parked == 1000

@@ -1,0 +1,231 @@
+"""The store as a process of its own: killed, stopped, and its clients do not notice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from serpy.db import schema
+from serpy.db.writer import StoreClient
+from serpy.errors import BackendError
+from serpy.modules.db_postgres import PostgresModule
+from serpy.modules.db_sqlite import SqliteModule
+from serpy.net.handoff import STORE_ACK, STORE_WRITE, Channels
+from serpy.net.loop import Loop
+from serpy.shm.counters import Counters
+from serpy.shm.segment import Segment
+from serpy.workers.store import StoreWorker
+
+CLIENT, STORE = 0, 1
+
+
+class Farm:
+    """A store process that is started again when told so, and a client in this process."""
+
+    def __init__(self, url, policy="refuse", run_dir=""):
+        self.url = url
+        self.module = SqliteModule() if url.startswith("sqlite") else PostgresModule()
+        setup = self.module.open(url, read_only=False, create=True)
+        schema.create(setup)
+        setup.close()
+        self.segment = Segment(4 << 20)
+        self.counters = Counters(self.segment, 2)
+        self.channels = Channels(2)
+        self.settings = SimpleNamespace(store_policy=policy, max_parked=100, crash_limit=0)
+        self.run_dir = run_dir
+        self._handles = {}
+        bound = SimpleNamespace(children=0)
+        self.worker = StoreWorker(self, self.channels, bound, STORE, 0)
+        self.pid = 0
+        self.start()
+        self.loop = Loop()
+        self._in = self.channels._in[STORE]
+        self.channels.slot = CLIENT
+        self.loop.add_reader(self.channels._in[CLIENT].fileno(), self.channels.read)
+        status = self.counters.status
+        self.client = StoreClient(self.loop, self.channels, STORE, STORE_WRITE, lambda: status.pid(STORE))
+        self.channels.on(STORE_ACK, self.client.on_ack)
+
+    def database(self, url):
+        assert url == self.url
+        handle = self._handles.get(url)
+        if handle is None:
+            handle = self._handles[url] = self.module.open(url, read_only=False, loop=self.worker.loop)
+        return handle
+
+    def start(self):
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                self._serve()
+                code = 0
+            finally:
+                os._exit(code)
+        self.counters.status.starting(STORE, self.pid, "store", 0, "store")
+
+    def _serve(self):
+        worker = self.worker
+        worker.loop = Loop()
+        signal.signal(signal.SIGTERM, lambda *_: worker.loop.stop())
+        signal.set_wakeup_fd(-1)
+        self.channels._handlers.clear()
+        self.channels.slot = STORE
+        self.channels._prefixes = []
+        worker.loop.add_reader(self.channels._in[STORE].fileno(), self.channels.read)
+        self.counters.attach(STORE)
+        worker.after_fork()
+        worker.loop.call_at(0.0, self._poll)
+        worker.loop.run()
+        worker.before_exit()
+
+    def _poll(self):
+        self.worker.loop.call_at(self.worker.loop.now() + 0.02, self._poll)  # looks whether it was told to stop
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+        _, status = os.waitpid(self.pid, 0)
+        return status
+
+    def close(self):
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+    def rows(self, table, *columns):
+        handle = self.module.open(self.url, read_only=True)
+        try:
+            return handle.select(table, columns, {})
+        finally:
+            handle.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def farm(request, tmp_path):
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path}/serpy.db"
+    made = Farm(url)
+    yield made
+    made.close()
+
+
+def location(number, round_number):
+    values = {"uid": f"u{number}", "aor": f"sip:u{number}@h", "contact": f"sip:u{number}@192.0.2.1"}
+    return ("upsert", "location", {**values, "expires": 2_000_000_000 + round_number})
+
+
+def account(name):
+    return ("insert", "acc", {"sip_callid": name, "request_timestamp": 1, "response_timestamp": 2})
+
+
+def run_writers(farm, writers, *, between=None, every=0):
+    """Run *writers* (generators of operation lists) side by side; the acknowledged lists, and the errors."""
+    stored, errors, left = [], [], [len(writers)]
+
+    def body(writer):
+        def handler():
+            for operations in writer:
+                try:
+                    farm.client.write(operations, wait=True, url=farm.url)
+                except BackendError as exc:
+                    errors.append(str(exc))
+                else:
+                    stored.append(operations)
+                if between is not None and every and len(stored) % every == 0:
+                    between()
+            left[0] -= 1
+            if not left[0]:
+                farm.loop.stop()
+
+        return handler
+
+    for writer in writers:
+        farm.loop.spawn(body(writer))
+    farm.loop.run()
+    return stored, errors
+
+
+def test_acknowledged_rows_are_stored_and_committed_in_groups(farm):
+    writers = [[[location(n, r)] for r in range(5)] for n in range(40)]
+    stored, errors = run_writers(farm, writers)
+    assert errors == []
+    assert len(stored) == 200
+    assert sorted(farm.rows("location", "uid", "expires")) == sorted((f"u{n}", 2_000_000_004) for n in range(40))
+    counters = farm.counters.snapshot()
+    assert counters["store.rows"] == 200
+    assert counters["store.commits"] < 100
+
+
+def test_killed_store_loses_nothing_fails_nothing_and_doubles_nothing(farm):
+    killed = []
+
+    def kill():
+        if len(killed) < 6:
+            farm.kill()
+            killed.append(farm.pid)
+            farm.start()
+
+    writers = [[[location(n, r)], [account(f"{n}-{r}")]] for n in range(60) for r in range(2)]
+    stored, errors = run_writers(farm, writers, between=kill, every=30)
+    assert errors == []
+    assert len(stored) == 240
+    assert len(killed) == 6
+    assert sorted(uid for (uid,) in farm.rows("location", "uid")) == sorted(f"u{n}" for n in range(60))
+    assert sorted(name for (name,) in farm.rows("acc", "sip_callid")) == sorted(
+        f"{n}-{r}" for n in range(60) for r in range(2)
+    )
+
+
+def test_stopping_store_commits_what_was_sent_before(farm):
+    for number in range(20):
+        farm.client.write([location(number, 0)], wait=False, url=farm.url)
+    farm.client.send_all()
+    assert farm.kill(signal.SIGTERM) == 0
+    assert len(farm.rows("location", "uid")) == 20
+
+
+def test_rows_nobody_waits_for_follow_a_killed_store(farm):
+    farm.kill(signal.SIGKILL)
+    for number in range(50):
+        farm.client.write([location(number, 0)], wait=False, url=farm.url)
+    farm.start()
+
+    def until_answered():
+        while farm.client.waiting:
+            farm.loop.sleep(0.005)
+        farm.loop.stop()
+
+    farm.loop.spawn(until_answered)
+    farm.loop.run()
+    assert len(farm.rows("location", "uid")) == 50
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("policy", ["refuse", "journal"])
+def test_server_away_is_answered_by_the_policy_and_used_again(postgres, postgres_url, tmp_path, policy):
+    farm = Farm(postgres_url, policy, str(tmp_path))
+    try:
+        assert run_writers(farm, [[[location(1, 0)]]])[1] == []
+        postgres.stop()
+        stored, errors = run_writers(farm, [[[location(2, r)] for r in range(3)]])
+        if policy == "refuse":
+            assert (len(stored), len(errors)) == (0, 3)
+        else:
+            assert (len(stored), len(errors)) == (3, 0)
+            farm.kill()
+            farm.start()  # the successor finds the journal
+        postgres.start()
+        deadline = time.monotonic() + 20
+        while run_writers(farm, [[[location(3, 0)]]])[1] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        rows = {uid: expires for uid, expires in farm.rows("location", "uid", "expires")}
+        assert set(rows) == ({"u1", "u3"} if policy == "refuse" else {"u1", "u2", "u3"})
+        if policy == "journal":
+            assert rows["u2"] == 2_000_000_002
+    finally:
+        farm.close()
