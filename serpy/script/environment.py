@@ -33,7 +33,7 @@ class Environment:
         self.functions: dict[str, list[tuple[str, Function]]] = {}  # name -> [(module, function)]
         self.selects: list[Select] = []
         self.flags: dict[str, int] = {}
-        self.avpflags: dict[str, int] = {}  # lower-case name -> bit number
+        self.avpflags: dict[str, int] = {"dialog_cookie": 0}  # lower-case name -> bit number; rr relies on the first
         self.variables: dict[str, dict[str, int | str]] = {
             group: dict.fromkeys(names, "") for group, names in (variables or {}).items()
         }

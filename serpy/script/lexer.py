@@ -207,7 +207,8 @@ class Lexer:
     def _make(self, kind: str, text: str, position: Position) -> Tok | None:
         make = _MAKERS.get(kind)
         if make is not None:
-            return make(self, text, position)
+            made: Tok | None = make(self, text, position)
+            return made
         return Tok.make(kind, text, position, text)
 
     def _number(self, text: str, position: Position) -> Tok:

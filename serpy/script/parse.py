@@ -264,7 +264,8 @@ class _Items:
             return handlers[kind]()
         if self._peek(1) == "ASSIGN":
             return self._setting()
-        return self._stray()
+        self._stray()
+        return None
 
     def _stray(self) -> None:
         token = self._take()
@@ -437,16 +438,16 @@ class _Items:
         parser = _parser(tight_not=self.dialect == "kamailio")
         for _ in range(MAX_FAULTS_PER_BODY):
             try:
-                result: list[Node] = parser.parse(body)  # type: ignore[arg-type,assignment]  # our tokens are the text
+                result: list[Node] = parser.parse(body)  # type: ignore[assignment]  # our tokens are the text
             except UnexpectedInput as error:
-                index = self._fault(error, body)
-                body = _without_statement(body, index)
+                index, missing = self._fault(error, body)
+                body = [*body[:index], *missing, *body[index:]] if missing else _without_statement(body, index)
             else:
                 return result
         return []
 
-    def _fault(self, error: UnexpectedInput, body: list[Tok]) -> int:
-        """Describe one syntax error; returns the index of the token it was found at."""
+    def _fault(self, error: UnexpectedInput, body: list[Tok]) -> tuple[int, list[Tok]]:
+        """Describe one syntax error; returns the index of the token it was found at and what is missing there."""
         token = getattr(error, "token", None)
         index = next((i for i, candidate in enumerate(body) if candidate is token), len(body))
         accepts = set(getattr(error, "accepts", None) or getattr(error, "expected", None) or ())
@@ -454,11 +455,12 @@ class _Items:
         if "SEMI" in accepts and previous is not None:
             hint = did_you_mean(str(previous), KEYWORDS) if previous.type == "NAME" and index > 1 else ""
             self.faults.add(previous.position, f"';' is missing after {str(previous)!r}", hint)
+            return index, [Tok.make("SEMI", ";", previous.position)]
         elif index >= len(body) or not isinstance(token, Tok):
             self.faults.add(body[-1].position if body else self.end, "the block ends in the middle of a statement")
         else:
             self.faults.add(token.position, f"unexpected {str(token)!r}", _hint(token, previous, accepts))
-        return index
+        return index, []
 
 
 def _hint(token: Tok, previous: Tok | None, accepts: set[str]) -> str:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.errors import ParseError
-from serpy.script.context import DROPPED, EXITED, ONSEND, Context
+from serpy.script.avps import AvpName
+from serpy.script.context import ONSEND, Context
 from serpy.sip.flow import Listener
 
 log = logging.getLogger("serpy.script")
@@ -364,22 +365,21 @@ def too_many_loops(file: str, line: int) -> None:
     log_limited(f"{file}:{line}", "%s:%d: while loop ended after %d rounds", file, line, HOOKS.max_while_loops)
 
 
-def stop(ctx: Context, state: int, code: int) -> int:
-    """End the script: *state* is EXITED or DROPPED."""
-    ctx.state = state
-    return code
+def avp_flag_set(ctx: Context, name: AvpName, bits: int) -> bool:
+    """``isavpflagset``: any matching value has the flag."""
+    for avp in ctx.avps.find(name):
+        if avp.flags & bits:
+            return True
+    return False
 
 
-def exit_script(ctx: Context) -> int:
-    """``exit``, or a function that returned 0."""
-    ctx.state = EXITED
-    return 0
-
-
-def drop_script(ctx: Context) -> int:
-    """``drop``."""
-    ctx.state = DROPPED
-    return 0
+def method_of(ctx: Context) -> str:
+    """The request's method, the CSeq method of a reply."""
+    response = ctx.response
+    if response is not None:
+        return response.method
+    request = ctx.request
+    return "" if request is None else request.method
 
 
 _unique_counter = 0

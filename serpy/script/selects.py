@@ -469,7 +469,7 @@ def _reason(ctx: Context) -> str | None:
 
 
 def _method(ctx: Context) -> str | None:
-    return str(ctx.message.method)
+    return runtime.method_of(ctx)
 
 
 def _sys(parts: tuple[Part, ...]) -> Reader:

@@ -1,0 +1,144 @@
+"""Arguments of script functions: checked and resolved at load time, written as Python expressions.
+
+Runs in: the master while loading, serpyctl check. Locks: none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from serpy.script import avps, formats, operands, runtime, selects, tree
+from serpy.script.exports import Arg, Function
+from serpy.script.faults import did_you_mean
+
+if TYPE_CHECKING:
+    from serpy.script.expressions import ExpressionCoder
+
+
+class BadArgumentError(Exception):
+    """What is wrong with an argument, and a hint."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: Function) -> str:  # noqa: PLR0911
+    """The Python expression for one argument. Raises BadArgumentError."""
+    if kind is Arg.INT:
+        return _integer(coder, node)
+    if kind is Arg.FLAG:
+        return str(flag_number(coder, node))
+    if kind is Arg.VALUE:
+        return _value(coder, node)
+    if kind is Arg.FORMAT:
+        return _format(coder, node)
+    if kind in (Arg.AVP, Arg.TRACK):
+        return _attribute(coder, node, kind)
+    if kind is Arg.REGEX:
+        try:
+            return coder.unit.constant(runtime.compile_regex(_text(node, "a regular expression in quotes")), "re")
+        except re.error as error:
+            raise BadArgumentError(f"bad regular expression: {error}") from None
+    if kind is Arg.ROUTE:
+        return _route(coder, node, function)
+    if kind is Arg.LOC and isinstance(node, tree.Integer):
+        return repr(node.value)
+    if kind is Arg.LOC and isinstance(node, (tree.Variable, tree.SelectRef)):
+        return repr(node.text)
+    return repr(_text(node, "text in quotes"))
+
+
+def _text(node: tree.Node, wanted: str) -> str:
+    if isinstance(node, (tree.String, tree.Word, tree.Address)):
+        return node.value
+    if isinstance(node, tree.Integer):
+        return str(node.value)
+    raise BadArgumentError(f"expected {wanted}", "this argument must be a constant")
+
+
+def _integer(coder: ExpressionCoder, node: tree.Node) -> str:
+    if isinstance(node, tree.String):
+        text = node.value
+        if text[:1] in ("$", "@"):
+            return f"to_int({_value(coder, node)})"
+        if not re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+            raise BadArgumentError(f"expected a number, found {text!r}")
+        return str(int(text))
+    if isinstance(node, tree.Word):
+        raise BadArgumentError(f"expected a number, found {node.value!r}")
+    return coder.as_int(node)
+
+
+def flag_number(coder: ExpressionCoder, node: tree.Node) -> int:
+    """The number of a flag argument. Raises BadArgumentError."""
+    environment = coder.unit.environment
+    if isinstance(node, tree.Integer):
+        if 0 <= node.value <= 31:
+            return node.value
+        raise BadArgumentError(f"flag numbers are 0 to 31, not {node.value}")
+    name = _text(node, "a flag")
+    number = environment.flag(name)
+    if number < 0:
+        hint = did_you_mean(name, environment.flags) or f"declare it: flags {name} : 1;"
+        raise BadArgumentError(f"unknown flag {name!r}", hint)
+    return number
+
+
+def _value(coder: ExpressionCoder, node: tree.Node) -> str:
+    """A "$avp" or "@select" in a string is resolved per call; an expression is what it is."""
+    if isinstance(node, (tree.Word, tree.Address)):
+        return repr(node.value)
+    if not isinstance(node, tree.String):
+        return coder.value(node)[0]
+    text = node.value
+    if coder.unit.environment.dialect == "kamailio" and "$" in text:
+        return _format(coder, node)
+    try:
+        if text[:1] == "$":
+            variable = coder.avp_in_string(text)
+            return coder.read_variable(variable)[0]
+        if text[:1] == "@":
+            return f"{coder.unit.constant(selects.resolve_select(text, coder.unit.environment), 'sel')}(ctx)"
+    except ValueError as error:
+        raise BadArgumentError(str(error)) from None
+    return repr(text[1:] if text[:2] in ("\\$", "\\@") else text)
+
+
+def _format(coder: ExpressionCoder, node: tree.Node) -> str:
+    if not isinstance(node, tree.String):
+        return coder.as_str(node) if not isinstance(node, tree.Word) else repr(node.value)
+    try:
+        parsed = formats.parse_format(node.value, coder.unit.environment)
+    except ValueError as error:
+        raise BadArgumentError(str(error)) from None
+    if parsed.constant is not None:
+        return repr(parsed.constant)
+    return f"{coder.unit.constant(parsed.expand, 'fmt')}(ctx)"
+
+
+def _attribute(coder: ExpressionCoder, node: tree.Node, kind: Arg) -> str:
+    text = node.text if isinstance(node, tree.Variable) else _text(node, "an attribute")
+    try:
+        name = avps.parse_track(text) if kind is Arg.TRACK else avps.parse_avp_name(text)
+    except ValueError as error:
+        raise BadArgumentError(str(error)) from None
+    return coder.unit.constant(name, "avp")
+
+
+def _route(coder: ExpressionCoder, node: tree.Node, function: Function) -> str:
+    name = _text(node, "the name of a route")
+    kind = function.route_kind or "route"
+    known = coder.unit.route_names(kind)
+    if name not in known and name not in ("", "0"):
+        hint = did_you_mean(name, known)
+        elsewhere = coder.unit.kinds_with(name)
+        if not hint and elsewhere:
+            hint = f"there is {elsewhere[0]}[{name}], but {function.name} needs {kind}[{name}]"
+        raise BadArgumentError(f"no {kind}[{name}] in this script", hint or f"add: {kind}[{name}] {{ … }}")
+    return repr("" if name == "0" else name)
+
+
+__all__ = ["BadArgumentError", "code_argument", "flag_number", "operands"]
