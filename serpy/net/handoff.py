@@ -33,6 +33,17 @@ SO_RCVBUFFORCE: Final = 33
 Handler = Callable[[bytes, int], None]
 
 
+class Layout:
+    """Which slot is whose: the receivers come first, so a receiver's slot is its child index."""
+
+    def __init__(self, receivers: int) -> None:
+        self.receivers: Final = receivers
+        self.timer: Final = receivers
+        self.store: Final = receivers + 1
+        self.ctl: Final = receivers + 2
+        self.slots: Final = receivers + 3
+
+
 class Channels:
     """The inbound sockets of all slots. ``dropped`` counts what this process could not deliver."""
 

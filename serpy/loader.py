@@ -1,0 +1,240 @@
+"""From a configuration file to a Server: compile the script, set the core parameters, load and initialise the modules.
+
+Nothing is opened here: no socket, no database. ``check()`` goes the same way as far as possible without touching the
+machine. All errors that can be found in one go are reported in one ``ConfigError``.
+
+Runs in: master before the first fork; serpyctl. Locks: none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import pkgutil
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import serpy.modules
+from serpy.api import Server
+from serpy.config import KINDS, Settings, Variables
+from serpy.errors import ConfigError, SerpyError, UsageError
+from serpy.net.handoff import Layout
+from serpy.net.listen import aliases_of, listeners_of
+from serpy.script.compile import compile_script
+from serpy.script.environment import Environment, base_name
+from serpy.script.exports import Exports
+from serpy.script.runtime import HOOKS
+from serpy.shm.counters import Counters
+from serpy.shm.segment import Segment
+
+if TYPE_CHECKING:
+    from serpy.db.interface import Database
+    from serpy.script.compile import Program
+
+log = logging.getLogger(__name__)
+
+MIB: Final = 1024 * 1024
+SECRETS: Final = ("AUTH_SECRET", "COOKIE_SECRET")
+SECRETS_FILE: Final = "secrets"
+DRIVERS: Final = {"sqlite": "db_sqlite", "postgres": "db_postgres", "postgresql": "db_postgres"}
+WRITING_ROLES: Final = ("store", "ctl")
+URL_MODULES: Final = ("usrloc", "auth_db", "domain", "uri_db", "avp_db", "gflags")
+
+
+def load(
+    path: str,
+    defines: Mapping[str, str],
+    settings: Settings | None = None,
+    *,
+    run_dir: str = "",
+    check_only: bool = False,
+) -> Server:
+    """The Server that the file *path* describes, ready for the fork; *settings* holds what the command line has set.
+
+    Without *run_dir*, or with *check_only*, no secret is read or made. Raises ConfigError, ResourceError.
+    """
+    settings = settings or Settings()
+    all_defines = {**_secrets(run_dir if not check_only else ""), **defines}
+    environment = Environment(load_module, KINDS)
+    program = _compile(path, all_defines, environment)
+    _assign(settings, program)
+    server = Server(settings)
+    server.run_dir = run_dir
+    server.program = program
+    for exports in program.modules:
+        server.exports[exports.name] = exports
+    server.listeners = listeners_of(settings)
+    server.aliases = aliases_of(settings, server.listeners)
+    server.open_database = _Databases(server).open
+    _lend(server)
+    _make_shared(server, environment)
+    _initialise(server)
+    return server
+
+
+def check(path: str, defines: Mapping[str, str]) -> None:
+    """Raise ConfigError with everything that is wrong with the file *path*; nothing is applied."""
+    load(path, defines, check_only=True)
+
+
+def parse_define(text: str) -> tuple[str, str]:
+    """``NAME=value`` or ``NAME`` (value empty). Raises ConfigError."""
+    name, _, value = text.partition("=")
+    if not (name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit()):
+        raise ConfigError(f"bad define {text[:60]!r}", hint="-A NAME or -A NAME=value")
+    return name, value
+
+
+def database_url(path: str, defines: Mapping[str, str]) -> str:
+    """The database that the file *path* names: the ``db_url`` of the location table, else of another module."""
+    program = _compile(path, {**_secrets(""), **defines}, Environment(load_module, KINDS))
+    modules = {exports.name: exports for exports in program.modules}
+    for name in URL_MODULES:
+        url = getattr(modules[name].module, "db_url", "") if name in modules else ""
+        if url:
+            return str(url)
+    raise ConfigError(f"{path} names no database", hint='modparam("usrloc", "db_url", …)')
+
+
+def open_database(url: str, *, create: bool = False) -> Database:
+    """A handle of our own for *url*, to read and write. Raises ConfigError, BackendError."""
+    driver = _driver(url, {})
+    return cast("Database", driver.open(url, read_only=False, create=create))
+
+
+def load_module(name: str) -> Exports:
+    """A fresh instance of the module *name*; ``.so`` and a path are forgiven. Raises ConfigError for an unknown one."""
+    base = base_name(name)
+    known = [item.name for item in pkgutil.iter_modules(serpy.modules.__path__)]
+    if base not in known:
+        close = difflib.get_close_matches(base, known, 1)
+        raise ConfigError(f"no module {base!r}", hint=f'did you mean "{close[0]}"?' if close else "")
+    try:
+        module = importlib.import_module(f"serpy.modules.{base}")
+    except ImportError as exc:
+        raise ConfigError(f"module {base} cannot be loaded: {exc}") from None
+    exports: Exports = module.exports()
+    return exports
+
+
+def _compile(path: str, defines: dict[str, str], environment: Environment) -> Program:
+    if not Path(path).is_file():
+        raise ConfigError(f"cannot read {path}: no such file", hint="name it with -f FILE")
+    try:
+        return compile_script(path, defines, environment)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+
+
+def _assign(settings: Settings, program: Program) -> None:
+    errors: list[str] = []
+    for item in program.settings:
+        values = item.value if isinstance(item.value, list) else [item.value]
+        for value in values:
+            try:
+                settings.assign(item.name, value)
+            except ConfigError as exc:
+                located = ConfigError(exc.message, file=item.file, line=item.line, column=item.column, hint=exc.hint)
+                errors.append(str(located))
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def _make_shared(server: Server, environment: Environment) -> None:
+    """Shared memory and all that lives in it from the core; the modules allocate the rest in ``init``."""
+    settings = server.settings
+    server.segment = Segment(settings.shm_mem * MIB)
+    server.counters = Counters(server.segment, Layout(settings.children).slots)
+    variables = Variables()
+    for exports in server.exports.values():
+        for group, names in exports.variables.items():
+            for name, (kind, default, text) in names.items():
+                variables.declare(group, name, kind, default, text)
+    for group, values in environment.variables.items():
+        for name, value in values.items():
+            if not variables.knows(group, name):
+                variables.declare(group, name, "int" if isinstance(value, int) else "str", value)
+    variables.place(server.segment, server.counters)
+    server.variables = variables
+    HOOKS.cfg_get = variables.get
+
+
+def _initialise(server: Server) -> None:
+    errors: list[str] = []
+    for exports in server.exports.values():
+        if exports.init is None:
+            continue
+        try:
+            exports.init(server)
+        except SerpyError as exc:
+            errors.append(f"module {exports.name}: {exc}")
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def _lend(server: Server) -> None:
+    """What the core lends to the script's run time."""
+    hosts = {listener.host for listener in server.listeners}
+    HOOKS.is_myself = server.is_myself
+    HOOKS.is_my_address = lambda host: host.strip("[]") in hosts
+    HOOKS.find_listener = server.listener_for
+    HOOKS.server_id = lambda: server.settings.server_id
+    HOOKS.max_while_loops = server.settings.max_while_loops
+
+
+class _Databases:
+    """Opens database handles for one Server, by the scheme of their URL."""
+
+    def __init__(self, server: Server) -> None:
+        self._server: Final = server
+
+    def open(self, url: str) -> Database:
+        """A handle for this process: only the store and ctl write. Raises ConfigError, UsageError, BackendError."""
+        server = self._server
+        if server.slot < 0:
+            # A handle would be shared by all children over the fork: none of its kinds survives that.
+            raise UsageError("the master opens no database")
+        driver = _driver(url, server.exports)
+        return cast("Database", driver.open(url, read_only=server.role not in WRITING_ROLES, loop=server.loop))
+
+
+def _driver(url: str, loaded: Mapping[str, Exports]) -> Any:  # Any: a driver module's instance, no class in common
+    scheme = url.partition(":")[0].lower()
+    for exports in loaded.values():
+        if scheme in getattr(exports.module, "schemes", ()):
+            return exports.module
+    name = DRIVERS.get(scheme)
+    if name is None:
+        raise ConfigError(f"no database driver for {scheme!r:.40} URLs", hint="sqlite:////path or postgres://…")
+    return load_module(name).module
+
+
+def _secrets(run_dir: str) -> dict[str, str]:
+    """The secrets of this server, made at the first start and kept in *run_dir*; "" gives throw-away ones."""
+    found = {name: secrets.token_hex(24) for name in SECRETS}
+    if not run_dir:
+        return found
+    path = Path(run_dir, SECRETS_FILE)
+    try:
+        if path.exists():
+            for line in path.read_text(encoding="ascii").split("\n"):
+                name, equals, value = line.partition("=")
+                if equals and name in found:
+                    found[name] = value
+            return found
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        # Written aside and linked into place: a second start at the same time sees all or nothing.
+        draft = path.with_name(f"{SECRETS_FILE}.{os.getpid()}")
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 - an fd, not a path
+            file.writelines(f"{name}={value}\n" for name, value in found.items())
+        draft.rename(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"cannot keep secrets in {path}: {exc}", hint="choose another run directory with -Y"
+        ) from None
+    return found

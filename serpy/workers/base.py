@@ -1,0 +1,259 @@
+"""The life of a child process, whatever its role, and the barrier that no bug in a callback gets past.
+
+A role is a subclass: ``after_fork()`` registers what it does with the loop, ``before_exit()`` finishes what must be
+finished. Everything else - privileges, signals, heartbeat, the report of bugs - is the same for all and stands here.
+
+Runs in: every child. Locks: none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import setproctitle
+
+from serpy import log as serpy_log
+from serpy.api import StoreService
+from serpy.db.writer import StoreClient
+from serpy.errors import SerpyError
+from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
+from serpy.net.loop import Loop
+from serpy.net.sender import Sender
+
+if TYPE_CHECKING:
+    from serpy.api import Server
+    from serpy.net.handoff import Channels
+    from serpy.net.listen import Bound
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 1.0
+PR_SET_PDEATHSIG: Final = 1
+EXIT_BOOT: Final = 3
+EXIT_CRASHED: Final = 4
+GC_YOUNGEST: Final = 20_000  # objects between two looks at the youngest; messages are freed by counting, not by this
+
+
+class Boot:
+    """What the master hands to a child: where to say "ready", where the traceback of a crash goes, who to become."""
+
+    def __init__(self, report_fd: int, crash_fd: int, uid: int, gid: int, master_pid: int) -> None:
+        self.report_fd: Final = report_fd
+        self.crash_fd: Final = crash_fd
+        self.uid: Final = uid  # -1: stay who we are
+        self.gid: Final = gid
+        self.master_pid: Final = master_pid
+
+    def say(self, kind: str, slot: int, text: str = "") -> None:
+        """One line to the master: kind "R" ready, "E" could not boot."""
+        line = f"{kind}{slot} {text[:2000]}".replace("\n", "\r")
+        with contextlib.suppress(OSError):
+            os.write(self.report_fd, line.encode("utf-8", "replace") + b"\n")
+
+
+class Worker:
+    """One child. *slot* is its place in the status page and the hand-off, *child* its index within its role."""
+
+    role = "worker"
+    stop_last = False  # the master stops these after all others have gone
+
+    def __init__(self, server: Server, channels: Channels, bound: Bound, slot: int, child: int) -> None:
+        self.server: Final = server
+        self.channels: Final = channels
+        self.bound: Final = bound
+        self.slot: Final = slot
+        self.child: Final = child
+        self.layout: Final = Layout(bound.children)
+        self.loop: Loop
+        self.sender: Sender
+        self.crashes = 0
+        self._master_pid = 0
+        self._store_client: StoreClient | None = None
+        self._reports = serpy_log.RateLimit(10, 10.0)
+
+    @property
+    def title(self) -> str:
+        """The process title after ``serpy: ``."""
+        return self.role
+
+    def after_fork(self) -> None:
+        """Register everything this role does with ``self.loop``. Raises SerpyError: then the process does not start."""
+        raise NotImplementedError
+
+    def before_exit(self) -> None:
+        """Finish what must be finished; called once when the loop has ended in good order."""
+
+    def on_bug(self, current: object) -> None:
+        """Answer 500 if *current*, the handler that failed, can be answered."""
+
+    def receiver_sockets(self) -> int:
+        """Which child's sockets this process keeps: its own for a receiver; child 0's, for sending, otherwise."""
+        return 0
+
+    def run(self, boot: Boot) -> int:
+        """The whole life; returns the exit code. Runs right after the fork, on the master's image."""
+        self._master_pid = boot.master_pid
+        try:
+            faulthandler.enable(file=boot.crash_fd, all_threads=False)
+            self.bound.close_others(self.receiver_sockets())
+            setproctitle.setproctitle(f"serpy: {self.title}")
+            serpy_log.set_slot(self.slot)
+            _drop_privileges(boot.uid, boot.gid)
+            _leave_with(boot.master_pid)
+            self.loop = Loop(self.server.settings.max_parked)
+            self.loop.leader_body = self._lead
+            self._handle_signals()
+            self.channels.attach(self.slot, self.loop)
+            self._fill_server()
+            for exports in self.server.exports.values():
+                if exports.child_init is not None:
+                    exports.child_init(self.server)
+            self.after_fork()
+        except (SerpyError, OSError) as exc:
+            log.error("%s cannot start: %s", self.title, exc)  # noqa: TRY400 - the text says it all
+            boot.say("E", self.slot, f"{self.title}: {exc}")
+            return EXIT_BOOT
+        except Exception as exc:
+            log.exception("%s cannot start", self.title)
+            boot.say("E", self.slot, f"{self.title}: {type(exc).__name__}: {exc}")
+            return EXIT_BOOT
+        gc.freeze()
+        gc.set_threshold(GC_YOUNGEST, 10, 50)
+        self._beat()
+        self.server.counters.status.ready()
+        boot.say("R", self.slot)
+        self.loop.run()
+        return self._finish()
+
+    def _fill_server(self) -> None:
+        server = self.server
+        self.sender = Sender(self.bound.of_child(self.receiver_sockets()))
+        server.slot = self.slot
+        server.role = self.role
+        server.child = self.child
+        server.loop = self.loop
+        server.channels = self.channels
+        server.send = self.sender.send
+        server.counters.attach(self.slot)
+        if self.slot != self.layout.store:
+            status = server.counters.status
+            client = StoreClient(
+                self.loop, self.channels, self.layout.store, STORE_WRITE, lambda: status.pid(self.layout.store)
+            )
+            self.channels.on(STORE_ACK, client.on_ack)
+            self._store_client = client
+            server.provide(StoreService, client)  # type: ignore[type-abstract]  # a Protocol class is the key
+
+    def _handle_signals(self) -> None:
+        """TERM and INT end the loop; what concerns the master only is ignored. The handler just sets a flag."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._wakeup = (reader, writer)  # kept open
+
+        def drain() -> None:
+            with contextlib.suppress(BlockingIOError):
+                reader.recv(512)
+
+        self.loop.add_reader(reader.fileno(), drain)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: self.loop.stop())
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _beat(self) -> None:
+        """The heartbeat, once a second."""
+        loop = self.loop
+        loop.read_clocks()
+        now = loop.now()
+        self.server.counters.heartbeat(now)
+        if os.getppid() != self._master_pid:
+            log.warning("the master is gone: leaving")
+            loop.stop()
+            return
+        loop.call_at(now + HEARTBEAT_S, self._beat)
+
+    def _lead(self) -> None:
+        """The body of every greenlet that leads the loop: the one barrier for bugs."""
+        loop = self.loop
+        while not loop.stopping:
+            try:
+                loop.lead()
+            except Exception:  # noqa: BLE001 - the barrier; _report logs the traceback
+                self._report(loop.current)
+
+    def _report(self, current: object) -> None:
+        self.crashes += 1
+        if self._reports.allows(self.loop.now()):
+            log.error("bug in %s while handling %.1500r", self.title, current)
+        try:
+            self.on_bug(current)
+        except Exception:
+            log.exception("and the 500 for it failed, too")
+        limit = self.server.settings.crash_limit
+        if limit and self.crashes >= limit:
+            log.error("%d bugs in this process: leaving for a fresh one", self.crashes)
+            self.loop.stop()
+
+    def _finish(self) -> int:
+        limit = self.server.settings.crash_limit
+        try:
+            self.before_exit()
+            if self._store_client is not None:
+                self._store_client.send_all()  # the store leaves after us
+        except Exception:
+            log.exception("%s did not end in good order", self.title)
+            return EXIT_CRASHED
+        return EXIT_CRASHED if limit and self.crashes >= limit else 0
+
+
+def child_main(worker: Worker, boot: Boot) -> None:
+    """Run *worker* and end this process; never returns into the master's code."""
+    code = EXIT_CRASHED
+    try:
+        code = worker.run(boot)
+    except BaseException:
+        log.exception("%s ends by a bug", worker.title)
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _drop_privileges(uid: int, gid: int) -> None:
+    if gid >= 0 and gid != os.getgid():
+        os.setgroups([])
+        os.setgid(gid)
+    if uid >= 0 and uid != os.getuid():
+        os.setuid(uid)
+
+
+def _leave_with(master_pid: int) -> None:
+    """Have the kernel end us when the master dies (a change of user forgets this: call it afterwards)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != master_pid:
+        raise OSError("the master is gone already")
+
+
+def limit_core_files() -> None:
+    """Write no core files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+WorkerFactory = Callable[[int, int], Worker]
