@@ -5,10 +5,13 @@
 Exit status 0 = no finding; a finding is a traceback and the bytes that caused it.
 """
 
+# ruff: noqa: PLC0415 - atheris instruments what is imported after it
+
 import argparse
 import contextlib
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -123,8 +126,6 @@ def main() -> int:
         check = load()
     dirs = [str(CORPUS / kind) for kind in ("valid", "invalid", "torture")]
     # the last directory receives nothing: new inputs go to the first, which is a scratch one
-    import tempfile
-
     with tempfile.TemporaryDirectory() as scratch:
         argv = [
             sys.argv[0],
