@@ -4,8 +4,19 @@ import re
 
 import pytest
 from support.contexts import (
-    FLOW, LISTENER, SECOND, TLS, FakeDomains, configure, context, function, request_text, select, sent_lines,
-    sent_values, server,
+    FLOW,
+    LISTENER,
+    SECOND,
+    TLS,
+    FakeDomains,
+    configure,
+    context,
+    function,
+    request_text,
+    select,
+    sent_lines,
+    sent_values,
+    server,
 )  # fmt: skip
 
 from serpy.api import Avp, Avps, ConfigError, DomainService, Listener
