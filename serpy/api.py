@@ -134,8 +134,9 @@ class Server:
         self.exports: dict[str, Exports] = {}  # loaded modules by name, in load order
         self.run_dir = ""
         self.started_wall = time.time()
-        self.segment: Segment = cast("Segment", None)  # shared memory; modules allocate in init()
-        self.counters: Counters = cast("Counters", None)
+        # Declared only: a compiled attribute of a compiled class cannot hold None.
+        self.segment: Segment  # shared memory; modules allocate in init()
+        self.counters: Counters
         self.variables: Variables = cast("Variables", None)
         self.program: object = None  # serpy.script.compile.Program
         self._services: dict[str, object] = {}
@@ -143,8 +144,8 @@ class Server:
         self.slot = -1  # index in the status page and of the inbound channel; -1 = master
         self.role = "master"
         self.child = 0  # index among the processes of this role
-        self.loop: Loop = cast("Loop", None)
-        self.channels: Channels = cast("Channels", None)
+        self.loop: Loop  # likewise
+        self.channels: Channels
         self.send: Callable[[Outgoing], None] = _not_sending
         self.open_database: Callable[[str], Database] = _no_database
         self._databases: dict[str, Database] = {}

@@ -8,7 +8,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §10, §16.5.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     Arg,
@@ -93,9 +93,10 @@ class Registrar:
         self._aor_name = "aor"
         self._server_id_name = "server_id"
         self._server_id = 0
-        self._location: LocationService = cast("LocationService", None)
-        self._reply: ReplyService = cast("ReplyService", None)
-        self._targets: Targets = cast("Targets", None)
+        # set by init and child_init; declared only, because a compiled attribute cannot hold None for an object
+        self._location: LocationService
+        self._reply: ReplyService
+        self._targets: Targets
 
     def init(self, server: Server) -> None:
         """Take the parameters over; names of attributes are parsed once."""
@@ -153,13 +154,14 @@ class Registrar:
                 bindings = self._location.update(table, uid, registration.decide, persist=persist)
             else:
                 bindings = self._location.bindings(table, uid)
-        except IntervalTooBriefError as exc:
-            return Outcome(exc.status, exc.reason, error=str(exc), extra=f"Min-Expires: {exc.min_expires}")
-        except ProtocolError as exc:
-            return Outcome(exc.status, exc.reason or _REASONS.get(exc.status, "Bad Request"), error=str(exc))
-        except ResourceError as exc:
+        except IntervalTooBriefError as brief:
+            return Outcome(brief.status, brief.reason, error=str(brief), extra=f"Min-Expires: {brief.min_expires}")
+        except ProtocolError as refused:
+            reason = refused.reason or _REASONS.get(refused.status, "Bad Request")
+            return Outcome(refused.status, reason, error=str(refused))
+        except ResourceError as full:  # one name per type: a compiled variable has one type
             extra = f"Retry-After: {_RETRY_AFTER_S}"
-            return Outcome(503, "Service Unavailable", error=str(exc).partition(";")[0], extra=extra)
+            return Outcome(503, "Service Unavailable", error=str(full).partition(";")[0], extra=extra)
         except BackendError:
             return Outcome(500, "Server Internal Error", error="the binding could not be stored")
         if aor:

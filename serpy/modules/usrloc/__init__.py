@@ -9,7 +9,7 @@ Runs in: master (init), every child. Locks: inside the table only.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from serpy.api import Exports, LocationService, Param, Rpc, StoreService
 from serpy.errors import BackendError, ConfigError
@@ -43,9 +43,9 @@ class Usrloc:
         self.reg_avp_column = ""
         self.uid_column = "uid"  # the eleven others likewise, set by name
         self.rpc = LocationRpc()
-        self.location: Location = cast("Location", None)
+        self.location: Location  # set by init; declared only, because a compiled attribute cannot hold None for it
         self.loader: Preload | None = None
-        self._server: Server = cast("Server", None)
+        self._server: Server  # set by child_init
         self._expired = 0
 
     def init(self, server: Server) -> None:
