@@ -402,7 +402,7 @@ class Tm:
 
     def stats(self) -> dict[str, int]:
         """Transactions of all receivers since the start, and how many are in memory."""
-        if self.server is None or self.server.counters is None:
+        if self.server is None:
             return {}
         values = self.server.counters.snapshot()
         return {name.removeprefix("tm."): values.get(name, 0) for name, _ in COUNTERS}
