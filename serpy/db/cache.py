@@ -63,13 +63,19 @@ class TtlCache(Generic[K, V]):
         self._ttl_s = ttl_s
         self._negative_ttl_s = negative_ttl_s
         self._max_entries = max_entries
+        self._max_absent = max(max_entries // 10, 1)
         self._entries: dict[K, Entry[V]] = {}
+        self._absent: dict[
+            K, Entry[V]
+        ] = {}  # empty values, bounded apart: a scan for users must not push out the real ones
+        if counters.generation(generation) == 0:
+            counters.bump(generation)  # a number that exists is found at once, one that does not is searched each time
         self._generation = counters.generation(generation)
         self._checked_at = -1.0
         self._waiting: dict[K, list[Ticket]] = {}  # keys being fetched, and who else wants them
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._absent)
 
     def get(self, key: K) -> V:
         """The value of *key*, from memory if it can be. Raises BackendError (and ResourceError: too many waiting)."""
@@ -77,6 +83,8 @@ class TtlCache(Generic[K, V]):
         if now != self._checked_at:  # once per wake-up: a change is seen before the next message
             self._check_generation(now)
         entry = self._entries.get(key)
+        if entry is None:
+            entry = self._absent.get(key)
         if entry is not None:
             if now < entry.fresh_until:
                 self.hits += 1
@@ -91,17 +99,19 @@ class TtlCache(Generic[K, V]):
     def drop(self, key: K) -> None:
         """Forget one key."""
         self._entries.pop(key, None)
+        self._absent.pop(key, None)
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._absent.clear()
 
     def _check_generation(self, now: float) -> None:
         self._checked_at = now
         generation = self._counters.generation(self._name)
         if generation != self._generation:
             self._generation = generation
-            self._entries.clear()
+            self.clear()
 
     def _refresh_soon(self, key: K, entry: Entry[V], now: float) -> None:
         entry.fresh_until = now + RETRY_S  # the others do not start another fetch meanwhile
@@ -114,7 +124,7 @@ class TtlCache(Generic[K, V]):
             ticket = self._loop.new_ticket()
             waiting.append(ticket)
             self._loop.wait(ticket, self._loop.now() + SHARED_WAIT_S)
-            entry = self._entries.get(key)
+            entry = self._entries.get(key) or self._absent.get(key)
             if entry is not None and self._loop.now() < entry.usable_until:
                 return entry.value
             if ticket.value is not True:  # the other one failed, or took too long
@@ -145,9 +155,9 @@ class TtlCache(Generic[K, V]):
                     self._loop.resume(ticket.id, outcome)
 
     def _store(self, key: K, value: V, ttl_s: float) -> None:
-        entries = self._entries
-        entries.pop(key, None)  # so that it becomes the youngest
-        if len(entries) >= self._max_entries:
+        self.drop(key)  # so that it becomes the youngest
+        entries, most = (self._entries, self._max_entries) if value else (self._absent, self._max_absent)
+        if len(entries) >= most:
             del entries[next(iter(entries))]
         now = self._loop.now()
         entries[key] = Entry(value, now + ttl_s, now + ttl_s + self._ttl_s)
@@ -163,6 +173,6 @@ class _Refresh(Generic[K, V]):
     def run(self) -> None:
         cache = self._cache
         try:
-            cache._fetch(self._key, cache._entries.get(self._key))
+            cache._fetch(self._key, cache._entries.get(self._key) or cache._absent.get(self._key))
         except (BackendError, ResourceError):
             return  # the generation moved meanwhile; whoever asks next sees the error

@@ -223,7 +223,7 @@ def test_server_away_is_answered_by_the_policy_and_used_again(postgres, postgres
         deadline = time.monotonic() + 20
         while run_writers(farm, [[[location(3, 0)]]])[1] and time.monotonic() < deadline:
             time.sleep(0.05)
-        rows = {uid: expires for uid, expires in farm.rows("location", "uid", "expires")}
+        rows = dict(farm.rows("location", "uid", "expires"))
         assert set(rows) == ({"u1", "u3"} if policy == "refuse" else {"u1", "u2", "u3"})
         if policy == "journal":
             assert rows["u2"] == 2_000_000_002

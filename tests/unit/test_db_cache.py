@@ -16,6 +16,9 @@ class Generations:
     def generation(self, _name):
         return self.number
 
+    def bump(self, _name):
+        self.number += 1
+
 
 class Clock(Loop):
     """A loop whose time the test advances."""
@@ -158,7 +161,17 @@ def test_value_read_while_the_generation_moved_is_not_kept(clock, generations, s
     assert len(cache) == 0
 
 
+def test_search_for_users_does_not_push_out_the_real_ones(cache, source):
+    cache.get("alice")
+    for number in range(50):
+        cache.get(f"guess{number}")
+    cache.get("alice")
+    assert source.asked.count("alice") == 1
+    assert len(cache) == 2
+
+
 def test_full_cache_forgets_the_oldest(cache, source):
+    source.rows |= {key: [key] for key in "abcd"}
     for key in ("a", "b", "c", "d"):
         cache.get(key)
     assert len(cache) == 3
