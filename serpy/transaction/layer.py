@@ -521,7 +521,7 @@ class TransactionLayer:
             branch.interval_s *= 2
             if not branch.is_invite and branch.interval_s > self.settings.retr_timer2_s:
                 branch.interval_s = self.settings.retr_timer2_s
-            branch.retransmit_at = now + branch.interval_s
+            branch.retransmit_at += branch.interval_s  # from the instant it was due: ticks must not add up
             self._apply_client(branch, branch.step(states.TIMER_RETRANSMIT), None, now)
         if branch.state < states.COMPLETED:
             wake = branch.next_wake()
@@ -584,7 +584,7 @@ class TransactionLayer:
         if server.resend_at:
             if now < server.ends_at:
                 server.interval_s = min(server.interval_s * 2, self.settings.retr_timer2_s)
-                server.resend_at = now + server.interval_s
+                server.resend_at += server.interval_s
                 self._apply_server(server, server.step(states.TIMER_RESEND), now)
                 self.wheel.arm(server, min(server.resend_at, server.ends_at))
                 return

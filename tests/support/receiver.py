@@ -7,28 +7,18 @@ from typing import Any
 
 from serpy.api import Server
 from serpy.config import Settings
+from serpy.errors import TransportError
 from serpy.modules import sl, tm
+from serpy.net.handoff import Channels
+from serpy.net.loop import Loop
 from serpy.pipeline import Pipeline
 from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, REQUEST, Context
+from serpy.shm.counters import Counters
+from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow, Listener, Outgoing
 
 CALLER = ("192.0.2.1", 5060)
 PROXY = ("192.0.2.100", 5060)
-
-
-class FakeLoop:
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def wall_now(self) -> float:
-        return 1.7e9 + self.time
-
-    def set_timer_source(self, next_at: Callable[[], float], on_timer: Callable[[float], None]) -> None:
-        self.next_at = next_at
-        self.on_timer = on_timer
 
 
 class FakeProgram:
@@ -59,17 +49,22 @@ class FakeProgram:
 
 class Bench:
     def __init__(self, params: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **routes: Any):
-        self.loop = FakeLoop()
+        self.loop = Loop()  # not run: the test moves its clock
+        self.clock(1000.0)
         self.sent: list[Outgoing] = []
         self.broken: set[tuple[str, int]] = set()
         self.listener = Listener(0, "udp", *PROXY)
         config = Settings()
+        config.children = 1
         for name, value in (settings or {}).items():
             setattr(config, name, value)
         server = self.server = Server(config)
         server.listeners = [self.listener]
         server.aliases = {PROXY}
-        server.loop = self.loop  # type: ignore[assignment]
+        server.loop = self.loop
+        server.channels = Channels(1)
+        server.counters = Counters(Segment(1 << 20), 1)
+        server.counters.attach(0)
         server.send = self._send
         tm_exports, sl_exports = tm.exports(), sl.exports()
         self.tm: Any = tm_exports.module
@@ -83,12 +78,14 @@ class Bench:
         self.pipeline = Pipeline(server)
         self.layer = self.pipeline.layer
 
+    def clock(self, now: float) -> None:
+        self.loop._now = now
+        self.loop._wall_offset = 1.7e9
+
     def _bind(self, route: Callable[..., object]) -> Callable[[Context], object]:
         return lambda ctx: route(self, ctx)
 
     def _send(self, outgoing: Outgoing) -> None:
-        from serpy.errors import TransportError
-
         if (outgoing.flow.host, outgoing.flow.port) in self.broken:
             raise TransportError("unreachable")
         self.sent.append(outgoing)
@@ -103,14 +100,11 @@ class Bench:
     def advance(self, seconds: float) -> list[Sent]:
         """What went out while time passed."""
         self.sent.clear()
-        end = self.loop.time + seconds
-        while True:
-            at = self.loop.next_at()
-            if at > end:
-                break
-            self.loop.time = max(self.loop.time, at) + 1e-6
-            self.loop.on_timer(self.loop.time)
-        self.loop.time = end
+        end = self.loop.now() + seconds
+        while (at := self.pipeline.next_timer_at()) <= end:
+            self.clock(max(self.loop.now(), at) + 1e-6)
+            self.pipeline.on_timer(self.loop.now())
+        self.clock(end)
         return self.take()
 
     def take(self) -> list[Sent]:

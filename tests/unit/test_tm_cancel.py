@@ -1,0 +1,168 @@
+"""CANCEL on every path (RFC 3261 §9, §16.10)."""
+
+from __future__ import annotations
+
+import pytest
+from support.receiver import Bench, names, request, response
+
+CALLEE = ("192.0.2.2", 5060)
+
+
+def main(bench, ctx):
+    if ctx.request.method == "CANCEL":
+        bench.cancel_result = bench.tm.t_relay_cancel(ctx)
+        if bench.cancel_result == 1:
+            bench.tm.t_relay(ctx)
+        return
+    bench.tm.t_relay(ctx)
+
+
+def cancel(**more):
+    return request("CANCEL", **more)
+
+
+def ringing(**params):
+    bench = Bench(params, main=main)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 180), CALLEE)
+    return bench, invite
+
+
+def test_a_ringing_call_is_cancelled():
+    bench, invite = ringing()
+    sent = bench.receive(cancel())
+    assert names(sent) == ["200 192.0.2.1", "CANCEL 192.0.2.2"]
+    assert bench.cancel_result == 0
+    assert sent[1].line("Via") == invite.lines("Via")[0]
+    assert sent[1].line("CSeq") == "CSeq: 1 CANCEL"
+    assert bench.receive(response(sent[1], 200), CALLEE) == []
+    assert names(bench.receive(response(invite, 487), CALLEE)) == ["ACK 192.0.2.2", "487 192.0.2.1"]
+
+
+def test_before_a_provisional_the_cancel_waits_for_one():
+    bench = Bench(main=main)
+    invite = bench.receive(request())[1]
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1"]
+    assert names(bench.advance(0.6)) == ["INVITE 192.0.2.2"]
+    assert names(bench.receive(response(invite, 100), CALLEE)) == ["CANCEL 192.0.2.2"]
+
+
+def test_a_peer_that_never_answers_ends_as_487_when_cancelled():
+    bench = Bench(main=main)
+    bench.receive(request())
+    bench.receive(cancel())
+    upstream = [item.what for item in bench.advance(31) if item.host == "192.0.2.1"]
+    assert upstream[0] == "487"
+
+
+def test_cancel_b_method_0_answers_487_at_once():
+    bench = Bench({"cancel_b_method": 0}, main=main)
+    bench.receive(request())
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1", "487 192.0.2.1"]
+
+
+def test_cancel_b_method_2_cancels_without_a_provisional():
+    bench = Bench({"cancel_b_method": 2}, main=main)
+    bench.receive(request())
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1", "CANCEL 192.0.2.2"]
+
+
+def test_an_invite_without_branches_is_answered_487():
+    def only_newtran(bench, ctx):
+        if ctx.request.method == "CANCEL":
+            bench.tm.t_relay_cancel(ctx)
+        else:
+            bench.tm.t_newtran(ctx)
+
+    bench = Bench(main=only_newtran)
+    assert names(bench.receive(request())) == ["100 192.0.2.1"]
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1", "487 192.0.2.1"]
+
+
+def test_a_cancel_after_the_final_answer_has_no_effect():
+    bench, invite = ringing()
+    bench.receive(response(invite, 200), CALLEE)
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1"]
+
+
+def test_a_late_200_after_cancel_is_still_relayed():
+    bench, invite = ringing()
+    bench.receive(cancel())
+    assert names(bench.receive(response(invite, 200), CALLEE)) == ["200 192.0.2.1"]
+
+
+def test_a_late_200_after_the_487_went_up_is_still_relayed():
+    bench = Bench({"cancel_b_method": 0}, main=main)
+    invite = bench.receive(request())[1]
+    bench.receive(cancel())
+    assert names(bench.receive(response(invite, 200), CALLEE)) == ["200 192.0.2.1"]
+
+
+def test_a_repeated_cancel_gets_its_answer_again_and_cancels_once():
+    bench, _ = ringing()
+    bench.receive(cancel())
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1"]
+
+
+def test_our_cancel_is_repeated_until_answered():
+    bench, invite = ringing()
+    sent = bench.receive(cancel())[1]
+    assert names(bench.advance(0.6)) == ["CANCEL 192.0.2.2"]
+    bench.receive(response(sent, 200), CALLEE)
+    assert bench.advance(10) == []
+    assert invite.what == "INVITE"
+
+
+def test_a_callee_that_ignores_the_cancel_is_given_up():
+    bench, _ = ringing()
+    sent = bench.receive(cancel())[1]
+    bench.receive(response(sent, 200), CALLEE)
+    assert [item.what for item in bench.advance(33)][0] == "487"
+    bench.advance(60)
+    assert not bench.layer.servers
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        pytest.param(0, ["CANCEL 192.0.2.2"], id="stateful"),
+        pytest.param(1, ["CANCEL 192.0.2.2"], id="stateless"),
+        pytest.param(2, [], id="drop"),
+    ],
+)
+def test_an_unmatched_cancel_follows_the_parameter(mode, expected):
+    bench = Bench({"unmatched_cancel": mode}, main=main)
+    assert names(bench.receive(cancel())) == expected
+    assert bench.cancel_result == 1
+    assert len(bench.layer.servers) == (1 if mode == 0 else 0)
+
+
+def test_t_relay_handles_a_matched_cancel_too():
+    bench = Bench(main=lambda b, ctx: b.tm.t_relay(ctx))
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 180), CALLEE)
+    assert names(bench.receive(cancel())) == ["200 192.0.2.1", "CANCEL 192.0.2.2"]
+
+
+def test_relaying_a_cancelled_invite_again_fails():
+    def failing(bench, ctx):
+        bench.result = bench.tm.t_relay(ctx)
+
+    def arm(bench, ctx):
+        if ctx.request.method == "CANCEL":
+            bench.tm.t_relay_cancel(ctx)
+            return
+        bench.tm.t_on_failure(ctx, "F")
+        bench.tm.t_relay(ctx)
+
+    def again(bench, ctx):
+        ctx.request_uri = "sip:bob@192.0.2.9"
+        assert bench.tm.t_is_canceled(ctx) == 1
+        failing(bench, ctx)
+
+    bench = Bench(main=arm, failure_F=again)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 180), CALLEE)
+    bench.receive(cancel())
+    assert names(bench.receive(response(invite, 487), CALLEE)) == ["ACK 192.0.2.2", "487 192.0.2.1"]
+    assert bench.result == -487

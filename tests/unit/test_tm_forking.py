@@ -1,0 +1,209 @@
+"""Parallel forking and the choice of the answer (RFC 3261 §16.7)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from support.receiver import Bench, names, request, response
+
+from serpy.script.context import Target
+from serpy.transaction.response_context import priority
+
+HOSTS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
+
+
+def fork(count):
+    def main(bench, ctx):
+        if ctx.request.method == "CANCEL":
+            bench.tm.t_relay_cancel(ctx)
+            return
+        ctx.request_uri = f"sip:bob@{HOSTS[0]}"
+        for host in HOSTS[1:count]:
+            ctx.branches.append(Target(f"sip:bob@{host}"))
+        bench.result = bench.tm.t_relay(ctx)
+
+    return main
+
+
+def started(count=3, method="INVITE", extra=(), **routes):
+    bench = Bench(main=fork(count), **routes)
+    sent = bench.receive(request(method, extra=extra))
+    return bench, [item for item in sent if item.what == method]
+
+
+def answer(bench, branch, status, **more):
+    return bench.receive(response(branch, status, **more), (branch.host, 5060))
+
+
+def test_all_branches_start_at_once_with_branch_parameters_of_their_own():
+    _, branches = started()
+    assert [item.host for item in branches] == HOSTS
+    assert len({item.lines("Via")[0] for item in branches}) == 3
+    assert [item.line("Max-Breadth") for item in branches] == ["Max-Breadth: 20"] * 3
+
+
+def test_the_first_2xx_wins_and_the_others_are_cancelled():
+    bench, (first, second, third) = started()
+    assert names(answer(bench, first, 180)) == ["180 192.0.2.1"]
+    assert names(answer(bench, second, 180)) == ["180 192.0.2.1"]
+    sent = answer(bench, second, 200)
+    # the third has not said anything yet: its CANCEL waits for a provisional (§9.1)
+    assert names(sent) == ["200 192.0.2.1", "CANCEL 192.0.2.11"]
+    assert names(answer(bench, third, 100)) == ["CANCEL 192.0.2.13"]
+    assert names(answer(bench, first, 487)) == ["ACK 192.0.2.11"]
+    assert names(answer(bench, third, 487)) == ["ACK 192.0.2.13"]
+    bench.advance(40)
+    assert not bench.layer.servers
+    assert not bench.layer.clients
+
+
+def test_a_second_2xx_is_relayed_too():
+    bench, (first, second, _) = started()
+    answer(bench, first, 200)
+    assert names(answer(bench, second, 200, to_tag="other")) == ["200 192.0.2.1"]
+    assert names(answer(bench, second, 200, to_tag="other")) == ["200 192.0.2.1"]
+
+
+def test_only_the_first_2xx_of_a_non_invite_is_relayed():
+    bench, (first, second) = started(2, "MESSAGE")
+    assert names(answer(bench, first, 200)) == ["200 192.0.2.1"]
+    assert answer(bench, second, 200) == []
+
+
+def test_a_6xx_cancels_the_others_at_once_and_is_relayed_when_all_are_final():
+    bench, (first, second, third) = started()
+    answer(bench, first, 180)
+    answer(bench, third, 180)
+    assert names(answer(bench, second, 603)) == ["ACK 192.0.2.12", "CANCEL 192.0.2.11", "CANCEL 192.0.2.13"]
+    answer(bench, first, 487)
+    assert names(answer(bench, third, 487)) == ["ACK 192.0.2.13", "603 192.0.2.1"]
+
+
+def test_a_2xx_after_a_6xx_is_still_relayed():
+    bench, (first, second, _) = started()
+    answer(bench, second, 603)
+    assert "200 192.0.2.1" in names(answer(bench, first, 200))
+
+
+def test_challenges_of_all_branches_are_merged():
+    bench, (first, second) = started(2)
+    answer(bench, first, 407, extra=('Proxy-Authenticate: Digest realm="a"',))
+    ack, sent = answer(bench, second, 401, extra=('WWW-Authenticate: Digest realm="b"',))
+    assert ack.what == "ACK"
+    assert sent.what == "401"
+    assert sent.line("WWW-Authenticate") == 'WWW-Authenticate: Digest realm="b"'
+    assert sent.line("Proxy-Authenticate") == 'Proxy-Authenticate: Digest realm="a"'
+
+
+CODES = [300, 302, 401, 404, 407, 408, 415, 420, 480, 484, 486, 500, 503, 600, 603, "timeout"]
+
+
+@pytest.mark.parametrize(("one", "two"), list(itertools.product(CODES, CODES)), ids=str)
+def test_the_best_of_two_answers_is_relayed_once(one, two):
+    bench, (first, second) = started(2)
+    sent = []
+    for branch, status in ((first, one), (second, two)):
+        if status != "timeout":
+            sent += answer(bench, branch, status)
+    if "timeout" in {one, two}:
+        sent += bench.advance(31)
+    upstream = [item.what for item in sent if item.host == "192.0.2.1"]
+    candidates = [408 if status == "timeout" else status for status in (one, two)]
+    if "timeout" in {one, two} and any(isinstance(s, int) and s >= 600 for s in (one, two)):
+        # the 6xx has cancelled the silent branch, which still has to end
+        candidates = [max(candidates)]
+    best = min(candidates, key=priority)
+    assert set(upstream) == {str(best)}
+
+
+def test_a_timeout_of_every_branch_is_a_408():
+    bench, _ = started()
+    sent = bench.advance(31)
+    assert [item.what for item in sent if item.host == "192.0.2.1"][0] == "408"
+
+
+def test_a_non_invite_timeout_sends_nothing():
+    bench, _ = started(1, "MESSAGE")
+    sent = bench.advance(60)
+    assert {item.what for item in sent} == {"MESSAGE"}
+    assert not bench.layer.servers
+
+
+def test_a_received_408_to_a_non_invite_is_not_passed_on():
+    bench, (branch,) = started(1, "MESSAGE")
+    assert answer(bench, branch, 408) == []
+
+
+def test_a_provisional_to_a_non_invite_is_not_passed_on():
+    bench, (branch,) = started(1, "MESSAGE")
+    assert answer(bench, branch, 180) == []
+
+
+def test_max_breadth_is_divided_and_refused_when_it_does_not_suffice():
+    _, branches = started(2, extra=("Max-Breadth: 5",))
+    assert [item.line("Max-Breadth") for item in branches] == ["Max-Breadth: 2"] * 2
+    bench, none = started(2, extra=("Max-Breadth: 1",))
+    assert none == []
+    assert bench.result == -440
+
+
+def test_more_than_twelve_targets_are_refused():
+    def main(bench, ctx):
+        for number in range(13):
+            ctx.branches.append(Target(f"sip:bob@192.0.2.{number + 20}"))
+        bench.result = bench.tm.t_relay(ctx)
+
+    bench = Bench(main=main)
+    assert names(bench.receive(request())) == ["100 192.0.2.1", "500 192.0.2.1"]
+    assert bench.result == -500
+
+
+def test_a_transport_error_counts_as_503():
+    bench = Bench(main=fork(2))
+    bench.broken.add((HOSTS[0], 5060))
+    sent = bench.receive(request())
+    assert names(sent) == ["100 192.0.2.1", f"INVITE {HOSTS[1]}"]
+    assert names(answer(bench, sent[1], 404)) == [f"ACK {HOSTS[1]}", "404 192.0.2.1"]
+
+
+def test_a_request_that_nobody_takes_is_answered_once():
+    bench = Bench(main=fork(1))
+    bench.broken.add((HOSTS[0], 5060))
+    assert names(bench.receive(request())) == ["100 192.0.2.1", "477 192.0.2.1"]
+
+
+def test_sl_reply_error_goes_through_the_transaction_and_replaces_the_delayed_answer():
+    def main(bench, ctx):
+        if bench.tm.t_relay(ctx) < 0:
+            bench.sl.sl_reply_error(ctx)
+
+    bench = Bench(main=main)
+    bench.broken.add(("192.0.2.2", 5060))
+    sent = bench.receive(request())
+    assert names(sent) == ["100 192.0.2.1", "477 192.0.2.1"]
+    assert "(477/SL)" in sent[1].text
+    assert bench.receive(request("ACK", to_tag=sent[1].line("To").partition("tag=")[2])) == []
+
+
+def test_an_unresolvable_name_is_478():
+    def main(bench, ctx):
+        ctx.request_uri = "sip:bob@nowhere.invalid"
+        bench.result = bench.tm.t_relay(ctx)
+
+    bench = Bench(main=main)
+    assert names(bench.receive(request())) == ["100 192.0.2.1", "478 192.0.2.1"]
+    assert bench.result == -478
+
+
+def test_the_next_address_is_tried_when_one_fails():
+    def main(bench, ctx):
+        ctx.request_uri = "sip:bob@two.example.com"
+        bench.tm.t_relay(ctx)
+
+    bench = Bench(main=main)
+    bench.pipeline.forwarder.resolve = lambda uri: [("udp", HOSTS[0], 5060), ("udp", HOSTS[1], 5070)]
+    bench.broken.add((HOSTS[0], 5060))
+    sent = bench.receive(request())
+    assert names(sent) == ["100 192.0.2.1", f"INVITE {HOSTS[1]}"]
+    assert names(bench.receive(response(sent[1], 486), (HOSTS[1], 5070))) == [f"ACK {HOSTS[1]}", "486 192.0.2.1"]
