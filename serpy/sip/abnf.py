@@ -46,6 +46,13 @@ def ascii_lower(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_UPPER)
 
 
+def is_hostname(text: str) -> bool:
+    """True when *text* can be a host name or IPv4 address."""
+    if text.isascii() and text.replace(".", "").isalnum():
+        return True
+    return HOSTNAME.fullmatch(text) is not None
+
+
 def is_token(text: str) -> bool:
     """True when *text* is a token: one or more of the characters of that rule."""
     if text.isascii() and text.isalnum():

@@ -18,8 +18,15 @@ from serpy.sip.nameaddr import NameAddr, parse_nameaddr, parse_nameaddr_list, sp
 from serpy.sip.uri import parse_uri
 from serpy.sip.via import Via, parse_via
 
-# One value each, and all of them needed (RFC 3261 §8.1.1); Max-Forwards may be missing (RFC 2543 clients).
-_SINGLE: Final = ("from", "to", "call-id", "cseq")
+# RFC 3261 §8.1.1, one bit per header: those that are needed, and those that may come only once. Max-Forwards may be
+# missing (RFC 2543 clients).
+_NEEDED: Final = 0b1111
+_SINGLE: Final = 0b11111
+_MAX_FORWARDS: Final = 0b10000
+_CONTENT_LENGTH: Final = 0b100000
+_BITS: Final[dict[str, int]] = {
+    "from": 1, "to": 2, "call-id": 4, "cseq": 8, "max-forwards": _MAX_FORWARDS, "content-length": _CONTENT_LENGTH,
+}  # fmt: skip
 
 
 class Edits:
@@ -315,10 +322,15 @@ class Message:
         stay cached, so the work is not lost.
         """
         names = self.names
-        for name in _SINGLE:
-            count = names.count(name)
-            if count != 1:
-                raise ParseError(f"{'no' if count == 0 else 'more than one'} {_TITLES[name]}", header=_TITLES[name])
+        seen = 0
+        twice = 0
+        for name in names:
+            bit = _BITS.get(name)
+            if bit is not None:
+                twice |= seen & bit
+                seen |= bit
+        if seen & _NEEDED != _NEEDED or twice & _SINGLE:
+            raise _count_error(names)
         try:
             self.via  # noqa: B018 - parsing is the check
         except ParseError as exc:
@@ -333,19 +345,26 @@ class Message:
             raise _named(exc, "To") from exc
         self.call_id  # noqa: B018
         self._check_cseq()
-        count = names.count("max-forwards")
-        if count > 1:
-            raise ParseError("more than one Max-Forwards", header="Max-Forwards")
-        if count:
+        if seen & _MAX_FORWARDS:
             self.max_forwards  # noqa: B018
-        count = names.count("content-length")
-        if count > 1 and len(set(self.get_all("content-length"))) > 1:
+        if twice & _CONTENT_LENGTH and len(set(self.get_all("content-length"))) > 1:
             raise ParseError("more than one Content-Length", header="Content-Length")
-        if count:
+        if seen & _CONTENT_LENGTH:
             self.content_length  # noqa: B018
 
     def _check_cseq(self) -> None:
         self.cseq  # noqa: B018
+
+
+def _count_error(names: list[str]) -> ParseError:
+    for name in ("from", "to", "call-id", "cseq", "max-forwards"):
+        count = names.count(name)
+        title = _TITLES[name]
+        if count > 1:
+            return ParseError(f"more than one {title}", header=title)
+        if count == 0 and name != "max-forwards":
+            return ParseError(f"no {title}", header=title)
+    return ParseError("mandatory headers")
 
 
 def _named(exc: ParseError, header: str) -> ParseError:
@@ -400,6 +419,7 @@ _TITLES: Final = {
     "to": "To",
     "call-id": "Call-ID",
     "cseq": "CSeq",
+    "max-forwards": "Max-Forwards",
 }
 
 

@@ -17,6 +17,10 @@ from serpy.sip.uri import Uri, parse_uri
 
 _NOT_IN_DISPLAY: Final = (",", ";", '"', "<", ">", "\\", ":", "@")
 
+_KNOWN_PARAMS: Final = {
+    name: name for name in ("branch", "rport", "received", "tag", "lr", "expires", "q", "i", "alias", "maddr", "ttl")
+}
+
 
 class NameAddr:
     """One address value. *display* is raw (quotes included, "" when absent); *uri_text* is what stood in <> or bare.
@@ -69,10 +73,7 @@ def parse_nameaddr(text: str) -> NameAddr:
     display = ""
     start = 0
     if text[:1] == '"':
-        quoted = QUOTED.match(text)
-        if quoted is None:
-            raise ParseError("quoted string without end", value=text)
-        start = quoted.end()
+        start = _quoted_end(text)
         display = text[:start]
     left = text.find("<", start)
     if left >= 0:
@@ -99,6 +100,17 @@ def parse_nameaddr(text: str) -> NameAddr:
     return _parse_bare(text)
 
 
+def _quoted_end(text: str) -> int:
+    """Where the quoted string at the start of *text* ends."""
+    close = text.find('"', 1)
+    if close > 0 and text.find("\\", 1, close) < 0:
+        return close + 1
+    quoted = QUOTED.match(text)
+    if quoted is None:
+        raise ParseError("quoted string without end", value=text)
+    return quoted.end()
+
+
 def _is_display(text: str) -> bool:
     # *(token LWS), where we also let through other characters that cannot be mistaken for structure
     return not any(separator in text for separator in _NOT_IN_DISPLAY)
@@ -123,7 +135,10 @@ def parse_params(text: str, start: int) -> dict[str, str]:
     Names are lower-cased, values kept as written, quotes included. Raises ParseError.
     """
     params: dict[str, str] = {}
-    tail = text[start:].strip(" \t")
+    tail = text[start:]
+    if tail[:1] == ";" and not ('"' in tail or "," in tail or " " in tail or "\t" in tail):
+        return _parse_plain_params(tail, params, text)
+    tail = tail.strip(" \t")
     if not tail:
         return params
     if tail[0] != ";":
@@ -152,6 +167,27 @@ def parse_params(text: str, start: int) -> dict[str, str]:
             raise ParseError("comma in a single value", value=text)
         if name not in params:
             params[name] = value
+    return params
+
+
+def _parse_plain_params(tail: str, params: dict[str, str], text: str) -> dict[str, str]:
+    # The usual case: no quotes, commas or white space. Names we know need no checking.
+    pieces = tail.split(";")
+    last = len(pieces) - 1
+    if last >= PARAMS_MAX:
+        raise ParseError("too many parameters", value=text)
+    for at, piece in enumerate(pieces):
+        equals = piece.find("=")
+        name = piece if equals < 0 else piece[:equals]
+        known = _KNOWN_PARAMS.get(name)
+        if known is None:
+            if not name and equals < 0 and at in (0, last):
+                continue  # before the first semicolon; and some phones end a value with ";"
+            if not is_token(name):
+                raise ParseError("parameter name is not a token", value=text)
+            known = ascii_lower(name)
+        if known not in params:
+            params[known] = "" if equals < 0 else piece[equals + 1 :]
     return params
 
 

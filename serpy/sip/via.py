@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.errors import ParseError
-from serpy.sip.abnf import HOSTNAME, IPV6, ascii_lower, is_token
+from serpy.sip.abnf import IPV6, ascii_lower, is_hostname, is_token
 from serpy.sip.nameaddr import parse_params, render_params, split_commas
 from serpy.sip.uri import parse_port
 
@@ -80,10 +80,9 @@ def parse_via(text: str) -> Via:
         text = values[0]
     semicolon = text.find(";")
     head = text if semicolon < 0 else text[:semicolon]
-    protocol, _, sent_by = head.partition(" ")
-    if protocol == "SIP/2.0/UDP" and " " not in sent_by and "\t" not in sent_by:
-        transport = "UDP"
-    else:
+    transport = "UDP"
+    sent_by = head[12:]
+    if not head.startswith("SIP/2.0/UDP ") or " " in sent_by or "\t" in sent_by or not sent_by:
         transport, sent_by = _split_head(head, text)
     port = 0
     host = sent_by
@@ -94,7 +93,7 @@ def parse_via(text: str) -> Via:
         else:
             host = sent_by[:colon].rstrip(" \t")
             port = _port(sent_by[colon + 1 :].strip(" \t"), text)
-    if host[:1] != "[" and HOSTNAME.fullmatch(host) is None:
+    if host[:1] != "[" and not is_hostname(host):
         raise ParseError("bad host in Via", header="Via", value=text)
     if semicolon < 0:
         return Via(transport, host, port, {})
