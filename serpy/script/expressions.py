@@ -244,7 +244,7 @@ class ExpressionCoder:
     def _has_statements(self, node: tree.Node) -> bool:
         """True when the node's code needs statements in front of it."""
         if isinstance(node, tree.Call):
-            return node.name not in builtins.PURE
+            return node.name not in ("isflagset", "isavpflagset")
         if isinstance(node, tree.AssignExpression):
             return True
         if isinstance(node, tree.Binary):

@@ -52,9 +52,13 @@ def resolve_select(text: str, environment: Environment) -> Reader:
         prefix = tuple(select.prefix.split("."))
         if parts[: len(prefix)] == prefix and (best is None or len(prefix) > len(best[0])):
             best = (prefix, select)
-    if best is not None:
-        return best[1].resolve(parts[len(best[0]) :])
     head = str(parts[0])
+    if best is not None:
+        try:
+            return best[1].resolve(parts[len(best[0]) :])
+        except ValueError:
+            if head not in _FAMILIES:  # rr: the core and the module share the prefix
+                raise
     if head == "cfg_get":
         return _cfg_get(parts[1:], environment)
     family = _FAMILIES.get(head)
