@@ -51,7 +51,9 @@ HOT = [
     "serpy/modules/textops/*.py",
     "serpy/modules/tm.py",
     "serpy/modules/tm/*.py",
-    "serpy/modules/usrloc/*.py",
+    "serpy/modules/usrloc/location.py",  # not rpc.py: RPCs are called by their signature
+    "serpy/modules/usrloc/preload.py",
+    "serpy/modules/usrloc/storage.py",
 ]
 
 
