@@ -140,7 +140,7 @@ def build_message(kind: int, cookie: bytes, values: Iterable[object]) -> bytes:
 
 
 def build_value(value: object) -> bytes:
-    """One record; None is an empty string, a list an array, a mapping a struct."""
+    """One record; None is an empty string, a list an array, a mapping a struct without lists and structs inside."""
     if isinstance(value, bool):
         value = int(value)
     if isinstance(value, int):
@@ -155,11 +155,24 @@ def build_value(value: object) -> bytes:
     if isinstance(value, bytes):
         return _record(BYTES, value)
     if isinstance(value, Mapping):
-        members = b"".join(_string(NAME, str(name)) + build_value(member) for name, member in value.items())
+        members = b"".join(_string(NAME, name) + build_value(member) for name, member in _flat(value))
         return bytes((STRUCT,)) + members + bytes((0x80 | STRUCT,))
     if isinstance(value, list | tuple):
         return bytes((ARRAY,)) + b"".join(build_value(item) for item in value) + bytes((0x80 | ARRAY,))
     return _string(STRING, "" if value is None else str(value))
+
+
+def _flat(value: Mapping[object, object]) -> list[tuple[str, object]]:
+    """The members of a struct as sercmd can read them: it takes no list and no struct inside a struct."""
+    found: list[tuple[str, object]] = []
+    for name, member in value.items():
+        if isinstance(member, Mapping):
+            found.extend((f"{name}.{inner}", item) for inner, item in _flat(member))
+        elif isinstance(member, list | tuple):
+            found.append((str(name), ", ".join(str(item) for item in member)))
+        else:
+            found.append((str(name), member))
+    return found
 
 
 def _string(kind: int, text: str) -> bytes:

@@ -349,7 +349,8 @@ def test_kamcmd_understands_the_answers(running):
     assert "uptime:" in kamcmd("core.uptime")
     assert "4711" in kamcmd("core.ps")
     assert "uid: bob" in kamcmd("t.rows")
-    assert "x: 1" in kamcmd("t.nested")
+    assert "names: a, b" in kamcmd("t.nested")
+    assert "attributes.x: 1" in kamcmd("t.nested")
     assert "404 - method t.none not found" in kamcmd("t.none")
     assert kamcmd("t.text", "s:12").strip() == "12"
     assert kamcmd("t.text", "12").strip() == "12"
