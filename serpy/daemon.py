@@ -142,7 +142,7 @@ def _start(server: Server, options: argparse.Namespace) -> int:
     _set_limits(settings)
     bound = bind_all(server.listeners, settings.children, settings)
     _prepare_run_dir(server.run_dir, uid, gid)
-    reporter = _go_to_background() if background else None
+    reporter = Reporter(_go_to_background() if background else None)
     if settings.chroot:
         os.chroot(settings.chroot)
     if settings.workdir or background:
@@ -154,13 +154,12 @@ def _start(server: Server, options: argparse.Namespace) -> int:
     for name in pid_files:
         Path(name).write_text(f"{os.getpid() if name == options.pid_file else os.getpgrp()}\n", encoding="ascii")
     try:
-        master = Master(
-            server, _workers(server, bound), uid=uid, gid=gid, on_ready=lambda: _tell(reporter, 0, "")
-        )  # fmt: skip
+        workers = _workers(server, bound)
+        master = Master(server, workers, uid=uid, gid=gid, on_ready=lambda: reporter.tell(0))
         code = master.run()
         if code and master.boot_error:
             print(f"serpy: cannot start: {master.boot_error}", file=sys.stderr)
-        _tell(reporter, code, master.boot_error)
+        reporter.tell(code, master.boot_error)
     finally:
         for name in pid_files:
             with contextlib.suppress(OSError):
@@ -240,7 +239,7 @@ def _prepare_run_dir(run_dir: str, uid: int, gid: int) -> None:
 
 
 def _go_to_background() -> int:
-    """Leave the terminal; the starter waits for ``_tell`` and exits with its code. Returns the fd to tell on."""
+    """Leave the terminal; the starter waits for the Reporter and exits with its code. Returns the fd to tell on."""
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
@@ -265,13 +264,20 @@ def _go_to_background() -> int:
     return writer
 
 
-def _tell(reporter: int | None, code: int, text: str) -> None:
-    """Tell the starter how it went; only the first time counts."""
-    if reporter is None:
-        return
-    with contextlib.suppress(OSError):
-        os.write(reporter, bytes((code,)) + text.encode("utf-8", "replace"))
-        os.close(reporter)
+class Reporter:
+    """Tells the starter how it went; only the first time counts. *fd* is None in the foreground: nobody waits."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def tell(self, code: int, text: str = "") -> None:
+        """Have the starter exit with *code*, after printing *text*."""
+        if self._fd is None:
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._fd, bytes((code,)) + text.encode("utf-8", "replace"))
+        os.close(self._fd)
+        self._fd = None
 
 
 if __name__ == "__main__":
