@@ -290,7 +290,7 @@ def parse_for_reply(data: bytes) -> Request | None:
 def quick_call_id(data: bytes) -> bytes:
     """The Call-ID in *data* without parsing the rest, b"" when there is none: whose message is this?
 
-    Finds ``Call-ID`` in any case and ``i`` at the start of a line, like the kernel program of ``net/steering.py``.
+    Finds ``Call-ID`` in any case and ``i`` at the start of a header line; a value on a folded line is not found.
     """
     at = data.find(b"\nCall-ID:")
     if at >= 0:
