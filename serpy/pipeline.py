@@ -392,6 +392,7 @@ class Pipeline:
         request = ctx.request
         server = ctx.transaction
         if isinstance(server, ServerTransaction):
+            server.in_relay = False
             self.layer.reply(server, status, reason, ctx.now, headers)
         elif request is not None and request.method != "ACK":
             try:

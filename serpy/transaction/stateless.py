@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from serpy.errors import TransportError
+from serpy.errors import ParseError, TransportError
 from serpy.script.context import Context
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request
@@ -38,7 +38,10 @@ class StatelessReplies:
 
     def tag(self, request: Request) -> str:
         """The To tag of our answers to *request*."""
-        text = f"{request.call_id} {request.from_tag} {request.cseq.number} {request.via.branch}"
+        try:
+            text = f"{request.call_id} {request.from_tag} {request.cseq.number} {request.via.branch}"
+        except ParseError:  # being refused for just that
+            text = f"{request.get('call-id')} {request.get('from')}"
         data = text.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(data, digest_size=8, key=self.secret).hexdigest()
 

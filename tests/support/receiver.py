@@ -138,7 +138,7 @@ def names(sent: list[Sent]) -> list[str]:
     return [repr(item) for item in sent]
 
 
-def request(  # noqa: PLR0913
+def request(
     method: str = "INVITE", uri: str = "sip:bob@192.0.2.2", *, branch: str = "z9hG4bKcaller1", call_id: str = "call-1",
     cseq: int = 1, to_tag: str = "", extra: tuple[str, ...] = (), via: str = "", body: str = "",
     cseq_method: str = "",

@@ -7,14 +7,18 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.7.
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Final
 
+from serpy.errors import ProtocolError, ResourceError
 from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Context
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
 from serpy.transaction.client import NO_EDITS, ClientTransaction
 from serpy.transaction.layer import TransactionLayer, TransactionUser
 from serpy.transaction.server import ServerTransaction
+
+log: Final = logging.getLogger(__name__)
 
 
 class ScriptRoutes(TransactionUser):
@@ -40,7 +44,10 @@ class ScriptRoutes(TransactionUser):
         ctx.avps = owner.avps
         ctx.status = response.status
         ctx.branch_index = branch.index
-        self.program.run(ctx, ONREPLY, branch.on_reply)
+        try:
+            self.program.run(ctx, ONREPLY, branch.on_reply)
+        except (ProtocolError, ResourceError) as exc:
+            log.debug("onreply_route[%s] gave up: %s", branch.on_reply, exc)  # the reply goes on all the same
         owner.flags = ctx.flags
         owner.avps = ctx.avps
         if ctx.state == DROPPED and response.status < 200:
@@ -73,7 +80,12 @@ class ScriptRoutes(TransactionUser):
         ctx.response = winner.response
         ctx.branch_index = winner.index
         ctx.uri_consumed = True
-        self.program.run(ctx, FAILURE, name)
+        try:
+            self.program.run(ctx, FAILURE, name)
+        except ProtocolError as exc:
+            self.layer.reply(server, exc.status, exc.reason, now)
+        except ResourceError:
+            self.layer.reply(server, 503, "", now)
         ctx.kind = kind
         ctx.state = RUNNING
         ctx.response = None
