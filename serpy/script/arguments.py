@@ -25,7 +25,7 @@ class BadArgumentError(Exception):
         self.hint = hint
 
 
-def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: Function) -> str:  # noqa: PLR0911
+def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: Function) -> str:
     """The Python expression for one argument. Raises BadArgumentError."""
     if kind is Arg.INT:
         return _integer(coder, node)

@@ -317,4 +317,3 @@ class RouteCoder:
         exec(code, self.unit.namespace)  # noqa: S102 - compiled from our own tree, see the module docstring
         function: RouteFunction = self.unit.namespace[self.name]  # type: ignore[assignment]  # just defined
         return function
-

@@ -105,7 +105,8 @@ class Program:
 
     def run(self, ctx: Context, kind: int, name: str = "") -> int:
         """Run one route (no route of that name: 1) and leave ``ctx.state``. ProtocolError and ResourceError pass
-        through; any other run-time error is logged with the script's line and the result is -1."""
+        through; any other run-time error is logged with the script's line and the result is -1.
+        """
         function = self._routes[kind].get(name)
         ctx.state = RUNNING
         if function is None:
@@ -126,7 +127,8 @@ class Program:
 
     def run_onsend(self, ctx: Context) -> bool:
         """Run the onsend route for ``ctx.out_flow``/``ctx.out_data``. False: the script said drop, do not send.
-        The state of the script that is sending is kept."""
+        The state of the script that is sending is kept.
+        """
         state, retcode, depth = ctx.state, ctx.retcode, ctx.depth
         self.run(ctx, ONSEND)
         allowed = ctx.state != DROPPED
@@ -261,9 +263,7 @@ class _Loader:
         group = self.environment.variables.setdefault(item.group, {})
         group[item.name] = item.value
         self.program.variables.append(
-            CustomVariable(
-                item.group, item.name, item.value, item.description, item.position.file, item.position.line
-            )
+            CustomVariable(item.group, item.name, item.value, item.description, item.position.file, item.position.line)
         )
 
     # ---- global parameters
@@ -356,7 +356,9 @@ class _Loader:
             return self._flag_value(node, param)
         if isinstance(node, tree.Word):
             hint = f'if {node.value} is a define, give it a value: -A {node.value}="…"' if node.value.isupper() else ""
-            self.faults.add(node.position, f"parameter {param.name} needs text in quotes, not the name {node.value}", hint)
+            self.faults.add(
+                node.position, f"parameter {param.name} needs text in quotes, not the name {node.value}", hint
+            )
             return None
         return _text(node)
 

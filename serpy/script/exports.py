@@ -92,7 +92,8 @@ class Param:
 @dataclass(frozen=True)
 class Select:
     """A family of selects ``@prefix.…``. *resolve* takes the parts after the prefix (str or int index) at load
-    time and returns the reader; it raises ``ValueError`` with a text for a part it does not know."""
+    time and returns the reader; it raises ``ValueError`` with a text for a part it does not know.
+    """
 
     prefix: str  # dotted: "rr", "eval.pop", "cfg_get"
     resolve: Callable[[tuple[str | int, ...]], Callable[[Context], str | None]]
@@ -102,7 +103,8 @@ class Select:
 @dataclass(frozen=True)
 class Rpc:
     """An RPC, run in the ctl process. *call* takes typed parameters and returns plain data (dict, list, str, int,
-    float, None); its docstring is the help text. *write*: changes something."""
+    float, None); its docstring is the help text. *write*: changes something.
+    """
 
     name: str
     call: Callable[..., object]

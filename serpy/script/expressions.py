@@ -67,7 +67,10 @@ class ExpressionCoder:
         if isinstance(node, tree.Core):
             return self._core(node)
         if isinstance(node, tree.UriPart):
-            return (f"{self.unit.constant(selects.resolve_select('@ruri.' + node.name, self.unit.environment), 'sel')}(ctx)", "opt")
+            return (
+                f"{self.unit.constant(selects.resolve_select('@ruri.' + node.name, self.unit.environment), 'sel')}(ctx)",
+                "opt",
+            )
         if isinstance(node, tree.Address):
             return repr(node.value), "str"
         if isinstance(node, tree.Word):
@@ -100,7 +103,9 @@ class ExpressionCoder:
             return repr(number), "int"
         known = self.unit.function_names()
         hint = did_you_mean(node.value, [*known, *self.unit.environment.flags]) or "text needs quotes"
-        self.fault(node.position, f"unknown name {node.value!r}", f"call it: {node.value}()" if node.value in known else hint)
+        self.fault(
+            node.position, f"unknown name {node.value!r}", f"call it: {node.value}()" if node.value in known else hint
+        )
         return "0", "int"
 
     def _core(self, node: tree.Core) -> Value:
@@ -456,7 +461,10 @@ class ExpressionCoder:
         if fewest <= len(node.arguments) <= most:
             return True
         wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
-        self.fault(node.position, f"{node.name} takes {wanted} argument{'' if wanted == '1' else 's'}, not {len(node.arguments)}")
+        self.fault(
+            node.position,
+            f"{node.name} takes {wanted} argument{'' if wanted == '1' else 's'}, not {len(node.arguments)}",
+        )
         return False
 
     def _in_place(self, node: tree.Call, name: str) -> str:
@@ -474,7 +482,7 @@ class ExpressionCoder:
         return result
 
     def _pure_call(self, node: tree.Call) -> str:
-        """setflag and its family; they leave ``$?`` alone."""
+        """Setflag and its family; they leave ``$?`` alone."""
         name = node.name
         if not self._arity(node, name):
             return "True"
@@ -494,7 +502,13 @@ class ExpressionCoder:
 
     def _avp_flag(self, node: tree.Call, name: str) -> str:
         target, flag = node.arguments
-        text = target.text if isinstance(target, tree.Variable) else target.value if isinstance(target, tree.String) else ""
+        text = (
+            target.text
+            if isinstance(target, tree.Variable)
+            else target.value
+            if isinstance(target, tree.String)
+            else ""
+        )
         avp = self.unit.constant(parse_avp_name(text), "avp")
         word = flag.value if isinstance(flag, (tree.String, tree.Word)) else ""
         bit = self.unit.environment.avpflags.get(word.lower())

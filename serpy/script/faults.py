@@ -26,7 +26,7 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-class ScriptErrors(ConfigError):
+class ScriptErrors(ConfigError):  # noqa: N818 - many errors in one
     """Everything that is wrong with a script. ``str()`` shows each error with its line, a caret and the hint."""
 
     def __init__(self, errors: list[ScriptError], rendered: list[str]) -> None:
@@ -74,9 +74,7 @@ class Faults:
             zip(self.errors, self._widths, strict=True),
             key=lambda pair: (_place(order, pair[0].file), pair[0].line, pair[0].column),
         )
-        raise ScriptErrors(
-            [error for error, _ in numbered], [self._render(error, width) for error, width in numbered]
-        )
+        raise ScriptErrors([error for error, _ in numbered], [self._render(error, width) for error, width in numbered])
 
     def _render(self, error: ScriptError, width: int) -> str:
         text = [f"{error.file}:{error.line}:{error.column}: {error.message}"]

@@ -157,7 +157,8 @@ class _Builder(Transformer[Tok, Any]):  # Any: start gives a list of nodes, the 
 
     def not_(self, c: list[Any]) -> Node:
         """``!`` of 2.x covers a whole comparison; in the modern dialect only its left side, unless that is a core
-        operand."""
+        operand.
+        """
         inner: Node = c[1]
         if self._tight_not and isinstance(inner, tree.Binary) and not inner.parenthesised:
             first = _leftmost(inner)
@@ -185,7 +186,11 @@ def _parser(*, tight_not: bool) -> Lark:
     if found is None:
         grammar = (Path(__file__).parent / "grammar.lark").read_text(encoding="utf-8")
         found = _PARSERS[tight_not] = Lark(
-            grammar, parser="lalr", lexer=_TokenSource, transformer=_Builder(tight_not=tight_not), maybe_placeholders=False
+            grammar,
+            parser="lalr",
+            lexer=_TokenSource,
+            transformer=_Builder(tight_not=tight_not),
+            maybe_placeholders=False,
         )
     return found
 
@@ -271,7 +276,7 @@ class _Items:
         token = self._take()
         words = [*TOP_WORDS, *ROUTE_KINDS]
         hint = did_you_mean(str(token), words) if token.type == "NAME" else ""
-        if token.type == "NAME" and self._peek() in ("LPAR", "SEMI") and not hint:
+        if token.type == "NAME" and self._peek() in ("LPAR", "SEMI") and "modparam" not in hint:
             hint = "statements belong inside a route block"
         if token.type == "RBRACE":
             hint = "there is one '}' too many before this place"
@@ -456,7 +461,7 @@ class _Items:
             hint = did_you_mean(str(previous), KEYWORDS) if previous.type == "NAME" and index > 1 else ""
             self.faults.add(previous.position, f"';' is missing after {str(previous)!r}", hint)
             return index, [Tok.make("SEMI", ";", previous.position)]
-        elif index >= len(body) or not isinstance(token, Tok):
+        if index >= len(body) or not isinstance(token, Tok):
             self.faults.add(body[-1].position if body else self.end, "the block ends in the middle of a statement")
         else:
             self.faults.add(token.position, f"unexpected {str(token)!r}", _hint(token, previous, accepts))

@@ -23,10 +23,7 @@ MAX_EXPANSIONS: Final = 32  # a define whose value names another one …
 DIALECTS: Final = {
     "SER": "ser", "OPENSER": "kamailio", "KAMAILIO": "kamailio", "MAXCOMPAT": "default", "ALL": "default",
 }  # fmt: skip
-_DIRECTIVES: Final = (
-    "define def trydef trydefine redefine redef undef ifdef ifndef else endif subst substdef substdefs ifexp defexp"
-    " defenv include_file import_file"
-).split()
+_DIRECTIVES: Final = ["define", "def", "trydef", "trydefine", "redefine", "redef", "undef", "ifdef", "ifndef", "else", "endif", "subst", "substdef", "substdefs", "ifexp", "defexp", "defenv", "include_file", "import_file"]
 _NAME: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _RAW_VALUE: Final = re.compile(
     r"-?[1-9]\d*|0|0x[0-9a-fA-F]+|\".*\"|'.*'"
@@ -153,7 +150,7 @@ class Preprocessor:
         value = self.defines.get(text, text).strip("\"' ")
         return value not in ("", "0", "no", "false", "off")
 
-    def _condition(self, wanted: bool, position: Position, lexer: Lexer) -> None:  # noqa: FBT001 - the one fact passed
+    def _condition(self, wanted: bool, position: Position, lexer: Lexer) -> None:
         if len(self._conditionals) >= MAX_CONDITIONALS:
             self.faults.add(position, f"more than {MAX_CONDITIONALS} nested conditionals")
             return
@@ -215,7 +212,7 @@ class Preprocessor:
         separator = text[:1]
         parts = text[1:].split(separator) if separator else []
         if len(parts) < 3:
-            self.faults.add(position, f"#!{word} needs \"/what/replacement/flags\"")
+            self.faults.add(position, f'#!{word} needs "/what/replacement/flags"')
             return
         what, replacement, flags = parts[0], parts[1], parts[2]
         if word != "subst" and what not in self.defines:
@@ -251,7 +248,9 @@ class Preprocessor:
         try:
             text = path.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as error:
-            self.faults.add(position, f"cannot read {name!r}: {error.strerror}", "a file that may be missing: import_file")
+            self.faults.add(
+                position, f"cannot read {name!r}: {error.strerror}", "a file that may be missing: import_file"
+            )
             return
         self._file(text, str(path), result)
 

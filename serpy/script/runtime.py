@@ -167,7 +167,7 @@ def search_dynamic(pattern: Scalar, value: Scalar) -> bool:
     try:
         return re.search(posix_pattern(to_str(pattern)), to_str(value), REGEX_FLAGS) is not None
     except re.error:
-        log.error("bad regular expression in the script")
+        log.warning("bad regular expression made by the script")
         return False
 
 
@@ -367,7 +367,7 @@ def too_many_loops(file: str, line: int) -> None:
 
 def avp_flag_set(ctx: Context, name: AvpName, bits: int) -> bool:
     """``isavpflagset``: any matching value has the flag."""
-    for avp in ctx.avps.find(name):
+    for avp in ctx.avps.find(name):  # noqa: SIM110 - no generator on the hot path
         if avp.flags & bits:
             return True
     return False

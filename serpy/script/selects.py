@@ -303,7 +303,7 @@ def _hf_value(parts: tuple[Part, ...]) -> Reader:
     if head == "name":
         return _value_name(value)
     parameter = str(rest[1] if head in ("params", "param", "p") and len(rest) > 1 else head).lower()
-    return _value_param(value, parameter.replace("_", "-") if parameter not in ("r2",) else parameter)
+    return _value_param(value, parameter.replace("_", "-"))
 
 
 def value_uri(text: str) -> str:

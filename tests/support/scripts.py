@@ -9,18 +9,18 @@ from serpy.script.exports import Arg, Exports, Function, Param, Routes, Select
 from serpy.sip.flow import Flow
 from serpy.sip.parser import parse_message
 
-S, I, V, F = Arg.STR, Arg.INT, Arg.VALUE, Arg.FORMAT
+S, N, V, F = Arg.STR, Arg.INT, Arg.VALUE, Arg.FORMAT
 RFO = Routes.REQUEST | Routes.FAILURE | Routes.ONREPLY
 TABLE = {
     "tm": [
         ("t_relay", (S,), 1, Routes.REQUEST | Routes.FAILURE), ("t_relay_cancel", (), 0, Routes.REQUEST),
-        ("t_reply", (I, S), 0, RFO), ("t_check_status", (Arg.REGEX,), 0, Routes.FAILURE | Routes.ONREPLY),
+        ("t_reply", (N, S), 0, RFO), ("t_check_status", (Arg.REGEX,), 0, Routes.FAILURE | Routes.ONREPLY),
         ("t_on_failure", (Arg.ROUTE,), 0, RFO), ("t_on_reply", (Arg.ROUTE,), 0, RFO), ("t_set_fr", (V, V), 1, RFO),
         ("t_newtran", (), 0, Routes.REQUEST),
     ],
-    "sl": [("sl_reply", (I, S), 0, Routes.REQUEST), ("sl_reply_error", (), 0, Routes.REQUEST)],
+    "sl": [("sl_reply", (N, S), 0, Routes.REQUEST), ("sl_reply_error", (), 0, Routes.REQUEST)],
     "rr": [("record_route", (), 0, RFO), ("loose_route", (), 0, Routes.REQUEST)],
-    "maxfwd": [("mf_process_maxfwd_header", (I,), 0, Routes.REQUEST)],
+    "maxfwd": [("mf_process_maxfwd_header", (N,), 0, Routes.REQUEST)],
     "textops": [
         ("append_hf", (F,), 0, RFO), ("remove_hf", (S,), 0, RFO), ("search", (Arg.REGEX,), 0, RFO),
         ("append_hf_value", (Arg.HEADER, F), 0, RFO), ("append_to_reply", (F,), 0, RFO),
@@ -42,11 +42,11 @@ TABLE = {
     ],
     "avp_db": [("load_attrs", (Arg.TRACK, V), 0, RFO)],
     "nathelper": [
-        ("nat_uac_test", (I,), 0, Routes.REQUEST | Routes.ONREPLY), ("fix_nated_contact", (), 0, RFO),
+        ("nat_uac_test", (N,), 0, Routes.REQUEST | Routes.ONREPLY), ("fix_nated_contact", (), 0, RFO),
         ("fix_nated_register", (), 0, RFO), ("force_rtp_proxy", (S,), 1, RFO), ("unforce_rtp_proxy", (), 0, RFO),
     ],
     "options": [("options_reply", (), 0, Routes.REQUEST)],
-    "eval": [("eval_push", (Arg.LOC,), 0, Routes.ALL), ("eval_oper", (S, I), 0, Routes.ALL)],
+    "eval": [("eval_push", (Arg.LOC,), 0, Routes.ALL), ("eval_oper", (S, N), 0, Routes.ALL)],
     "fake": [("f", (V,), 1, Routes.ALL), ("raises", (S,), 0, Routes.ALL)],
 }  # fmt: skip
 PARAMS = (
@@ -116,7 +116,15 @@ def context(*headers, reply=False, host="203.0.113.7", **parts):
     return Context(parse_message(text.encode()), flow, 1.0, 1000.0, ONREPLY if reply else REQUEST)
 
 
-def run(body, *headers, world=None, modules="fake", flags="flags A : 1, B : 2; avpflags dialog_cookie;", before=None, **parts):
+def run(
+    body,
+    *headers,
+    world=None,
+    modules="fake",
+    flags="flags A : 1, B : 2; avpflags dialog_cookie;",
+    before=None,
+    **parts,
+):
     """Run *body* as the main route; (context, result)."""
     world = world or World()
     program = compile_text(f"{flags} route {{\n{body}\n}}", world, modules=modules)

@@ -23,32 +23,32 @@ def truth(condition, *headers, before=None, flags="flags A : 1, B : 2; avpflags 
 
 
 CONDITIONS = [
-    ("method == \"INVITE\"", True), ("method == INVITE", True), ("!method==\"REGISTER\"", True),
-    ("method != \"REGISTER\" && method != \"ACK\"", True), ("uri =~ \"^SIP:bob@\"", True),
-    ("!uri =~ \"^sips?:\\+?[0-9]{3,18}@\"", True), ("uri == \"SIP:BOB@example.com\"", True),
-    ("from_uri =~ \"alice\"", True), ("to_uri == \"sip:bob@example.com\"", True),
+    ('method == "INVITE"', True), ("method == INVITE", True), ('!method=="REGISTER"', True),
+    ('method != "REGISTER" && method != "ACK"', True), ('uri =~ "^SIP:bob@"', True),
+    ('!uri =~ "^sips?:\\+?[0-9]{3,18}@"', True), ('uri == "SIP:BOB@example.com"', True),
+    ('from_uri =~ "alice"', True), ('to_uri == "sip:bob@example.com"', True),
     ("src_ip == 203.0.113.7", True), ("src_ip != 203.0.113.7", False), ("src_ip == 203.0.113.0/24", True),
     ("src_ip == 203.0.113.0/255.255.255.0", True), ("src_ip == 10.0.0.0/8", False), ("dst_ip == 192.0.2.1", True),
-    ("src_ip == \"203.0.113.0/24\"", True), ("src_ip == $gw_ip", False), ("src_ip != $gw_ip", True),
-    ("src_ip =~ \"^203\"", True), ("src_port == 5062", True), ("proto == UDP", True), ("proto == TCP || proto == TLS", False),
+    ('src_ip == "203.0.113.0/24"', True), ("src_ip == $gw_ip", False), ("src_ip != $gw_ip", True),
+    ('src_ip =~ "^203"', True), ("src_port == 5062", True), ("proto == UDP", True), ("proto == TCP || proto == TLS", False),
     ("af == inet", True), ("msg:len > 100 && msg:len < max_len", True),
-    ("$x == \"\"", True), ("$x != \"\"", False), ("$x == 0", True), ("$x", False), ("!$x", True), ("!$x == \"1\"", True),
+    ('$x == ""', True), ('$x != ""', False), ("$x == 0", True), ("$x", False), ("!$x", True), ('!$x == "1"', True),
     ("defined $x", False), ("!defined $x", True), ("strempty($x)", True), ("strlen(@ruri.user) == 3", True),
-    ("@to.tag", False), ("@to.tag == \"\"", True), ("@to.tag != \"\"", False), ("@ruri.user == \"bob\"", True),
-    ("@hf_value.subject", False), ("@ruri.user == \"BOB\"", False), ("@ruri.user eq \"bob\"", True),
+    ("@to.tag", False), ('@to.tag == ""', True), ('@to.tag != ""', False), ('@ruri.user == "bob"', True),
+    ("@hf_value.subject", False), ('@ruri.user == "BOB"', False), ('@ruri.user eq "bob"', True),
     ("1 + 2 == 3", True), ("2 * 3 > 5", True), ("7 mod 4 == 3", True), ("-7 / 2 == -3", True), ("7 / 0 == 0", True),
-    ("\"a\" + 1 == \"a1\"", True), ("1 + \"2\" == 3", True), ("(1 | 4) & 4", True), ("1 << 3 == 8", True), ("~0 == -1", True),
-    ("\"10\" == 10", True), ("10 == \"10\"", True), ("\"010\" ieq 10", True), ("\"010\" == 10", False), ("-1", False),
-    ("(int)\"5\" > 4", True), ("(str)5 == \"5\"", True), ("0x10 == 16 && 010 == 8 && 101b == 5", True),
-    ("yes", True), ("off", False), ("not 0", True), ("1 and 0 or 1", True), ("\"a.b\" =~ \"a\\.b\"", True),
-    ("isflagset(A)", False), ("!isflagset(\"A\")", True), ("isflagset(1)", False),
-    ("@method == \"INVITE\" && @call_id != \"\" && @cseq.num == 1", True), ("@via[1].host == \"203.0.113.7\"", True),
-    ("@from.uri.host == \"example.com\"", True), ("@src.ip == \"203.0.113.7\"", True), ("@status == \"\"", True),
-    ("@msg.body == \"\" && @contact.uri == \"\"", True), ("@hf_value[\"from\"] != \"\"", True), ("$rm == \"INVITE\"", True),
-    ("$ru == \"sip:bob@example.com\" && $rU == \"bob\" && $rd == \"example.com\"", True), ("$du == $null", True),
-    ("$fU == \"alice\" && $si == \"203.0.113.7\" && $sp == 5062 && $mt == 1", True), ("$(ru{s.len}) == 19", True),
-    ("$(fu{uri.host}{s.toupper}) == \"EXAMPLE.COM\"", True), ("$hdr(To) =~ \"bob\"", True), ("$sel(ruri.user) == \"bob\"", True),
-    ("/* one /* nested */ comment */ 1", True), ("\"ab\" \"cd\" == \"abcd\"", True), ("'a\\n' == \"a\\\\n\"", True),
+    ('"a" + 1 == "a1"', True), ('1 + "2" == 3', True), ("(1 | 4) & 4", True), ("1 << 3 == 8", True), ("~0 == -1", True),
+    ('"10" == 10', True), ('10 == "10"', True), ('"010" ieq 10', True), ('"010" == 10', False), ("-1", False),
+    ('(int)"5" > 4', True), ('(str)5 == "5"', True), ("0x10 == 16 && 010 == 8 && 101b == 5", True),
+    ("yes", True), ("off", False), ("not 0", True), ("1 and 0 or 1", True), ('"a.b" =~ "a\\.b"', True),
+    ("isflagset(A)", False), ('!isflagset("A")', True), ("isflagset(1)", False),
+    ('@method == "INVITE" && @call_id != "" && @cseq.num == 1', True), ('@via[1].host == "203.0.113.7"', True),
+    ('@from.uri.host == "example.com"', True), ('@src.ip == "203.0.113.7"', True), ('@status == ""', True),
+    ('@msg.body == "" && @contact.uri == ""', True), ('@hf_value["from"] != ""', True), ('$rm == "INVITE"', True),
+    ('$ru == "sip:bob@example.com" && $rU == "bob" && $rd == "example.com"', True), ("$du == $null", True),
+    ('$fU == "alice" && $si == "203.0.113.7" && $sp == 5062 && $mt == 1', True), ("$(ru{s.len}) == 19", True),
+    ('$(fu{uri.host}{s.toupper}) == "EXAMPLE.COM"', True), ('$hdr(To) =~ "bob"', True), ('$sel(ruri.user) == "bob"', True),
+    ("/* one /* nested */ comment */ 1", True), ('"ab" "cd" == "abcd"', True), ("'a\\n' == \"a\\\\n\"", True),
 ]  # fmt: skip
 
 
@@ -59,10 +59,10 @@ def test_condition_has_the_truth_of_the_reference(condition, expected):
 
 AVP_CONDITIONS = [
     ("$f.x", "text", True), ("$x", "0", True), ("$x", 0, False), ("$x", "", False), ("$x", 1, True), ("$x == 1", "1", True),
-    ("$x == \"1\"", 1, True), ("$x == 1", 1, True), ("$x == \"yes\"", 0, True), ("$x == \"yes\"", "yes", True),
-    ("$x == \"YES\"", "yes", False), ("!$f.x == \"1\"", "1", False), ("!$f.x == \"1\"", "2", True), ("$x[] && $x[1]", "a", True),
-    ("$x[2]", "a", False), ("$fr.x && !$fu.x && !$t.x", "a", True), ("$x != \"\"", "a", True), ("defined $x", "", True),
-    ("src_ip == $x", "203.0.113.7", True), ("src_ip == $x", 7, False), ("src_ip != $x", 7, True), ("$x =~ \"^T\"", "text", True),
+    ('$x == "1"', 1, True), ("$x == 1", 1, True), ('$x == "yes"', 0, True), ('$x == "yes"', "yes", True),
+    ('$x == "YES"', "yes", False), ('!$f.x == "1"', "1", False), ('!$f.x == "1"', "2", True), ("$x[] && $x[1]", "a", True),
+    ("$x[2]", "a", False), ("$fr.x && !$fu.x && !$t.x", "a", True), ('$x != ""', "a", True), ("defined $x", "", True),
+    ("src_ip == $x", "203.0.113.7", True), ("src_ip == $x", 7, False), ("src_ip != $x", 7, True), ('$x =~ "^T"', "text", True),
     ("$x > 4", "5", True), ("$x == $y", "a", False), ("$x == $f.x", "a", True), ("$x + 1 == 6", 5, True),
     ("isavpflagset($x, dialog_cookie)", "a", False),
 ]  # fmt: skip
@@ -83,7 +83,7 @@ def test_kamailio_dialect_negates_only_the_left_side_of_a_comparison():
 
 
 def test_two_values_make_an_unindexed_read_undefined():
-    body = "$x[] = \"old\"; $x[] = \"new\"; if (!defined $x) setflag(1); if ($x[1] == \"old\" && $x[-1] == \"new\") setflag(2);"
+    body = '$x[] = "old"; $x[] = "new"; if (!defined $x) setflag(1); if ($x[1] == "old" && $x[-1] == "new") setflag(2);'
     assert run(body)[0].flags == 6
 
 
@@ -105,14 +105,14 @@ def test_uid_falls_through_the_classes_in_order():
 @pytest.mark.parametrize(
     ("body", "names"),
     [
-        ("f(0); f(\"no\");", ["f"]),
-        ("if (f(0)) { sl_reply(\"1\", \"x\"); } f(\"no\");", ["f"]),
-        ("if (f(-1)) { f(\"no\"); } else { f(\"yes\"); }", ["f", "f"]),
-        ("f(-1); f(\"next\");", ["f", "f"]),
-        ("if (1 && f(-1) && f(\"no\")) f(\"no\"); f(\"end\");", ["f", "f"]),
-        ("if (f(1) || f(\"no\")) f(\"yes\");", ["f", "f"]),
-        ("if (!f(-1) && f(-2) || f(3)) f(\"yes\");", ["f", "f", "f", "f"]),
-        ("if (f(2) == 2) f(\"yes\");", ["f", "f"]),
+        ('f(0); f("no");', ["f"]),
+        ('if (f(0)) { sl_reply("1", "x"); } f("no");', ["f"]),
+        ('if (f(-1)) { f("no"); } else { f("yes"); }', ["f", "f"]),
+        ('f(-1); f("next");', ["f", "f"]),
+        ('if (1 && f(-1) && f("no")) f("no"); f("end");', ["f", "f"]),
+        ('if (f(1) || f("no")) f("yes");', ["f", "f"]),
+        ('if (!f(-1) && f(-2) || f(3)) f("yes");', ["f", "f", "f", "f"]),
+        ('if (f(2) == 2) f("yes");', ["f", "f"]),
     ],
     ids=["zero as a statement", "zero in a condition", "negative is false", "negative goes on", "and stops early",
          "or stops early", "mixed", "compared"],
@@ -129,7 +129,9 @@ def test_zero_ends_the_script_from_inside_a_condition():
 
 
 def test_return_code_keeps_the_last_call_and_ignores_flags_and_assignments():
-    assert run("if (!f(-3)) { setflag(A); $x = 1; if ($? == -3 && $rc == -3 && $retcode < 0) setflag(B); }")[0].flags == 6
+    assert (
+        run("if (!f(-3)) { setflag(A); $x = 1; if ($? == -3 && $rc == -3 && $retcode < 0) setflag(B); }")[0].flags == 6
+    )
 
 
 def test_break_inside_an_if_ends_the_route_and_the_caller_goes_on():
@@ -139,12 +141,14 @@ def test_break_inside_an_if_ends_the_route_and_the_caller_goes_on():
     assert (ctx.flags, ctx.state) == (4, RUNNING)
 
 
-@pytest.mark.parametrize(("word", "state"), [("exit", EXITED), ("drop", DROPPED), ("drop()", DROPPED), ("exit -2", EXITED)])
+@pytest.mark.parametrize(
+    ("word", "state"), [("exit", EXITED), ("drop", DROPPED), ("drop()", DROPPED), ("exit -2", EXITED)]
+)
 def test_exit_and_drop_end_every_level(word, state):
     ctx = context()
-    compile_text(f"route {{ route(X); setflag(1); }} route[X] {{ if (route(Y)) setflag(2); }} route[Y] {{ {word}; }}").run(
-        ctx, REQUEST
-    )
+    compile_text(
+        f"route {{ route(X); setflag(1); }} route[X] {{ if (route(Y)) setflag(2); }} route[Y] {{ {word}; }}"
+    ).run(ctx, REQUEST)
     assert (ctx.flags, ctx.state) == (0, state)
 
 
@@ -157,7 +161,9 @@ def test_route_value_is_what_it_returns():
 
 def test_endless_recursion_ends_at_the_depth_limit(caplog):
     ctx = context()
-    compile_text("route { route(X); setflag(1); } route[X] { route(Y); } route[Y] { $n = $n + 1; route(X); }").run(ctx, REQUEST)
+    compile_text("route { route(X); setflag(1); } route[X] { route(Y); } route[Y] { $n = $n + 1; route(X); }").run(
+        ctx, REQUEST
+    )
     assert ctx.flags == 2
     assert ctx.depth == 0
     assert "test.conf:2" in caplog.text
@@ -177,7 +183,7 @@ def test_while_break_leaves_only_the_loop():
 
 @pytest.mark.parametrize(
     ("subject", "text"),
-    [("1", "one two"), ("2", "two"), ("-3", "minus end"), ("9", "other"), ("\"1\"", "one two")],
+    [("1", "one two"), ("2", "two"), ("-3", "minus end"), ("9", "other"), ('"1"', "one two")],
 )
 def test_switch_falls_through_until_break(subject, text):
     body = f"""$r = ""; switch ({subject}) {{ case 1: $r = $r + "one "; case 2: $r = $r + "two"; break;
@@ -191,7 +197,7 @@ def test_switch_matches_strings_and_patterns():
 
 
 def test_flags_are_set_reset_and_given_by_number_name_or_text():
-    assert run("setflag(A); setflag(\"B\"); setflag(5); resetflag(1); if (isflagset(B)) setflag(0);")[0].flags == 0b100101
+    assert run('setflag(A); setflag("B"); setflag(5); resetflag(1); if (isflagset(B)) setflag(0);')[0].flags == 0b100101
 
 
 def test_avp_flag_marks_every_value_and_fails_quietly_without_one():
@@ -207,7 +213,7 @@ def test_avp_flag_marks_every_value_and_fails_quietly_without_one():
         ('rewritehostport("h.example:5070");', "sip:bob@h.example:5070"), ('sethost("[::1]");', "sip:bob@[::1]"),
         ('setuser("eve"); prefix("00"); strip(1); strip_tail("1");', "sip:0ev@example.com"),
         ('seturi("tel:+123");', "tel:+123"), ('setport("5080"); revert_uri();', "sip:bob@example.com"),
-        ('userphone();', "sip:bob@example.com;user=phone"), ('$rU = "x" + 1; $rd = "d.example";', "sip:x1@d.example"),
+        ("userphone();", "sip:bob@example.com;user=phone"), ('$rU = "x" + 1; $rd = "d.example";', "sip:x1@d.example"),
         ('$ru = "sip:new@n.example"; $rp = 5090;', "sip:new@n.example:5090"),
     ],
 )  # fmt: skip
@@ -307,8 +313,8 @@ SELECTS = [
     ("@hf_value.route[0].params.ftag", "ab1"), ("@hf_value.session_expires.uri", "1800"),
     ("@hf_value.session_expires.refresher", "uac"), ("@hf_value.p_multi", "a, b,c"), ("@hf_value.p_multi[2]", "b"),
     ("@hf_value.p_multi[-1]", "c"), ("@hf_value.p_multi[0]", "a"), ("@hf_value.p_multi[4]", None),
-    ("@msg.header[\"SER-Server-ID\"]", "7"), ("@msg.header.P_Multi[2]", "c"), ("@contact.uri", "sip:alice@192.0.2.9;maddr=1.2.3.4"),
-    ("@contact.uri.params.maddr", "1.2.3.4"), ("@contact.uri.params.x", None), ("@hf_value[\"contact\"].uri.host", "192.0.2.9"),
+    ('@msg.header["SER-Server-ID"]', "7"), ("@msg.header.P_Multi[2]", "c"), ("@contact.uri", "sip:alice@192.0.2.9;maddr=1.2.3.4"),
+    ("@contact.uri.params.maddr", "1.2.3.4"), ("@contact.uri.params.x", None), ('@hf_value["contact"].uri.host', "192.0.2.9"),
     ("@from.tag", "f1"), ("@to.name", ""), ("@cseq.method", "INVITE"), ("@received.proto", "udp"), ("@dst.ip", "192.0.2.1"),
     ("@dst.port", "5060"), ("@cfg_get.g.v", "90"), ("@sys.server_id", "0"), ("@ruri.port", ""), ("@via.branch", "z9hG4bKabc"),
 ]  # fmt: skip
@@ -339,7 +345,9 @@ def test_sys_unique_never_repeats():
 
 def test_var_belongs_to_the_process_and_starts_as_zero():
     VARS.clear()
-    ctx, _ = run('if ($var(n) == 0) { $var(n) = 5; $var(t) = "a"; } if ($var(n) + 1 == 6 && $var(t) == "a") setflag(A);')
+    ctx, _ = run(
+        'if ($var(n) == 0) { $var(n) = 5; $var(t) = "a"; } if ($var(n) + 1 == 6 && $var(t) == "a") setflag(A);'
+    )
     assert ctx.flags == 2
 
 
@@ -347,7 +355,9 @@ def test_forward_and_send_socket_use_the_hooks(monkeypatch):
     seen = []
     monkeypatch.setattr(HOOKS, "forward", lambda ctx, host, port, transport: seen.append((host, port, transport)) or 1)
     monkeypatch.setattr(HOOKS, "find_listener", lambda *where: Listener(3, *where))
-    ctx, _ = run('force_send_socket(udp:127.0.0.1:5064); forward_udp(224.0.1.75,5060); forward_tcp(uri:host, uri:port); forward();')
+    ctx, _ = run(
+        "force_send_socket(udp:127.0.0.1:5064); forward_udp(224.0.1.75,5060); forward_tcp(uri:host, uri:port); forward();"
+    )
     assert seen == [("224.0.1.75", 5060, "udp"), ("example.com", 0, "tcp"), ("", 0, "")]
     assert ctx.send_listener is not None
     assert ctx.send_listener.port == 5064
