@@ -174,6 +174,11 @@ class Server:
             handle = self._databases[url] = self.open_database(url)
         return handle
 
+    @property
+    def has_databases(self) -> bool:
+        """True when this process keeps a handle of ``database()``."""
+        return bool(self._databases)
+
     def is_myself(self, host: str, port: int = 0) -> bool:
         """True when *host*:*port* (0 = 5060) is a listen address or an alias; *host* in any case, brackets allowed."""
         name = host.lower().strip("[]")

@@ -243,8 +243,7 @@ def _go_to_background() -> int:
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            answer = pipe.read()
+        answer = os.read(reader, 4096)  # one write; the end of the file would also wait for all children
         if not answer:
             print("serpy: the master died while starting", file=sys.stderr)
             os._exit(EXIT_BOOT)
@@ -275,7 +274,7 @@ class Reporter:
         if self._fd is None:
             return
         with contextlib.suppress(OSError):
-            os.write(self._fd, bytes((code,)) + text.encode("utf-8", "replace"))
+            os.write(self._fd, bytes((code,)) + text.encode("utf-8", "replace")[:4000])
         os.close(self._fd)
         self._fd = None
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import serpy.modules
 from serpy.api import Server
 from serpy.config import KINDS, Settings, Variables
-from serpy.errors import ConfigError, SerpyError, UsageError
+from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of
 from serpy.script.compile import compile_script
@@ -69,10 +69,15 @@ def load(
         server.exports[exports.name] = exports
     server.listeners = listeners_of(settings)
     server.aliases = aliases_of(settings, server.listeners)
-    server.open_database = _Databases(server).open
+    server.open_database = _Databases(server, check_only=check_only).open
     _lend(server)
     _make_shared(server, environment)
-    _initialise(server)
+    if check_only:
+        logging.disable(logging.WARNING)  # that no database can be asked is no news here
+    try:
+        _initialise(server)
+    finally:
+        logging.disable(logging.NOTSET)
     return server
 
 
@@ -174,6 +179,9 @@ def _initialise(server: Server) -> None:
             errors.append(f"module {exports.name}: {exc}")
     if errors:
         raise ConfigError("\n".join(errors))
+    if server.has_databases:
+        # All children would share it over the fork, and no kind of handle survives that. open_database() and close.
+        raise UsageError("a module keeps a database handle in the master")
 
 
 def _lend(server: Server) -> None:
@@ -189,16 +197,22 @@ def _lend(server: Server) -> None:
 class _Databases:
     """Opens database handles for one Server, by the scheme of their URL."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, check_only: bool) -> None:
         self._server: Final = server
+        self._check_only: Final = check_only
 
     def open(self, url: str) -> Database:
-        """A handle for this process: only the store and ctl write. Raises ConfigError, UsageError, BackendError."""
+        """A fresh handle: only the store and ctl write. A module that opens one in the master closes it in ``init``. Raises ConfigError, BackendError.
+
+        In the master it blocks, and whoever opened it closes it before the fork: no kind of handle survives that.
+        """
         server = self._server
-        if server.slot < 0:
-            # A handle would be shared by all children over the fork: none of its kinds survives that.
-            raise UsageError("the master opens no database")
         driver = _driver(url, server.exports)
+        if self._check_only:
+            raise BackendError("no database is opened while checking")
+        driver = _driver(url, server.exports)
+        if server.slot < 0:
+            return cast("Database", driver.open(url, read_only=True))
         return cast("Database", driver.open(url, read_only=server.role not in WRITING_ROLES, loop=server.loop))
 
 

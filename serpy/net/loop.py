@@ -247,8 +247,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------------ running
 
     def run(self) -> None:
-        """Lead until ``stop()``. Handlers that are still parked then are abandoned."""
-        self._stopping = False
+        """Lead until ``stop()``, at once when that was before. Handlers that are still parked then are abandoned."""
         self._home = getcurrent()
         self.read_clocks()
         try:
