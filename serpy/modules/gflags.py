@@ -30,6 +30,7 @@ from serpy.api import (
 from serpy.db.snapshot import Snapshot
 from serpy.script.attribute_rows import attributes_of
 from serpy.script.avps import GLOBAL
+from serpy.script.context import ONREPLY
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database, Value
@@ -66,7 +67,9 @@ class GlobalFlags:
         if self.load_global_attrs:
             self._snapshot.preload(server.counters, lambda: server.open_database(self.db_url))
             server.hooks.pre_script.append(self.before_script)
-            server.hooks.pre_reply.append(self.before_script)
+            has_route = getattr(server.program, "has_route", None)
+            if has_route is None or has_route(ONREPLY, ""):  # else a reply needs a Context for nothing else
+                server.hooks.pre_reply.append(self.before_script)
         values = self._snapshot.value.get(_ATTRIBUTE, [])
         stored = values[0].value if values else 0
         self._set_word(self.initial | (stored if isinstance(stored, int) else 0))
