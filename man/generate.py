@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a program beside the pages it writes
 """Write man/serpy-modules.7 from what the modules export.
 
 ``python man/generate.py`` writes the page; with ``--check`` it only says (exit 1) that the page is out of date.
@@ -42,7 +43,7 @@ The kinds of arguments:
 .TP
 .B format
 a format string:
-.BR %ru ", " %$attribute ", " %@select " …"
+.BR %ru ", " %$attribute ", " %@select " ..."
 .TP
 .B value
 a string, or an attribute or select in quotes
@@ -56,7 +57,7 @@ an attribute:
 .TP
 .B track
 an attribute list:
-.BR $fd ", " $tu " …"
+.BR $fd ", " $tu " ..."
 .TP
 .B header
 a header value:
@@ -74,7 +75,7 @@ _TAIL: Final = r""".SH SEE ALSO
 
 def escaped(text: str) -> str:
     """*text* as roff input: backslashes, hyphens, and no line that starts with a request."""
-    text = text.replace("\\", "\\e").replace("-", "\\-")
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
     return "\\&" + text if text[:1] in {".", "'"} else text
 
 
@@ -126,8 +127,8 @@ def module_lines(name: str) -> list[str]:
     variables = [(group, one, *row) for group, rows in exports.variables.items() for one, row in rows.items()]
     if variables:
         lines.append(".SS Run-time variables")
-    for group, one, kind, default, text in variables:
-        lines += [".TP", f".B {escaped(group)}.{escaped(one)}", f"{escaped(text)} ({kind}, default {escaped(str(default))})"]  # fmt: skip
+    for group, one, kind, start, text in variables:
+        lines += [".TP", f".B {escaped(group)}.{escaped(one)}", f"{escaped(text)} ({kind}, default {escaped(str(start))})"]  # fmt: skip
     return lines
 
 

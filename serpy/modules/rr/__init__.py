@@ -35,7 +35,7 @@ from serpy.api import (
     Select,
     Server,
 )
-from serpy.modules.rr.cookie import encode
+from serpy.modules.rr.cookie import encode, mac_key
 from serpy.modules.rr.loose import LooseRouter
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
 from serpy.script.avps import parse_avp_name
@@ -70,7 +70,7 @@ class RecordRouting:
         self._server = server
         router = self.router
         router.force_send_socket = self.force_send_socket != 0
-        router.secret = self._secret(server.run_dir)
+        router.secret = mac_key(self._secret(server.run_dir))
         if self.cookie_filter:
             try:
                 router.cookie_filter = re.compile(self.cookie_filter, re.IGNORECASE)
