@@ -56,6 +56,7 @@ class Phone:
         self.cseq = 0
         self.call_id = f"{secrets.token_hex(8)}@test"
         self.pending: list[Message] = []
+        self.is_registered = False
 
     def close(self) -> None:
         self.socket.close()
@@ -183,6 +184,8 @@ class Phone:
         answer = self.ask(build(()))
         if answer.status == 401:
             answer = self.ask(build((self.authorization(answer, "REGISTER", uri, password),)))
+        if answer.status == 200:
+            self.is_registered = expires > 0
         return answer
 
     def invite(self, uri: str, **options) -> tuple[str, Message]:
