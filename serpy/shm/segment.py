@@ -54,6 +54,11 @@ class Segment:
         return self._view[start : start + size]
 
     @property
+    def map(self) -> mmap.mmap:
+        """The whole mapping: slices of it are copied without the objects a memoryview slice costs. See ``areas``."""
+        return self._map
+
+    @property
     def used(self) -> int:
         """Bytes handed out, gaps included."""
         return self._used

@@ -15,6 +15,7 @@ Runs in: every process. Locks: its own stripes; then the pool (the last stripe).
 from __future__ import annotations
 
 import os
+import struct
 from hashlib import blake2b
 from typing import Final
 
@@ -46,6 +47,10 @@ _EXPIRED: Final = 5  # contacts dropped by expire(), ever
 _REPAIRS: Final = 6
 _STAMP: Final = 7
 _HEAD_WORDS: Final = 8
+
+_HEADER: Final = struct.Struct("IIIIqq")  # next block, next record, tag, size, earliest, stamp
+_RECORD: Final = struct.Struct("IIIIqqHH")  # the same, then what a record starts with: key length, bindings
+_STRIPE: Final = struct.Struct("7q")  # the words of a stripe's head after the sequence number
 
 LOADING: Final = 0
 LOADED: Final = 1
@@ -93,6 +98,9 @@ class LocationTable:
         if self.chunks < 1:
             raise ResourceError("no room for blocks in the location table; start with a larger -m (MiB)")
         self._area: Final = area
+        self._map: Final = segment.map
+        self._origin: Final = segment.areas()[name][0]
+        self._bytes_at: Final = self._origin + self._blocks_at  # of block 0 in the mapping
         self._words: Final = area[: size // 8 * 8].cast("I")
         self._quads: Final = area[: size // 8 * 8].cast("q")
         self._halves: Final = area[: size // 8 * 8].cast("H")
@@ -300,10 +308,12 @@ class LocationTable:
         return link
 
     def _key_matches(self, head: int, key: bytes) -> bool:
-        start = self._blocks_at + head * BLOCK + HEAD
-        length: int = self._halves[start // 2]
-        start += layout.KEY_AT
-        return length == len(key) and self._area[start : start + length] == key
+        start = self._bytes_at + head * BLOCK + HEAD + layout.KEY_AT
+        length = len(key)
+        return (
+            self._map[start : start + length] == key
+            and self._halves[(self._blocks_at + head * BLOCK + HEAD) // 2] == length
+        )
 
     def _stamp_of(self, head: int) -> int:
         return self._quads[(self._first_word + head * BLOCK_WORDS) // 2 + 3] if head != 0 else 0
@@ -313,84 +323,82 @@ class LocationTable:
         words = self._words
         at = self._first_word + head * BLOCK_WORDS
         left: int = words[at + 3]
-        start = self._blocks_at + head * BLOCK
-        first = self._area[start + HEAD : start + HEAD + min(left, HEAD_ROOM)].tobytes()
+        start = self._bytes_at + head * BLOCK
+        if left <= HEAD_ROOM:
+            return self._map[start + HEAD : start + HEAD + left]
+        parts: list[bytes] = [self._map[start + HEAD : start + BLOCK]]
         left -= HEAD_ROOM
-        if left <= 0:
-            return first
-        parts = [first]
         block: int = words[at]
         while left > 0 and block != 0:
-            start = self._blocks_at + block * BLOCK + 4
-            parts.append(self._area[start : start + min(left, MORE_ROOM)].tobytes())
+            start = self._bytes_at + block * BLOCK + 4
+            parts.append(self._map[start : start + min(MORE_ROOM, left)])
             left -= MORE_ROOM
-            block = words[self._first_word + block * BLOCK_WORDS]
+            if left > 0:
+                block = words[self._first_word + block * BLOCK_WORDS]
         return b"".join(parts)
 
     def _change(self, stripe: int, link: int, head: int, raw: bytes, tag: int, earliest: int, count: int) -> None:
         """Put *raw* (b"" = nothing) in the place of record *head* (0 = none) that *link* leads to."""
         quads = self._quads
-        words = self._words
         base = stripe * _HEAD_WORDS
         needed = _blocks_for(len(raw)) if raw else 0
-        had = 0
-        old_count = 0
+        had = following = old_count = 0
         if head != 0:
-            had = _blocks_for(words[self._first_word + head * BLOCK_WORDS + 3])
-            old_count = self._halves[(self._blocks_at + head * BLOCK + HEAD) // 2 + 1]
-        quads[base] += 1  # odd: from here to the end only a repair could make sense of the free list
-        if needed and not self._make_room(
-            stripe, needed, RESERVE if head == 0 else RESERVE // 2 if needed > had else 0
-        ):
-            quads[base] += 1
+            _, following, _, size, _, _, _, old_count = _RECORD.unpack_from(self._map, self._bytes_at + head * BLOCK)
+            had = _blocks_for(size)
+        sequence: int = quads[base]
+        quads[base] = sequence + 1  # odd: from here to the end only a repair could make sense of the free list
+        reserve = RESERVE if head == 0 else RESERVE // 2 if needed > had else 0
+        if needed and not self._make_room(stripe, needed, reserve):
+            quads[base] = sequence + 2
             raise ResourceError("the location table is full; start with a larger -m (MiB)")
-        following: int = words[self._first_word + head * BLOCK_WORDS + 1] if head != 0 else 0
-        fresh = self._write(base, raw, needed, following, tag, earliest) if needed else following
-        words[link] = fresh  # one store: before it the old record counts, after it the new one
+        at = self._origin + base * 8 + 8
+        free, free_count, users, contacts, expired, repairs, stamp = _STRIPE.unpack_from(self._map, at)
+        fresh: int = following
+        if needed:
+            fresh = free
+            stamp += 1
+            free = self._write(fresh, raw, needed, following, tag, earliest, stamp)
+            free_count -= needed
+        self._words[link] = fresh  # one store: before it the old record counts, after it the new one
         if head != 0:
-            self._give_back(base, head, had)
-        quads[base + _CONTACTS] += count - old_count
-        quads[base + _USERS] += (1 if count else 0) - (1 if old_count else 0)
-        quads[base] += 1
+            self._give_back(head, had, free)
+            free = head
+            free_count += had
+        contacts += count - old_count
+        users += (1 if count else 0) - (1 if old_count else 0)
+        _STRIPE.pack_into(self._map, at, free, free_count, users, contacts, expired, repairs, stamp)
+        quads[base] = sequence + 2
 
-    def _write(self, base: int, raw: bytes, needed: int, following: int, tag: int, earliest: int) -> int:
-        """Take *needed* blocks from the free list, fill them with *raw* and return the first."""
+    def _write(self, head: int, raw: bytes, needed: int, following: int, tag: int, earliest: int, stamp: int) -> int:
+        """Fill *needed* blocks of the free list, which starts with *head*, with *raw*; return the first block behind."""
         words = self._words
-        quads = self._quads
-        head: int = quads[base + _FREE]
-        at = self._first_word + head * BLOCK_WORDS
-        stamp: int = quads[base + _STAMP] + 1
-        quads[base + _STAMP] = stamp
-        words[at + 1] = following
-        words[at + 2] = tag
-        words[at + 3] = len(raw)
-        quads[at // 2 + 2] = earliest
-        quads[at // 2 + 3] = stamp
-        start = self._blocks_at + head * BLOCK + HEAD
-        part = raw[:HEAD_ROOM]
-        self._area[start : start + len(part)] = part
+        start = self._bytes_at + head * BLOCK
+        last = self._first_word + head * BLOCK_WORDS
+        block: int = words[last]
+        size = len(raw)
+        _HEADER.pack_into(self._map, start, block if needed > 1 else 0, following, tag, size, earliest, stamp)
+        if needed == 1:
+            self._map[start + HEAD : start + HEAD + size] = raw
+            return block
+        self._map[start + HEAD : start + BLOCK] = raw[:HEAD_ROOM]
         done = HEAD_ROOM
-        last = at
         for _ in range(needed - 1):
-            block: int = words[last]
-            start = self._blocks_at + block * BLOCK + 4
+            start = self._bytes_at + block * BLOCK + 4
             part = raw[done : done + MORE_ROOM]
-            self._area[start : start + len(part)] = part
+            self._map[start : start + len(part)] = part
             done += MORE_ROOM
             last = self._first_word + block * BLOCK_WORDS
-        quads[base + _FREE] = words[last]
-        quads[base + _FREE_COUNT] -= needed
+            block = words[last]
         words[last] = 0
-        return head
+        return block
 
-    def _give_back(self, base: int, head: int, count: int) -> None:
-        """Put the *count* blocks of record *head* on the free list; the links between them stay."""
+    def _give_back(self, head: int, count: int, free: int) -> None:
+        """Link the *count* blocks of record *head* in front of the free list that starts with *free*."""
         last = self._first_word + head * BLOCK_WORDS
         for _ in range(count - 1):
             last = self._first_word + self._words[last] * BLOCK_WORDS
-        self._words[last] = self._quads[base + _FREE]
-        self._quads[base + _FREE] = head
-        self._quads[base + _FREE_COUNT] += count
+        self._words[last] = free
 
     def _make_room(self, stripe: int, needed: int, reserve: int) -> bool:
         """True when *needed* blocks are free with *reserve* left over, after taking chunks from the pool if need be."""
