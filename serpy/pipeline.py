@@ -25,6 +25,7 @@ from serpy.sip.parser import is_keepalive, parse_for_reply, parse_message
 from serpy.sip.uri import Uri, parse_uri
 from serpy.sip.via import Via, parse_via
 from serpy.sip.writer import build_forwarded_response
+from serpy.transaction import statistics
 from serpy.transaction.client import NO_EDITS, ClientTransaction
 from serpy.transaction.forward import Forwarder, SendFilter, is_address
 from serpy.transaction.layer import ABSORBED, TransactionLayer, TransactionUser
@@ -116,6 +117,14 @@ class Pipeline:
         self.set_program(program)
         HOOKS.forward = self.script_forward
         self.loop.set_timer_source(self.next_timer_at, self.on_timer)
+        self._counters: list[int] = []  # ids, in the order of statistics.ALL
+        self._base: list[int] = []  # what a predecessor in this slot had counted
+        if server.counters is not None:
+            for name, text in statistics.ALL:
+                counter = server.counters.declare(name, text)
+                self._counters.append(counter)
+                self._base.append(0 if name in statistics.GAUGES else server.counters.own(counter))
+            self._publish()
 
     def set_program(self, program: Any) -> None:
         """Use *program* from the next message on."""
@@ -359,6 +368,21 @@ class Pipeline:
             name = f"[{host}]" if ":" in host and host[0] != "[" else host
             next_hop = f"sip:{name}:{port};transport={transport}" if port else f"sip:{name};transport={transport}"
         return 1 if self.forwarder.forward(ctx, next_hop) else ctx.last_error
+
+    def _publish(self) -> None:
+        """Copy the statistics to the shared page, once a second."""
+        layer, replies = self.layer, self.replies
+        values = [
+            self.requests, self.responses, self.keepalives, self.malformed, self.refused, self.handed_off,
+            self.overrun, self.stray_responses,
+            layer.created, len(layer.servers), layer.local_replies, layer.relayed_replies, layer.retransmissions,
+            layer.absorbed, layer.timeouts, *layer.finals[2:7],
+            replies.sent, replies.failed, replies.acks, *replies.by_class[1:7],
+        ]  # fmt: skip
+        counters = self.server.counters
+        for at, value in enumerate(values):
+            counters.set(self._counters[at], self._base[at] + value)
+        self.loop.call_at(self.loop.now() + PUBLISH_S, self._publish)
 
     def run_route(self, name: str, ctx: Context) -> int:
         """Run ``route[name]`` for *ctx*, a synthetic request of a timer or another event."""

@@ -28,22 +28,12 @@ from serpy.api import (
 from serpy.sip.status import reason_phrase
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.stateless import StatelessReplies, redirect_contacts
+from serpy.transaction.statistics import ALL, SL
 
 if TYPE_CHECKING:
     from serpy.shm.counters import Counters
 
 NAME: Final = "sl"
-COUNTERS: Final = (
-    ("sl.sent", "stateless replies sent"),
-    ("sl.failed", "stateless replies that could not be sent"),
-    ("sl.acks", "ACKs to stateless replies swallowed"),
-    ("sl.1xx", "stateless provisional replies"),
-    ("sl.2xx", "stateless 2xx replies"),
-    ("sl.3xx", "stateless 3xx replies"),
-    ("sl.4xx", "stateless 4xx replies"),
-    ("sl.5xx", "stateless 5xx replies"),
-    ("sl.6xx", "stateless 6xx replies"),
-)
 
 # What sl_reply_error says for each core error (minus the status); anything else is a 500.
 ERROR_PHRASES: Final = {
@@ -84,7 +74,7 @@ class Sl:
         self.server = server
         server.provide(ReplyService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
         if server.counters is not None:
-            for name, text in COUNTERS:
+            for name, text in ALL:
                 server.counters.declare(name, text)
             self._counters = server.counters
 
@@ -133,7 +123,7 @@ class Sl:
         if self._counters is None:
             return {}
         values = self._counters.snapshot()
-        return {name.removeprefix("sl."): values.get(name, 0) for name, _ in COUNTERS}
+        return {name.removeprefix("sl."): values.get(name, 0) for name, _ in SL}
 
 
 def _status(value: str | int | None) -> int:

@@ -66,7 +66,7 @@ def received_value(via: Via, flow: Flow, *, to_source: bool) -> str:
     """The ``received`` parameter the top Via needs, "" = none (RFC 3261 §18.2.1, RFC 3581 §4)."""
     if to_source or via.rport >= 0:
         return flow.host
-    return "" if via.host == flow.host or via.address == flow.host else flow.host
+    return "" if flow.host in (via.host, via.address) else flow.host
 
 
 def rport_value(via: Via, flow: Flow, *, to_source: bool) -> int:

@@ -76,6 +76,7 @@ class TransactionLayer:
         self.retransmissions = 0  # requests sent again
         self.absorbed = 0  # requests received again
         self.timeouts = 0
+        self.finals: Final[list[int]] = [0] * 7  # by class of the answer
 
     # --- requests from upstream
 
@@ -87,7 +88,7 @@ class TransactionLayer:
         method = request.method
         if method == "ACK":
             server = self.servers.get(server_key(request, "INVITE"))
-            if server is None or (server.state != states.COMPLETED and server.state != states.CONFIRMED):
+            if server is None or server.state not in {states.COMPLETED, states.CONFIRMED}:
                 return NEW
             if server.to_tag and request.to_tag != server.to_tag and not request.via.branch.startswith("z9hG4bK"):
                 return NEW  # RFC 2543 element: the To tag tells which answer is meant
@@ -199,6 +200,7 @@ class TransactionLayer:
             ctx = server.ctx
             if ctx is not None:
                 ctx.final_sent = True
+            self.finals[status // 100] += 1
             self.user.on_final(server, status)
             if not server.is_invite:
                 self._let_go(server)
@@ -592,11 +594,10 @@ class TransactionLayer:
             self.wheel.arm(server, now + self.settings.wt_timer_s)
             return
         for branch in server.branches:
-            if branch.status < 200 or (branch.state == states.TRYING and branch.is_invite):
-                if branch.gives_up_at:
-                    # A cancelled branch has not ended yet: its late answer must find us.
-                    self.wheel.arm(server, max(branch.gives_up_at, now) + self.settings.wt_timer_s)
-                    return
+            if branch.status < 200 and branch.gives_up_at:
+                # A cancelled branch has not ended yet: its late answer must find us.
+                self.wheel.arm(server, max(branch.gives_up_at, now) + self.settings.wt_timer_s)
+                return
         self._apply_server(server, server.step(states.TIMER_WAIT), now)
 
     def _send(self, data: bytes, flow: Flow) -> None:

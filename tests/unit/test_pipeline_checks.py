@@ -270,3 +270,16 @@ def test_too_many_messages_behind_a_parked_one_are_dropped_and_counted():
     bench = Bench(main=main)
     bench.receive(request("INFO"))
     assert bench.pipeline.overrun == 36
+
+
+def test_the_statistics_reach_the_shared_page_and_go_on_from_a_predecessor():
+    bench, _ = bench_with_runs()
+    bench.receive(request("OPTIONS"))
+    bench.pipeline._publish()
+    bench.server.program = bench.pipeline.program
+    successor = type(bench.pipeline)(bench.server)
+    successor.requests = 2
+    successor._publish()
+    assert bench.server.counters.snapshot()["core.requests"] == 3
+    assert bench.sl.stats()["2xx"] == 1
+    assert bench.tm.stats()["created"] == 0

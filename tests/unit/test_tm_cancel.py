@@ -117,7 +117,7 @@ def test_a_callee_that_ignores_the_cancel_is_given_up():
     bench, _ = ringing()
     sent = bench.receive(cancel())[1]
     bench.receive(response(sent, 200), CALLEE)
-    assert [item.what for item in bench.advance(33)][0] == "487"
+    assert next(item.what for item in bench.advance(33)) == "487"
     bench.advance(60)
     assert not bench.layer.servers
 

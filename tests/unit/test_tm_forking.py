@@ -120,7 +120,7 @@ def test_the_best_of_two_answers_is_relayed_once(one, two):
 def test_a_timeout_of_every_branch_is_a_408():
     bench, _ = started()
     sent = bench.advance(31)
-    assert [item.what for item in sent if item.host == "192.0.2.1"][0] == "408"
+    assert next(item.what for item in sent if item.host == "192.0.2.1") == "408"
 
 
 def test_a_non_invite_timeout_sends_nothing():

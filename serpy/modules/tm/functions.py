@@ -38,23 +38,10 @@ from serpy.transaction.response_context import statuses
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies, redirect_contacts
+from serpy.transaction.statistics import ALL, TM
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
-COUNTERS: Final = (
-    ("tm.created", "transactions created"),
-    ("tm.current", "transactions in memory"),
-    ("tm.local_replies", "replies made here"),
-    ("tm.relayed_replies", "replies passed on"),
-    ("tm.retransmissions", "requests sent again"),
-    ("tm.absorbed", "requests received again"),
-    ("tm.timeouts", "branches that never answered"),
-    ("tm.final_2xx", "transactions answered 2xx"),
-    ("tm.final_3xx", "transactions answered 3xx"),
-    ("tm.final_4xx", "transactions answered 4xx"),
-    ("tm.final_5xx", "transactions answered 5xx"),
-    ("tm.final_6xx", "transactions answered 6xx"),
-)
 FORWARD_UNMATCHED_CANCEL_STATEFULLY: Final = 0
 FORWARD_UNMATCHED_CANCEL_STATELESSLY: Final = 1
 
@@ -127,7 +114,7 @@ class Tm:
         server.provide(TransactionUser, self.routes)
         server.provide(TransactionService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
         if server.counters is not None:
-            for name, text in COUNTERS:
+            for name, text in ALL:
                 server.counters.declare(name, text)
 
     @property
@@ -405,7 +392,7 @@ class Tm:
         if self.server is None:
             return {}
         values = self.server.counters.snapshot()
-        return {name.removeprefix("tm."): values.get(name, 0) for name, _ in COUNTERS}
+        return {name.removeprefix("tm."): values.get(name, 0) for name, _ in TM}
 
 
 def owner(ctx: Context) -> Context:
