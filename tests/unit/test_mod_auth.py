@@ -1,0 +1,443 @@
+import base64
+
+import pytest
+from support.contexts import FLOW, LISTENER, context, function, request_text, server
+from support.identity import Identity
+
+from serpy.api import Flow
+from serpy.errors import ConfigError
+from serpy.modules import auth, auth_db
+from serpy.script.avps import FROM_URI, FROM_USER
+from serpy.sip import digest
+
+NOW = 1_700_000_000.0
+REALM = "example.com"
+
+
+@pytest.fixture
+def identity(tmp_path):
+    return Identity(tmp_path)
+
+
+class Setup:
+    def __init__(self, identity, credentials=None, **params):
+        self.identity = identity
+        self.auth = identity.load(auth, **{"secret": "s3cret", **params})
+        self.auth_db = identity.load(auth_db, **(credentials or {}))
+        self.module = self.auth.module
+        self.user("alice", "u-alice", "wonderland")
+        identity.start()
+
+    def user(self, name, uid, password, *, realm=REALM, flags=33, did="_default", ha1=None):
+        self.identity.insert(
+            "credentials", auth_username=name, did=did, realm=realm, password=password, flags=flags, uid=uid,
+            ha1=digest.ha1(name, realm, password) if ha1 is None else ha1,
+            ha1b=digest.ha1(f"{name}@{realm}", realm, password),
+        )  # fmt: skip
+
+    def call(self, ctx, name="www_authenticate", realm=REALM):
+        return function(self.auth, name)(ctx, realm, "credentials")
+
+    def nonce(self, **more):
+        return self.module.build_nonce(register(**more))
+
+
+def register(*headers, method="REGISTER", wall_now=NOW, flow=FLOW, **more):
+    return context(request_text(*headers, method=method, **more), wall_now=wall_now, flow=flow)
+
+
+def credentials(nonce, *, user="alice", password="wonderland", realm=REALM, qop="auth", nc="00000001", method="REGISTER",
+                uri="sip:example.com", name="Authorization", algorithm="", **fields):  # fmt: skip
+    kind = digest.known_algorithm(algorithm)
+    response = digest.response(
+        digest.ha1(user, realm, password, kind), nonce, method, uri, qop, nc if qop else "", "cn" if qop else "",
+        algorithm=kind,
+    )  # fmt: skip
+    parts = {"username": f'"{user}"', "realm": f'"{realm}"', "nonce": f'"{nonce}"', "uri": f'"{uri}"',
+             "response": f'"{response}"'}  # fmt: skip
+    if qop:
+        parts |= {"qop": qop, "nc": nc, "cnonce": '"cn"'}
+    if algorithm:
+        parts["algorithm"] = algorithm
+    parts |= fields
+    return f"{name}: Digest " + ", ".join(f"{key}={value}" for key, value in parts.items())
+
+
+def challenge(ctx):
+    found = ctx.avps.get(FROM_URI, "digest_challenge")
+    assert len(found) <= 1
+    return found[0].value if found else None
+
+
+# -- the outcomes
+
+
+def test_without_credentials_a_challenge_with_its_line_end_is_made(identity):
+    setup = Setup(identity)
+    ctx = register()
+    assert setup.call(ctx) == -1
+    line = challenge(ctx)
+    assert line.startswith('WWW-Authenticate: Digest realm="example.com", nonce="')
+    assert line.endswith('", qop="auth"\r\n')
+    assert "algorithm" not in line
+    assert "stale" not in line
+
+
+def test_the_right_password_authenticates_and_loads_the_uid(identity):
+    setup = Setup(identity)
+    ctx = register(credentials(setup.nonce()))
+    assert setup.call(ctx) == 1
+    assert ctx.avps.newest(FROM_USER, "uid") == "u-alice"
+    assert challenge(ctx) is None
+
+
+@pytest.mark.parametrize("qop", ["", "auth"])
+def test_clients_with_and_without_qop_are_verified_whatever_was_offered(identity, qop):
+    setup = Setup(identity, qop="")
+    assert setup.call(register(credentials(setup.nonce(), qop=qop))) == 1
+    refused = register(credentials(setup.nonce(), qop=qop, password="wrong"))
+    assert setup.call(refused) == -1
+    assert "qop" not in challenge(refused)
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        pytest.param({"password": "wrong"}, -1, id="wrong-password"),
+        pytest.param({"user": "nobody"}, -1, id="unknown-user"),
+        pytest.param({"realm": "other.example"}, -1, id="credentials-for-another-realm"),
+        pytest.param({"uri": '"sip:elsewhere"'}, -1, id="uri-not-what-was-hashed"),
+        pytest.param({"response": '"00"'}, -1, id="response-too-short"),
+        pytest.param({"qop": "auth", "nc": "1"}, -3, id="nonce-count-not-eight-digits"),
+        pytest.param({"qop": "other"}, -3, id="unknown-qop"),
+        pytest.param({"cnonce": '""'}, -3, id="qop-without-cnonce"),
+        pytest.param({"nonce": '"'}, -3, id="unreadable"),
+        pytest.param({"algorithm": "SHA-512"}, -1, id="unknown-algorithm"),
+        pytest.param({"algorithm": "SHA-256"}, -1, id="algorithm-that-was-not-offered"),
+    ],
+)
+def test_what_is_not_right_is_refused_with_a_fresh_challenge(identity, fields, result):
+    setup = Setup(identity)
+    fields = dict(fields)
+    built = {key: fields.pop(key) for key in ("password", "user", "realm") if key in fields}
+    if fields.get("qop") == "other":
+        built["qop"] = fields.pop("qop")
+    ctx = register(_changed(setup, built, fields))
+    assert setup.call(ctx) == result
+    assert challenge(ctx) is not None
+    assert ctx.avps.newest(FROM_USER, "uid") is None
+
+
+def _changed(setup, built, fields):
+    line = credentials(setup.nonce(), **built)
+    head, _, rest = line.partition("Digest ")
+    parts = dict(part.split("=", 1) for part in rest.split(", "))
+    return f"{head}Digest " + ", ".join(f"{key}={value}" for key, value in (parts | fields).items())
+
+
+def test_the_answer_to_an_unknown_user_is_that_to_a_wrong_password(identity):
+    setup = Setup(identity)
+    answers = []
+    for _ in range(2):  # the second time from the cache
+        for fields in ({"password": "wrong"}, {"user": "nobody"}):
+            ctx = register(credentials(setup.nonce(), **fields))
+            answers.append((setup.call(ctx), challenge(ctx)))
+    assert len(set(answers)) == 1
+
+
+def test_an_unknown_user_costs_the_arithmetic_of_a_known_one(identity, monkeypatch):
+    setup = Setup(identity)
+    counted = []
+    real = digest.digest
+    monkeypatch.setattr(digest, "digest", lambda *arguments: (counted.append(1), real(*arguments))[1])
+    costs = []
+    for fields in ({"password": "wrong"}, {"user": "nobody"}):
+        line = credentials(setup.nonce(), **fields)
+        counted.clear()
+        setup.call(register(line))
+        costs.append(len(counted))
+    assert costs[0] == costs[1] > 0
+
+
+def test_without_a_realm_there_is_no_challenge_and_an_old_one_goes(identity):
+    setup = Setup(identity)
+    ctx = register()
+    setup.call(ctx)
+    assert setup.call(ctx, realm=None) == -1
+    assert challenge(ctx) is None
+
+
+def test_a_second_failure_replaces_the_challenge(identity):
+    setup = Setup(identity)
+    ctx = register()
+    setup.call(ctx)
+    setup.call(ctx, name="proxy_authenticate")
+    assert challenge(ctx).startswith("Proxy-Authenticate: ")
+
+
+@pytest.mark.parametrize("method", ["ACK", "CANCEL", "PRACK"])
+def test_what_cannot_be_challenged_passes(identity, method):
+    setup = Setup(identity)
+    assert setup.call(register(method=method)) == 1
+
+
+def test_a_quote_in_the_realm_is_escaped(identity):
+    setup = Setup(identity)
+    ctx = register()
+    setup.call(ctx, realm='a"b')
+    assert 'realm="a\\"b"' in challenge(ctx)
+
+
+def test_of_several_credentials_those_for_the_realm_count(identity):
+    setup = Setup(identity)
+    nonce = setup.nonce()
+    lines = (credentials("x", realm="other.example"), "Authorization: Basic abc", credentials(nonce))
+    ctx = register(*lines)
+    assert setup.call(ctx) == 1
+
+
+def test_a_database_that_is_down_is_an_error_unless_the_cache_knows(identity):
+    setup = Setup(identity)
+    assert setup.call(register(credentials(setup.nonce()))) == 1
+    identity.broken = True
+    assert setup.call(register(credentials(setup.nonce()))) == 1
+    ctx = register(credentials(setup.nonce(), user="bob"))
+    assert setup.call(ctx) == -2
+    assert challenge(ctx) is not None
+
+
+def test_a_forged_nonce_never_reaches_the_database(identity):
+    setup = Setup(identity)
+    nonce = auth.Auth()
+    nonce.init(identity.server)
+    assert setup.call(register(credentials(nonce.build_nonce(register())))) == -1
+    assert identity.selects == 0
+
+
+# -- consuming
+
+
+def test_consumed_credentials_are_the_header_that_was_authenticated(identity):
+    setup = Setup(identity)
+    ctx = register(credentials(setup.nonce(), realm="other.example"), credentials(setup.nonce()), method="REGISTER")
+    consume = function(setup.auth, "consume_credentials")
+    assert consume(ctx) == -1
+    assert setup.call(ctx) == 1
+    assert consume(ctx) == 1
+    assert [ctx.edits.is_removed(index) for index in ctx.message.indexes("authorization")] == [False, True]
+    assert consume(ctx) == -1
+
+
+# -- nonces
+
+
+def test_a_nonce_carries_its_expiry_and_start_and_has_32_characters(identity):
+    setup = Setup(identity)
+    nonce = setup.nonce()
+    assert len(nonce) == 32
+    data = base64.b64decode(nonce)
+    assert int.from_bytes(data[4:8], "big") == int(NOW)
+    assert int.from_bytes(data[:4], "big") == int(NOW) + 300
+
+
+@pytest.mark.parametrize(
+    ("made_at", "stale"),
+    [
+        pytest.param(NOW - 299, None, id="within-its-lifetime"),
+        pytest.param(NOW - 300, True, id="expired"),
+        pytest.param(NOW + 3, None, id="a-little-from-the-future"),
+        pytest.param(NOW + 10, True, id="far-from-the-future"),
+        pytest.param(1_599_999_999.0, True, id="from-before-the-start-of-the-server"),
+    ],
+)
+def test_an_old_nonce_is_stale_when_the_password_is_right(identity, made_at, stale):
+    setup = Setup(identity)
+    nonce = setup.nonce(wall_now=made_at)
+    ctx = register(credentials(nonce))
+    assert setup.call(ctx) == (-1 if stale else 1)
+    if stale:
+        assert challenge(ctx).endswith(", stale=true\r\n")
+        assert ctx.notes.get("auth") is None
+        wrong = register(credentials(nonce, password="wrong"))
+        assert setup.call(wrong) == -1
+        assert "stale" not in challenge(wrong)
+
+
+@pytest.mark.parametrize(
+    "nonce", ["", "x", "=" * 32, "a" * 31, "a" * 5000, "\u00fc" * 32, "Zm9v!" * 8], ids=lambda text: text[:6]
+)
+def test_what_is_no_nonce_of_ours_is_invalid(identity, nonce):
+    setup = Setup(identity)
+    assert setup.module.check_nonce(register(), nonce) == auth.INVALID
+
+
+@pytest.mark.parametrize("place", range(28))
+def test_every_changed_character_of_a_nonce_is_noticed(identity, place):
+    setup = Setup(identity)
+    nonce = setup.nonce()
+    changed = nonce[:place] + ("A" if nonce[place] != "A" else "B") + nonce[place + 1 :]
+    assert setup.module.check_nonce(register(), changed) != auth.VALID
+
+
+def test_two_servers_with_one_secret_accept_each_others_nonces():
+    first, second, stranger = (auth.Auth() for _ in range(3))
+    for module, secret in ((first, "equal"), (second, "equal"), (stranger, "other")):
+        module.secret = secret
+        module.init(server())
+        module._started = 0
+    nonce = first.build_nonce(register())
+    assert second.check_nonce(register(), nonce) == auth.VALID
+    assert stranger.check_nonce(register(), nonce) == auth.INVALID
+
+
+@pytest.mark.parametrize(
+    ("bit", "other"),
+    [
+        pytest.param(auth.CHECK_URI, {"uri": "sip:other.example"}, id="request-uri"),
+        pytest.param(auth.CHECK_FROM_TAG, {"from_tag": "f2"}, id="from-tag"),
+        pytest.param(auth.CHECK_SOURCE, {"flow": Flow(LISTENER, "203.0.113.99", 5062)}, id="source-address"),
+    ],
+)
+def test_extra_checks_bind_a_nonce_to_its_request(identity, bit, other):
+    setup = Setup(identity, auth_checks_register=bit)
+    nonce = setup.nonce()
+    assert len(nonce) > 32
+    assert setup.module.check_nonce(register(), nonce) == auth.VALID
+    assert setup.module.check_nonce(register(**other), nonce) == auth.STALE
+    # A nonce made for a request without checks lacks the second half.
+    assert setup.module.check_nonce(register(), setup.module.build_nonce(register(method="INVITE"))) == auth.STALE
+
+
+def test_in_dialog_requests_have_checks_of_their_own(identity):
+    setup = Setup(identity, auth_checks_in_dlg=auth.CHECK_SOURCE)
+    outside = setup.module.build_nonce(register(method="INVITE"))
+    inside = setup.module.build_nonce(register(method="INVITE", to_tag="t"))
+    assert (len(outside), len(inside) > 32) == (32, True)
+
+
+# -- replay
+
+
+def test_a_nonce_count_may_be_used_once(identity):
+    setup = Setup(identity, nonce_count=1)
+    nonce = setup.nonce()
+    assert setup.call(register(credentials(nonce, nc="00000001"))) == 1
+    again = register(credentials(nonce, nc="00000001"))
+    assert setup.call(again) == -1
+    assert "stale=true" in challenge(again)
+    assert setup.call(register(credentials(nonce, nc="00000002"))) == 1
+    assert setup.call(register(credentials(nonce, qop=""))) == 1
+    assert setup.call(register(credentials(nonce, nc="00000003"))) == -1
+
+
+def test_a_one_time_nonce_is_accepted_once_and_not_spent_by_a_wrong_password(identity):
+    setup = Setup(identity, one_time_nonce=1)
+    nonce = setup.nonce()
+    assert setup.call(register(credentials(nonce, password="wrong"))) == -1
+    assert setup.call(register(credentials(nonce))) == 1
+    assert setup.call(register(credentials(nonce, nc="00000002"))) == -1
+
+
+def test_a_nonce_pushed_out_by_newer_ones_is_stale():
+    words = memoryview(bytearray(8 * 8)).cast("Q")
+    counts = auth.NonceCounts(words, 2)
+    counts.attach(0)
+    first = counts.new_id()
+    newer = [counts.new_id() for _ in range(4)]
+    assert not counts.use(first, 1)
+    assert all(counts.use(number, 1) for number in newer)
+
+
+def test_processes_hand_out_different_ids():
+    words = memoryview(bytearray(64 * 8)).cast("Q")
+    counts = [auth.NonceCounts(words, 2) for _ in range(2)]
+    for slot, count in enumerate(counts):
+        count.attach(slot)
+    ids = [count.new_id() for count in counts for _ in range(10)]
+    assert len({number % 64 for number in ids}) == 20
+    assert all(counts[1].use(number, 1) for number in ids)  # checked by whoever gets the request
+
+
+# -- parameters
+
+
+def test_sha_256_is_offered_first_when_configured_and_accepted(identity):
+    setup = Setup(identity, {"calculate_ha1": 1}, algorithm="SHA-256,MD5")
+    ctx = register()
+    setup.call(ctx)
+    lines = challenge(ctx).split("\r\n")
+    assert [line.rpartition("algorithm=")[2] for line in lines[:2]] == ["SHA-256", "MD5"]
+    assert setup.call(register(credentials(setup.nonce(), algorithm="SHA-256"))) == 1
+    assert setup.call(register(credentials(setup.nonce(), algorithm="MD5"))) == 1
+    assert setup.call(register(credentials(setup.nonce()))) == 1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"algorithm": "SHA-1"}, {"qop": "authentic"}, {"challenge_attr": "$x.y.z"}],
+    ids=["algorithm", "qop", "attribute"],
+)
+def test_a_wrong_parameter_stops_the_start(identity, params):
+    with pytest.raises(ConfigError):
+        identity.load(auth, **params)
+
+
+# -- auth_db
+
+
+@pytest.mark.parametrize(
+    ("params", "user", "result"),
+    [
+        pytest.param({}, "alice", 1, id="stored-ha1"),
+        pytest.param({}, "alice@example.com", 1, id="stored-ha1b-for-user-at-domain"),
+        pytest.param({"calculate_ha1": 1}, "alice", 1, id="from-the-password"),
+        pytest.param({"calculate_ha1": 1}, "alice@example.com", 1, id="from-the-password-with-the-whole-name"),
+        pytest.param({"use_did": 1}, "alice", 1, id="default-did"),
+    ],
+)
+def test_ha1_comes_from_where_the_parameters_say(identity, params, user, result):
+    setup = Setup(identity, params)
+    assert setup.call(register(credentials(setup.nonce(), user=user))) == result
+
+
+@pytest.mark.parametrize("flags", [32, 35, 0, 3], ids=["no-load-ser", "disabled", "none", "load-ser-and-disabled"])
+def test_rows_switched_off_are_not_used(identity, flags):
+    setup = Setup(identity)
+    setup.user("carol", "u-carol", "pw", flags=flags)
+    assert setup.call(register(credentials(setup.nonce(), user="carol", password="pw"))) == -1
+
+
+def test_only_the_first_row_counts_unless_all_are_wanted(identity):
+    setup = Setup(identity)
+    setup.user("alice", "u-second", "other")
+    assert setup.call(register(credentials(setup.nonce(), password="other"))) == -1
+    setup.auth_db.module.check_all_ha1 = 1
+    ctx = register(credentials(setup.nonce(), password="other"))
+    assert setup.call(ctx) == 1
+    assert ctx.avps.newest(FROM_USER, "uid") == "u-second"
+
+
+def test_use_did_selects_by_the_domain_of_the_request(identity):
+    setup = Setup(identity, {"use_did": 1})
+    setup.user("dave", "u-dave", "pw", did="d7")
+    ctx = register(credentials(setup.nonce(), user="dave", password="pw"))
+    assert setup.call(ctx) == -1
+    ctx.avps.set(5, "did", "d7")  # to-domain, as lookup_domain leaves it
+    assert setup.call(ctx) == 1
+
+
+def test_load_credentials_names_columns_and_attributes(identity):
+    setup = Setup(identity, {"load_credentials": "uid, $account=realm"})
+    ctx = register(credentials(setup.nonce()))
+    assert setup.call(ctx) == 1
+    assert ctx.avps.newest(FROM_USER, "account") == REALM
+
+
+def test_a_changed_password_counts_after_the_cache_was_bumped(identity):
+    setup = Setup(identity)
+    assert setup.call(register(credentials(setup.nonce()))) == 1
+    identity.admin.execute("update credentials set ha1 = ?", (digest.ha1("alice", REALM, "new"),))
+    assert setup.call(register(credentials(setup.nonce(), password="new"))) == -1
+    identity.server.counters.bump("credentials")
+    identity.server.loop.read_clocks()
+    assert setup.call(register(credentials(setup.nonce(), password="new"))) == 1
