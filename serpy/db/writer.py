@@ -203,10 +203,13 @@ class StoreClient:
             self._check_timer = self._loop.call_at(now + CHECK_S, self._check)
 
     def _check(self) -> None:
-        """Send again what went to a store that is gone, or is very late."""
+        """The check timer has fired."""
         self._check_timer = None
-        if not self._sent:
-            return
+        if self._sent:
+            self._send_late_ones()
+
+    def _send_late_ones(self) -> None:
+        """Send again what went to a store that is gone, or is very late."""
         now = time.monotonic()
         store = self._store()
         for sent in list(self._sent.values()):

@@ -228,7 +228,7 @@ def test_statement_waiting_for_a_lock_is_cancelled_and_the_server_stays_up(datab
     other = psycopg2.connect(postgres_url)
     cursor = other.cursor()
     cursor.execute("select * from location for update")
-    handle = quick(postgres_url, timeout_ms=100)
+    handle = quick(postgres_url, timeout_ms=400)
     with pytest.raises(DatabaseDownError, match="timeout"):
         handle.write([("upsert", "location", binding())])
     assert handle.execute("select 1") == [(1,)]

@@ -7,32 +7,32 @@ import pytest
 from serpy.db.cache import TtlCache
 from serpy.errors import BackendError
 from serpy.net.loop import Loop
+from serpy.shm.counters import Counters
+from serpy.shm.segment import Segment
 
 
-class Generations:
-    def __init__(self):
-        self.number = 0
-
-    def generation(self, _name):
-        return self.number
-
-    def bump(self, _name):
-        self.number += 1
-
-
-class Clock(Loop):
-    """A loop whose time the test advances."""
+class Clock:
+    """Real loop and counters (the compiled cache takes no others) whose time the test advances."""
 
     def __init__(self):
-        super().__init__()
+        self.loop = Loop()
+        self.counters = Counters(Segment(1 << 20), 1)
         self.time = 1000.0
-        self.spawned = []
 
-    def now(self):
-        return self.time
+    @property
+    def time(self):
+        return self.loop._now
 
-    def spawn(self, callback):
-        self.spawned.append(callback)
+    @time.setter
+    def time(self, value):
+        self.loop._now = value
+
+    @property
+    def spawned(self):
+        return self.loop._soon
+
+    def bump(self):
+        self.counters.bump("auth")
 
 
 class Source:
@@ -59,13 +59,8 @@ def source():
 
 
 @pytest.fixture
-def generations():
-    return Generations()
-
-
-@pytest.fixture
-def cache(clock, generations, source):
-    return TtlCache(clock, generations, "auth", source.load, ttl_s=60, negative_ttl_s=5, max_entries=3)
+def cache(clock, source):
+    return TtlCache(clock.loop, clock.counters, "auth", source.load, ttl_s=60.0, negative_ttl_s=5.0, max_entries=3)
 
 
 def test_second_get_does_not_ask(cache, source):
@@ -73,8 +68,8 @@ def test_second_get_does_not_ask(cache, source):
     assert (source.asked, cache.hits, cache.misses) == (["alice"], 1, 1)
 
 
-def test_empty_answer_is_kept_for_the_negative_time(cache, source, clock):
-    cache._ttl_s = 0.0  # no serving of old values behind it
+def test_empty_answer_is_kept_for_the_negative_time(source, clock):
+    cache = TtlCache(clock.loop, clock.counters, "auth", source.load, ttl_s=0.0, negative_ttl_s=5.0)
     cache.get("bob")
     clock.time += 4.9
     cache.get("bob")
@@ -122,7 +117,7 @@ def test_failed_background_fetch_is_tried_again_after_a_pause(cache, source, clo
     clock.spawned.pop()()
     clock.time += 0.5
     assert cache.get("alice") == ["row"]
-    assert clock.spawned == []
+    assert not clock.spawned
     clock.time += 1
     assert cache.get("alice") == ["row"]
     assert len(clock.spawned) == 1
@@ -134,29 +129,29 @@ def test_unknown_key_raises_while_the_database_is_down(cache, source):
         cache.get("alice")
 
 
-def test_moved_generation_drops_everything_before_the_next_message(cache, source, generations, clock):
+def test_moved_generation_drops_everything_before_the_next_message(cache, source, clock):
     cache.get("alice")
     source.rows["alice"] = ["new"]
-    generations.number += 1
+    clock.bump()
     clock.time += 0.001
     assert cache.get("alice") == ["new"]
 
 
-def test_moved_generation_leaves_no_old_value_for_a_dead_database(cache, source, generations, clock):
+def test_moved_generation_leaves_no_old_value_for_a_dead_database(cache, source, clock):
     cache.get("alice")
-    generations.number += 1
+    clock.bump()
     source.down = True
     clock.time += 0.001
     with pytest.raises(BackendError):
         cache.get("alice")
 
 
-def test_value_read_while_the_generation_moved_is_not_kept(clock, generations, source):
+def test_value_read_while_the_generation_moved_is_not_kept(clock, source):
     def load(key):
-        generations.number += 1
+        clock.bump()
         return source.load(key)
 
-    cache = TtlCache(clock, generations, "auth", load)
+    cache = TtlCache(clock.loop, clock.counters, "auth", load)
     assert cache.get("alice") == ["row"]
     assert len(cache) == 0
 
@@ -181,8 +176,8 @@ def test_full_cache_forgets_the_oldest(cache, source):
 
 
 @pytest.mark.parametrize("down", [False, True], ids=["answer", "error"])
-def test_handlers_that_miss_the_same_key_ask_once(down, generations):
-    loop = Loop()
+def test_handlers_that_miss_the_same_key_ask_once(down, clock):
+    loop = clock.loop
     asked, results = [], []
 
     def load(key):
@@ -192,7 +187,7 @@ def test_handlers_that_miss_the_same_key_ask_once(down, generations):
             raise BackendError("gone")
         return ["row"]
 
-    cache = TtlCache(loop, generations, "auth", load)
+    cache = TtlCache(loop, clock.counters, "auth", load)
 
     def handler():
         try:

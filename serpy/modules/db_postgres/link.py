@@ -71,7 +71,7 @@ def _block(fd: int, *, readable: bool, deadline: float) -> bool:
 def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop | None) -> Link:
     """Return a new connection in autocommit mode. Raises LostError (text: why), DeadlineError."""
     psycopg2.extensions.set_wait_callback(_wait)
-    options = f"-c timezone=UTC -c statement_timeout={max(int(timeout_s * 900), 1)}"
+    options = f"-c timezone=UTC -c statement_timeout={max(int(timeout_s * 750), 1)}"
     if read_only:
         options += " -c default_transaction_read_only=on"
     arguments: dict[str, Any] = {  # Any: psycopg2.connect's overloads do not know str
