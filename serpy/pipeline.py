@@ -13,6 +13,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from serpy import __version__
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.steering import owner
@@ -37,6 +38,7 @@ from serpy.transaction.timers import Timed
 
 if TYPE_CHECKING:
     from serpy.api import Server
+    from serpy.config import Settings
 
 MAX_WAITING: Final = 64  # messages of one Call-ID that may queue behind a parked one; a phone sends a handful
 RETRY_AFTER_S: Final = 10
@@ -111,6 +113,7 @@ class Pipeline:
         self.handed_off = 0
         self.overrun = 0  # more messages than may wait behind a parked one
         self.stray_responses = 0
+        self.layer.signature = self.replies.signature = signature(server.settings)
         self._force_rport = bool(server.settings.force_rport)
         self._check_via = bool(server.settings.check_via)
         self._has_reply_route = False
@@ -129,6 +132,7 @@ class Pipeline:
     def set_program(self, program: Any) -> None:
         """Use *program* from the next message on."""
         self.program = program
+        self.layer.user.program = program
         self.forwarder.filter = OnSend(program)
         self._has_reply_route = bool(program.has_route(ONREPLY, ""))
 
@@ -423,6 +427,13 @@ class Pipeline:
                 self.replies.reply(ctx, status, reason, headers)
             except ProtocolError:
                 self.malformed += 1
+
+
+def signature(settings: Settings) -> list[str]:
+    """The header lines that name us in our own answers."""
+    if settings.server_header:
+        return [settings.server_header]
+    return [f"Server: serpy ({__version__})"] if settings.server_signature else []
 
 
 def call_id_of(timed: Timed) -> str:

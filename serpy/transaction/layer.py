@@ -10,7 +10,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §9, §16, §17; 4320; 6026.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from serpy.errors import TransportError
 from serpy.script.context import Context
@@ -34,6 +34,9 @@ ABSORBED: Final = 1
 
 class TransactionUser:
     """What the layer asks of the script. This one lets everything take its course."""
+
+    def __init__(self) -> None:
+        self.program: Any = None  # the compiled script, which has no type down here; the pipeline sets it
 
     def on_reply(
         self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None, now: float  # noqa: ARG002
@@ -64,6 +67,7 @@ class TransactionLayer:
         self.cookie: Final = cookie
         self.make_tag: Final = make_tag
         self.user: TransactionUser = TransactionUser()
+        self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.servers: dict[str, ServerTransaction] = {}
         self.clients: dict[str, ClientTransaction] = {}
         self.wheel: Final = TimerWheel(now)
@@ -151,7 +155,7 @@ class TransactionLayer:
             return True
         if status != 100 and not server.to_tag:
             server.to_tag = request.to_tag or self.make_tag(request)
-        lines: list[str] = []
+        lines = self.signature.copy()
         if status >= 200 and ctx.reply_headers:
             lines.extend(ctx.reply_headers)
         lines.extend(headers)

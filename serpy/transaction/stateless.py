@@ -29,6 +29,7 @@ class StatelessReplies:
     def __init__(self, secret: bytes, send: Callable[[Outgoing], None]) -> None:
         self.secret: Final = secret
         self.send: Final = send
+        self.signature: list[str] = []  # header lines of every answer: Server
         self.acks_until = 0.0  # no ACK can be ours after this instant
         # statistics
         self.sent = 0
@@ -77,7 +78,7 @@ class StatelessReplies:
         data = build_reply(
             request, status, reason or reason_phrase(status),
             to_tag=request.to_tag or ("" if status == 100 else self.tag(request)),
-            headers=headers, body=body,
+            headers=[*self.signature, *headers], body=body,
             received=received_value(via, flow, to_source=to_source), rport=rport_value(via, flow, to_source=to_source),
         )  # fmt: skip
         try:

@@ -283,3 +283,15 @@ def test_the_statistics_reach_the_shared_page_and_go_on_from_a_predecessor():
     assert bench.server.counters.snapshot()["core.requests"] == 3
     assert bench.sl.stats()["2xx"] == 1
     assert bench.tm.stats()["created"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        pytest.param({"server_signature": 0}, [], id="off"),
+        pytest.param({"server_header": "Server: mine"}, ["Server: mine"], id="own"),
+    ],
+)
+def test_our_answers_are_signed_as_configured(settings, lines):
+    bench, _ = bench_with_runs(settings=settings)
+    assert bench.receive(request("OPTIONS"))[0].lines("Server") == lines

@@ -126,7 +126,6 @@ class Tm:
             layer = self._layer = self.server.bind(TransactionLayer)
             self._forwarder = self.server.bind(Forwarder)
             self.routes.layer = layer
-            self.routes.program = self.server.program
         return layer
 
     @property

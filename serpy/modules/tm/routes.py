@@ -8,7 +8,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.7.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from serpy.errors import ProtocolError, ResourceError
 from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Context
@@ -22,10 +22,10 @@ log: Final = logging.getLogger(__name__)
 
 
 class ScriptRoutes(TransactionUser):
-    """Runs armed routes. ``program`` and ``layer`` are set before the first message."""
+    """Runs armed routes. ``layer`` is set by the first function of tm that the script calls."""
 
     def __init__(self) -> None:
-        self.program: Any = None  # the compiled script, which has no type down here
+        super().__init__()
         self.layer: TransactionLayer | None = None
 
     def on_reply(
