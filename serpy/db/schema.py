@@ -186,8 +186,8 @@ _ALL: Final = (
     Table("sd_attrs", 1, (Column("id"), *_ATTR), key=("id", "name", "value")),
     _accounting("acc", (("sip_callid",), ("from_uid",), ("to_uid",))),
     _accounting("missed_calls", (("sip_callid",), ("to_uid",))),
-    # Ours: how far the batches of each sender to the store are committed, so that one sent twice counts once.
-    Table("store_progress", 1, (Column("sender"), Column("batch", "uint")), key=("sender",)),
+    # Ours: which batches with inserts are committed, so that one sent twice counts once.
+    Table("store_progress", 1, (Column("sender"), Column("batch", "uint")), key=("sender", "batch")),
 )
 
 TABLES: Final[dict[str, Table]] = {table.name: table for table in _ALL}

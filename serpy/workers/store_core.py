@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 REPLAY_CHUNK: Final = 500  # requests of the backlog in one transaction
 REMEMBERED: Final = 64  # batches of each sender whose answers are kept in case they are sent again
 
+PRUNE_EVERY: Final = 256  # batches of a sender between two removals of its old numbers
+KEPT: Final = 10_000  # numbers of batches kept; far more than can be unanswered
+
 REFUSE: Final = "refuse"
 JOURNAL: Final = "journal"
 
@@ -201,18 +204,23 @@ class StoreCore:
     # -- once and only once
 
     def _note_progress(self, batch: _Batch, by_url: dict[str, list[Operation]]) -> None:
-        """Inserts count when they are repeated, so the number of their batch is committed with them."""
+        """Inserts count when they are repeated, so the number of their batch is committed with them.
+
+        Each number has its row: a batch that died with a store may come again after a later one was committed.
+        """
         url = _insert_url(batch)
         if url is not None:
-            values: dict[str, Value] = {"sender": str(batch.slot), "batch": batch.number}
-            by_url[url].append(("upsert", "store_progress", values))
+            sender = str(batch.slot)
+            by_url[url].append(("upsert", "store_progress", {"sender": sender, "batch": batch.number}))
+            if batch.number % PRUNE_EVERY == 0:
+                by_url[url].append(("delete", "store_progress", {"sender": sender, "batch <": batch.number - KEPT}))
 
     def _is_done(self, batch: _Batch) -> bool:
         url = _insert_url(batch)
         if url is None:
             return False  # the rest gives the same result again
-        rows = self._database_for(url).select("store_progress", ("batch",), {"sender": str(batch.slot)})
-        return bool(rows) and isinstance(rows[0][0], int) and batch.incarnation <= batch.number <= rows[0][0]
+        where: dict[str, Value] = {"sender": str(batch.slot), "batch": batch.number}
+        return bool(self._database_for(url).select("store_progress", ("batch",), where))
 
     # -- while the database is away
 

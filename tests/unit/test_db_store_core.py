@@ -165,6 +165,21 @@ def test_successor_of_a_killed_store_does_not_insert_twice(core, database, sink)
     assert [ack[2:] for ack in sink.acks] == [(101, {}), (102, {})]
 
 
+def test_batch_that_died_with_a_store_is_not_taken_for_done_because_a_later_one_is(core, database, sink):
+    core.receive(batch(102, [acc("b")]), 0)  # 101 was read by the predecessor, which was killed
+    core.commit()
+    core.receive(batch(101, [acc("a")], again=True), 0)
+    core.commit()
+    assert database.database.select("acc", ("sip_callid",), {}, order="id") == [("b",), ("a",)]
+
+
+def test_old_batch_numbers_are_removed(core, database):
+    for number in (256, 300, 20_480):
+        core.receive(batch(number, [acc("a")]), 0)
+        core.commit()
+    assert database.database.select("store_progress", ("batch",), {}) == [(20_480,)]
+
+
 def test_new_incarnation_of_a_sender_is_not_taken_for_the_old_one(core, database, sink):
     core.receive(batch(101, [acc("a")]), 0)
     core.commit()
