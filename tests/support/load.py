@@ -180,22 +180,24 @@ class RegisterLoad(threading.Thread):
 
     def _ring(self, users) -> set[str]:
         """INVITE each of *users* from a foreign domain; those whose phone (this socket) rang."""
+        waiting: set[str] = set()
         for user in users:
             branch = f"z9hG4bK{secrets.token_hex(8)}"
+            call_id = f"{secrets.token_hex(8)}@check"
+            waiting.add(call_id)
             self.socket.sendto(
                 (
                     f"INVITE sip:{user}@{self.domain} SIP/2.0\r\n"
                     f"Via: SIP/2.0/UDP 127.0.0.1:{self.port};branch={branch};rport\r\n"
                     f"From: <sip:checker@elsewhere.invalid>;tag={secrets.token_hex(4)}\r\n"
-                    f"To: <sip:{user}@{self.domain}>\r\nCall-ID: {secrets.token_hex(8)}@check\r\nCSeq: 1 INVITE\r\n"
+                    f"To: <sip:{user}@{self.domain}>\r\nCall-ID: {call_id}\r\nCSeq: 1 INVITE\r\n"
                     f"Contact: <sip:checker@127.0.0.1:{self.port}>\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
                 ).encode(),
                 self.server,
             )
         found: set[str] = set()
-        done = 0
         deadline = time.monotonic() + 3
-        while done < len(users) and (left := deadline - time.monotonic()) > 0:
+        while waiting and (left := deadline - time.monotonic()) > 0:
             ready, _, _ = select.select([self.socket], [], [], left)
             if not ready:
                 break
@@ -203,9 +205,9 @@ class RegisterLoad(threading.Thread):
             if text.startswith("INVITE "):
                 found.add(text[11 : text.index("@")])
                 self._busy(text)
-            elif re.match(r"SIP/2.0 [3-6]", text):
+            elif re.match(r"SIP/2.0 [3-6]", text) and (call_id := _call_id(text)) in waiting:
                 self._ack(text)
-                done += 1
+                waiting.discard(call_id)
         return found
 
     def _busy(self, invite: str) -> None:
@@ -225,6 +227,11 @@ class RegisterLoad(threading.Thread):
             "CSeq: 1 ACK\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
         )
         self.socket.sendto(text.encode(), self.server)
+
+
+def _call_id(text):
+    match = re.search(r"^Call-ID: (.*?)\r$", text, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _chunks(users):
