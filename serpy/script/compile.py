@@ -111,7 +111,7 @@ class Program:
         ctx.state = RUNNING
         if function is None:
             return 1
-        before = ctx.kind
+        before, depth = ctx.kind, ctx.depth
         ctx.kind = kind
         try:
             return function(ctx)
@@ -122,18 +122,17 @@ class Program:
             self._failed(error)
             return -1
         finally:
-            ctx.kind = before
-            ctx.depth = 0
+            ctx.kind, ctx.depth = before, depth
 
     def run_onsend(self, ctx: Context) -> bool:
         """Run the onsend route for ``ctx.out_flow``/``ctx.out_data``. False: the script said drop, do not send.
-        The state of the script that is sending is kept.
+
+        ``ctx.state`` is left as that route ended; the caller, in the middle of another script, restores its own.
         """
-        state, retcode, depth = ctx.state, ctx.retcode, ctx.depth
+        retcode = ctx.retcode
         self.run(ctx, ONSEND)
-        allowed = ctx.state != DROPPED
-        ctx.state, ctx.retcode, ctx.depth = state, retcode, depth
-        return allowed
+        ctx.retcode = retcode
+        return ctx.state != DROPPED
 
     def _failed(self, error: BaseException) -> None:
         place = self.place_of(error.__traceback__)

@@ -240,7 +240,7 @@ def test_reply_route_sees_the_status_and_the_request_route_the_uri():
     assert (reply.flags, request.flags) == (2, 4)
 
 
-def test_onsend_drop_refuses_and_keeps_the_state_of_the_sending_script():
+def test_onsend_drop_refuses_and_keeps_the_return_code_of_the_sending_script():
     program = compile_text("onsend_route { if (to_ip==10.0.0.0/8 || to_ip==172.16.0.0/12 && msg:len == 3) { drop; } }")
     ctx = context()
     ctx.state, ctx.retcode = EXITED, -4
@@ -250,7 +250,7 @@ def test_onsend_drop_refuses_and_keeps_the_state_of_the_sending_script():
         ctx.out_flow, ctx.out_data = Flow(listener, host, 5060), b"abc"
         verdicts.append(program.run_onsend(ctx))
     assert verdicts == [False, False, True]
-    assert (ctx.state, ctx.retcode, ctx.kind) == (EXITED, -4, REQUEST)
+    assert (ctx.state, ctx.retcode, ctx.kind) == (RUNNING, -4, REQUEST)
     assert program.has_onsend
     assert not program.has_default_reply
 
