@@ -213,6 +213,14 @@ def _usrloc_show(ctl: Ctl) -> None:
     ctl.show(rows, "no contacts are registered")
 
 
+def _q(text: str) -> float:
+    """The preference written as *text*, -1 when there is none."""
+    whole, _, part = (text or "-1").partition(".")
+    if text and not (whole in ("0", "1") and len(part) <= 3 and (not part or (part.isascii() and part.isdigit()))):
+        raise UsageError(f"q must be 0 to 1 with at most three digits: {text}")
+    return float(text or "-1")
+
+
 def _usrloc_add(ctl: Ctl) -> None:
     wishes = dict(word.partition("=")[::2] for word in ctl.options.wish)
     unknown = set(wishes) - {"expires", "q", "flags"}
@@ -222,7 +230,7 @@ def _usrloc_add(ctl: Ctl) -> None:
     # Without a lifetime the contact is permanent (flag 128).
     flags = _number(wishes.get("flags", "0")) | (0 if expires else 128)
     uid = ctl.provision.uid_of(ctl.options.uri)
-    ctl.rpc("usrloc.add_contact", "location", uid, ctl.options.contact, expires, wishes.get("q", ""), flags)
+    ctl.rpc("usrloc.add_contact", "location", uid, ctl.options.contact, expires, _q(wishes.get("q", "")), flags)
     ctl.say(f"{ctl.options.contact} added")
 
 

@@ -142,6 +142,7 @@ def exports() -> Exports:
             Rpc("usrloc.delete_contact", rpc.delete_contact, write=True),
             Rpc("usrloc.delete_uid", rpc.delete_uid, write=True),
             Rpc("usrloc.flush", rpc.flush, write=True),
+            Rpc("usrloc.dump", rpc.dump),
             Rpc("usrloc.dump_file", rpc.dump_file, write=True),
         ],
         init=module.init,

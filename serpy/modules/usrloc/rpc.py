@@ -126,6 +126,17 @@ class LocationRpc:
         """Write every binding that is this server's own to the database again."""
         return {"written": self._bound().flush()}
 
+    def dump(self, table: str = "location") -> list[dict[str, object]]:
+        """All contacts of *table* that have not expired, with their uid."""
+        now = time.time()
+        self._bound_to(table)
+        return [
+            {"uid": uid, **_shown(binding, now)}
+            for name, uid, bindings in self._records()
+            for binding in bindings
+            if name == table and binding.is_live(now)
+        ]
+
     def dump_file(self, path: str) -> dict[str, object]:
         """Write the whole table to the new file *path*, one JSON object per contact and line."""
         count = 0
