@@ -39,6 +39,20 @@ class ScriptError(ConfigError):
     """Lexer, parser or checker of the routing script refused the text."""
 
 
+class ScriptErrors(ConfigError):  # noqa: N818 - many errors in one
+    """Everything that is wrong with a script. ``str()`` shows each error with its line, a caret and the hint."""
+
+    def __init__(self, errors: list[ScriptError], rendered: list[str]) -> None:
+        first = errors[0]
+        super().__init__(first.message, file=first.file, line=first.line, column=first.column, hint=first.hint)
+        self.errors: Final = errors
+        self.rendered: Final = rendered
+
+    def __str__(self) -> str:
+        count = len(self.errors)
+        return "\n".join([*self.rendered, f"{count} error{'s' if count > 1 else ''} in the configuration"])
+
+
 class ProtocolError(SerpyError):
     """The peer broke a rule; *status* is the answer we would give, *reason* its phrase ("" = the default one)."""
 

@@ -15,7 +15,7 @@ from typing import Final
 from serpy.errors import ParseError
 from serpy.script.context import Context, Target
 from serpy.script.exports import FALSE, TRUE, Arg, Function, Routes
-from serpy.script.runtime import HOOKS, Scalar, to_int, to_str
+from serpy.script.runtime import HOOKS, Scalar, is_reply, to_int, to_str
 from serpy.sip.uri import Uri, parse_uri
 
 log = logging.getLogger("serpy.script")
@@ -93,7 +93,7 @@ def forward_to(ctx: Context, host: Scalar, port: Scalar, transport: str) -> int:
 
 
 def _edit(ctx: Context, change: Callable[[Uri], Uri]) -> int:
-    if ctx.response is not None:
+    if is_reply(ctx):
         return FALSE
     try:
         text = str(change(ctx.uri))
@@ -255,9 +255,116 @@ IN_PLACE: Final[dict[str, tuple[int, int]]] = {  # name -> fewest and most argum
 }  # fmt: skip
 PURE: Final = frozenset(("setflag", "resetflag", "isflagset", "setavpflag", "resetavpflag", "isavpflagset"))
 
-_INTEGERS: Final = ["debug", "memdbg", "memlog", "mem_dbg", "mem_log", "server_id", "port", "children", "tcp_children", "open_files_limit", "real_time", "dns_retr_time", "dns_retr_no", "dns_servers_no", "dns_cache_flags", "dns_cache_negative_ttl", "dns_cache_min_ttl", "dns_cache_max_ttl", "dns_cache_mem", "dns_cache_gc_interval", "dns_udp_pref", "dns_tcp_pref", "dns_tls_pref", "dns_sctp_pref", "dst_blacklist_mem", "dst_blacklist_expire", "dst_blacklist_ttl", "dst_blacklist_gc_interval", "dst_blocklist_mem", "dst_blocklist_expire", "dst_blocklist_ttl", "dst_blocklist_gc_interval", "tcp_connection_lifetime", "tcp_max_connections", "tcp_connect_timeout", "tcp_send_timeout", "tcp_keepidle", "tcp_keepcnt", "tcp_keepintvl", "tls_max_connections", "tls_threads_mode", "mcast_ttl", "exit_timeout", "ser_kill_timeout", "max_while_loops", "advertised_port", "udp_receiver_mode", "tcp_accept_iplimit", "tcp_accept_no_cl", "max_len", "asize", "wait_timer"]
-_BOOLEANS: Final = ["log_stderror", "fork", "check_via", "dns", "rev_dns", "disable_core", "disable_core_dump", "mhomed", "disable_tcp", "tcp_accept_aliases", "phone2tel", "reply_to_via", "sip_warning", "mlock_pages", "shm_force_alloc", "dns_use_search_list", "dns_try_ipv6", "use_dns_cache", "use_dns_failover", "dns_try_naptr", "dns_srv_lb", "use_dst_blacklist", "use_dst_blocklist", "tcp_async", "tcp_buf_write", "tls_enable", "enable_tls", "disable_tls", "tls_disable", "enable_sctp", "disable_sctp", "mcast_loopback", "force_rport", "server_signature", "auto_aliases", "dns_cache_delete_nonexpired", "tcp_crlf_ping"]
-_STRINGS: Final = ["log_facility", "log_name", "log_prefix", "user", "uid", "group", "gid", "workdir", "wdir", "chroot", "advertised_address", "server_header", "user_agent_header", "tos", "pidfile"]
+_INTEGERS: Final = [
+    "debug",
+    "memdbg",
+    "memlog",
+    "mem_dbg",
+    "mem_log",
+    "server_id",
+    "port",
+    "children",
+    "tcp_children",
+    "open_files_limit",
+    "real_time",
+    "dns_retr_time",
+    "dns_retr_no",
+    "dns_servers_no",
+    "dns_cache_flags",
+    "dns_cache_negative_ttl",
+    "dns_cache_min_ttl",
+    "dns_cache_max_ttl",
+    "dns_cache_mem",
+    "dns_cache_gc_interval",
+    "dns_udp_pref",
+    "dns_tcp_pref",
+    "dns_tls_pref",
+    "dns_sctp_pref",
+    "dst_blacklist_mem",
+    "dst_blacklist_expire",
+    "dst_blacklist_ttl",
+    "dst_blacklist_gc_interval",
+    "dst_blocklist_mem",
+    "dst_blocklist_expire",
+    "dst_blocklist_ttl",
+    "dst_blocklist_gc_interval",
+    "tcp_connection_lifetime",
+    "tcp_max_connections",
+    "tcp_connect_timeout",
+    "tcp_send_timeout",
+    "tcp_keepidle",
+    "tcp_keepcnt",
+    "tcp_keepintvl",
+    "tls_max_connections",
+    "tls_threads_mode",
+    "mcast_ttl",
+    "exit_timeout",
+    "ser_kill_timeout",
+    "max_while_loops",
+    "advertised_port",
+    "udp_receiver_mode",
+    "tcp_accept_iplimit",
+    "tcp_accept_no_cl",
+    "max_len",
+    "asize",
+    "wait_timer",
+]
+_BOOLEANS: Final = [
+    "log_stderror",
+    "fork",
+    "check_via",
+    "dns",
+    "rev_dns",
+    "disable_core",
+    "disable_core_dump",
+    "mhomed",
+    "disable_tcp",
+    "tcp_accept_aliases",
+    "phone2tel",
+    "reply_to_via",
+    "sip_warning",
+    "mlock_pages",
+    "shm_force_alloc",
+    "dns_use_search_list",
+    "dns_try_ipv6",
+    "use_dns_cache",
+    "use_dns_failover",
+    "dns_try_naptr",
+    "dns_srv_lb",
+    "use_dst_blacklist",
+    "use_dst_blocklist",
+    "tcp_async",
+    "tcp_buf_write",
+    "tls_enable",
+    "enable_tls",
+    "disable_tls",
+    "tls_disable",
+    "enable_sctp",
+    "disable_sctp",
+    "mcast_loopback",
+    "force_rport",
+    "server_signature",
+    "auto_aliases",
+    "dns_cache_delete_nonexpired",
+    "tcp_crlf_ping",
+]
+_STRINGS: Final = [
+    "log_facility",
+    "log_name",
+    "log_prefix",
+    "user",
+    "uid",
+    "group",
+    "gid",
+    "workdir",
+    "wdir",
+    "chroot",
+    "advertised_address",
+    "server_header",
+    "user_agent_header",
+    "tos",
+    "pidfile",
+]
 SETTINGS: Final[dict[str, str]] = {
     **dict.fromkeys(_INTEGERS, "int"), **dict.fromkeys(_BOOLEANS, "bool"), **dict.fromkeys(_STRINGS, "str"),
     "listen": "list", "alias": "list",

@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from serpy.errors import ConfigError, ScriptError
+from serpy.errors import ScriptError, ScriptErrors
+
+__all__ = ["Faults", "Position", "ScriptErrors", "did_you_mean"]
 
 
 class Position:
@@ -24,20 +26,6 @@ class Position:
 
     def __repr__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
-
-
-class ScriptErrors(ConfigError):  # noqa: N818 - many errors in one
-    """Everything that is wrong with a script. ``str()`` shows each error with its line, a caret and the hint."""
-
-    def __init__(self, errors: list[ScriptError], rendered: list[str]) -> None:
-        first = errors[0]
-        super().__init__(first.message, file=first.file, line=first.line, column=first.column, hint=first.hint)
-        self.errors = errors
-        self.rendered = rendered
-
-    def __str__(self) -> str:
-        count = len(self.errors)
-        return "\n".join([*self.rendered, f"{count} error{'s' if count > 1 else ''} in the configuration"])
 
 
 class Faults:

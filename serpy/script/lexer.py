@@ -30,10 +30,39 @@ BOOLEANS: Final = {"yes": 1, "true": 1, "on": 1, "enable": 1, "no": 0, "false": 
 PROTOCOLS: Final = frozenset(("udp", "tcp", "tls", "sctp", "ws", "wss", "UDP", "TCP", "TLS", "SCTP", "WS", "WSS"))
 FAMILIES: Final = {"inet": 2, "INET": 2, "inet6": 10, "INET6": 10}
 CORE_OPERANDS: Final = frozenset(
-    ["method", "uri", "status", "from_uri", "to_uri", "src_ip", "dst_ip", "to_ip", "snd_ip", "src_port", "dst_port", "to_port", "snd_port", "proto", "snd_proto", "af", "snd_af", "myself", "max_len"]
+    [
+        "method",
+        "uri",
+        "status",
+        "from_uri",
+        "to_uri",
+        "src_ip",
+        "dst_ip",
+        "to_ip",
+        "snd_ip",
+        "src_port",
+        "dst_port",
+        "to_port",
+        "snd_port",
+        "proto",
+        "snd_proto",
+        "af",
+        "snd_af",
+        "myself",
+        "max_len",
+    ]
 )
 ROUTE_KINDS: Final = frozenset(
-    ["route", "request_route", "onreply_route", "reply_route", "failure_route", "branch_route", "onsend_route", "event_route"]
+    [
+        "route",
+        "request_route",
+        "onreply_route",
+        "reply_route",
+        "failure_route",
+        "branch_route",
+        "onsend_route",
+        "event_route",
+    ]
 )
 _OPERATORS: Final = {
     "==": "EQOP", "!=": "EQOP", "=~": "EQOP", ">=": "RELOP", "<=": "RELOP", "<": "RELOP", ">": "RELOP",

@@ -90,13 +90,13 @@ def _pseudo(name: str, argument: str | None, index: str | None, environment: Env
 
 def _uri(ctx: Context) -> Uri | None:
     try:
-        return ctx.uri if ctx.response is None else None
+        return ctx.uri if not runtime.is_reply(ctx) else None
     except ParseError:
         return None
 
 
 def _ru(ctx: Context) -> Scalar:
-    return ctx.request_uri if ctx.response is None else None
+    return ctx.request_uri if not runtime.is_reply(ctx) else None
 
 
 def _r_user(ctx: Context) -> Scalar:
@@ -193,7 +193,7 @@ def _proto(ctx: Context) -> Scalar:
 
 
 def _mt(ctx: Context) -> Scalar:
-    return 1 if ctx.response is None else 2
+    return 2 if runtime.is_reply(ctx) else 1
 
 
 def _ml(ctx: Context) -> Scalar:

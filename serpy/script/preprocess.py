@@ -23,7 +23,27 @@ MAX_EXPANSIONS: Final = 32  # a define whose value names another one …
 DIALECTS: Final = {
     "SER": "ser", "OPENSER": "kamailio", "KAMAILIO": "kamailio", "MAXCOMPAT": "default", "ALL": "default",
 }  # fmt: skip
-_DIRECTIVES: Final = ["define", "def", "trydef", "trydefine", "redefine", "redef", "undef", "ifdef", "ifndef", "else", "endif", "subst", "substdef", "substdefs", "ifexp", "defexp", "defenv", "include_file", "import_file"]
+_DIRECTIVES: Final = [
+    "define",
+    "def",
+    "trydef",
+    "trydefine",
+    "redefine",
+    "redef",
+    "undef",
+    "ifdef",
+    "ifndef",
+    "else",
+    "endif",
+    "subst",
+    "substdef",
+    "substdefs",
+    "ifexp",
+    "defexp",
+    "defenv",
+    "include_file",
+    "import_file",
+]
 _NAME: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _RAW_VALUE: Final = re.compile(
     r"-?[1-9]\d*|0|0x[0-9a-fA-F]+|\".*\"|'.*'"

@@ -195,15 +195,21 @@ def compile_regex(text: str) -> re.Pattern[str]:
 # ---- core operands
 
 
+def is_reply(ctx: Context) -> bool:
+    """True when the script works on a response; a failure route knows one but works on the request."""
+    response = ctx.response
+    return response is not None and ctx.message is response
+
+
 def uri_or_status(ctx: Context) -> str:
     """``uri`` (of a request) and ``status`` (of a reply) are one operand."""
     response = ctx.response
-    return ctx.request_uri if response is None else str(response.status)
+    return ctx.request_uri if response is None or not is_reply(ctx) else str(response.status)
 
 
 def uri_is_myself(ctx: Context) -> bool:
     """``uri == myself``; a reply and an unparsable URI are not."""
-    if ctx.response is not None:
+    if is_reply(ctx):
         return False
     try:
         uri = ctx.uri
@@ -376,7 +382,7 @@ def avp_flag_set(ctx: Context, name: AvpName, bits: int) -> bool:
 def method_of(ctx: Context) -> str:
     """The request's method, the CSeq method of a reply."""
     response = ctx.response
-    if response is not None:
+    if response is not None and is_reply(ctx):
         return response.method
     request = ctx.request
     return "" if request is None else request.method

@@ -137,13 +137,13 @@ def _uri_reader(read: Callable[[Context], str | None], parts: tuple[Part, ...]) 
 
 
 def _ruri_text(ctx: Context) -> str | None:
-    return ctx.request_uri if ctx.response is None else None
+    return ctx.request_uri if not runtime.is_reply(ctx) else None
 
 
 def ruri_user(ctx: Context) -> str | None:
     """``@ruri.user``."""
     try:
-        return ctx.uri.user if ctx.response is None else None
+        return ctx.uri.user if not runtime.is_reply(ctx) else None
     except ParseError:
         return None
 
@@ -151,7 +151,7 @@ def ruri_user(ctx: Context) -> str | None:
 def ruri_host(ctx: Context) -> str | None:
     """``@ruri.host``."""
     try:
-        return ctx.uri.host if ctx.response is None else None
+        return ctx.uri.host if not runtime.is_reply(ctx) else None
     except ParseError:
         return None
 
@@ -401,7 +401,7 @@ def _msg(parts: tuple[Part, ...]) -> Reader:
         "len": lambda ctx: str(runtime.message_length(ctx)),
         "first_line": lambda ctx: ctx.message.raw.partition(b"\r\n")[0].decode("utf-8", "surrogateescape"),
         "flags": lambda ctx: str(ctx.flags),
-        "type": lambda ctx: "request" if ctx.response is None else "reply",
+        "type": lambda ctx: "reply" if runtime.is_reply(ctx) else "request",
     }
     if head not in simple:
         raise _unknown(parts, "header body len first_line flags type")

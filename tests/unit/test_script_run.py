@@ -374,3 +374,14 @@ def test_modern_strings_expand_variables():
     text = '#!KAMAILIO\nroute { append_hf("X-$rU: $(fu{uri.host}) 5% $$ $hdr(Subject)"); f("$rd"); if ($avp(a) == $null) { $avp(s:a) = "v"; } f($avp(a)); }'
     compile_text(text, world, modules="fake textops").run(context(), REQUEST)
     assert world.calls == [("append_hf", "X-bob: example.com 5% $ <null>"), ("f", "example.com"), ("f", "v")]
+
+
+def test_failure_route_works_on_the_request_although_it_knows_the_reply():
+    program = compile_text(
+        'flags A : 1; failure_route[F] { if (uri =~ "^sip:bob" && @ruri.user == "bob" && $rU == "bob" && $mt == 1'
+        ' && sethost("h.example") && @status == "486") setflag(A); }'
+    )
+    ctx = context()
+    ctx.response = context(reply=True, status=486, reason="Busy").response
+    program.run(ctx, FAILURE, "F")
+    assert (ctx.flags, ctx.request_uri) == (2, "sip:bob@h.example")
