@@ -173,6 +173,12 @@ def test_the_contact_list_of_an_answer():
     )
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.999])
+def test_the_answer_says_what_was_granted(fraction):
+    put, _ = register("<sip:a@h>", 600, wall_now=NOW + fraction).decide([])
+    assert contact_values(put, NOW + fraction) == "<sip:a@h>;expires=600"
+
+
 @pytest.mark.parametrize(("q", "text"), [(0, "0"), (1, "0.001"), (500, "0.5"), (1000, "1")])
 def test_q_is_written_short(q, text):
     assert render_q(q) == text

@@ -9,6 +9,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §10.3, 5626 (instance).
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from serpy.errors import ParseError, ProtocolError
@@ -172,7 +173,7 @@ class Registration:
         return Binding(
             self.uid,
             uri_text,
-            int(self.wall_now) + expires,
+            math.ceil(self.wall_now) + expires,  # never earlier than the answer says
             aor=self.aor,
             received=self._received(contact),
             q=q,
