@@ -10,7 +10,7 @@ what was not answered again; ``store`` recognises what it has seen.
     client                                | store
     batch 7 sent                          | received, committed, killed before the answer
     sees that the slot has a new process  |
-    batch 7 sent again ("again")          | upserts and deletes: same result; inserts: store_progress says "done"
+    batch 7 sent again ("again")          | upserts and deletes: same result; inserts: store_progress has the 7
 
 Runs in: receivers, timer, ctl. Locks: none.
 """

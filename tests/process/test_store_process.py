@@ -144,6 +144,7 @@ def run_writers(farm, writers, *, between=None, every=0):
 
         return handler
 
+    farm.loop._stopping = False  # the previous run stopped it
     for writer in writers:
         farm.loop.spawn(body(writer))
     farm.loop.run()
