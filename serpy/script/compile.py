@@ -136,7 +136,7 @@ class Program:
 
     def _failed(self, error: BaseException) -> None:
         place = self.place_of(error.__traceback__)
-        runtime.log_limited(place, "%s: the script failed: %s: %.200s", place, type(error).__name__, error)
+        runtime.log_limited(place, "%s: the script failed: %s: %.200r", place, type(error).__name__, str(error))
 
     def place_of(self, traceback: TracebackType | None) -> str:
         """``file:line`` of the innermost script statement in a traceback; the script's path when there is none."""
