@@ -29,12 +29,14 @@ from serpy.sip.writer import build_forwarded_response
 from serpy.transaction import statistics
 from serpy.transaction.client import NO_EDITS, ClientTransaction
 from serpy.transaction.forward import Forwarder, SendFilter, is_address
-from serpy.transaction.layer import ABSORBED, TransactionLayer, TransactionUser
+from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.matching import is_stateful_branch, server_key
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies
 from serpy.transaction.timers import Timed
+from serpy.transaction.upstream import ABSORBED
+from serpy.transaction.user import TransactionUser
 
 if TYPE_CHECKING:
     from serpy.api import Server

@@ -32,13 +32,14 @@ from serpy.script.avps import parse_avp_name
 from serpy.script.context import FAILURE, ONREPLY
 from serpy.sip.message import Request
 from serpy.transaction.forward import E_BAD_REQUEST, Forwarder, is_address
-from serpy.transaction.layer import TransactionLayer, TransactionUser
+from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.relay import relay
 from serpy.transaction.response_context import statuses
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies, redirect_contacts
 from serpy.transaction.statistics import ALL, TM
+from serpy.transaction.user import TransactionUser
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds

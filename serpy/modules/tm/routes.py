@@ -15,8 +15,9 @@ from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Con
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
 from serpy.transaction.client import NO_EDITS, ClientTransaction
-from serpy.transaction.layer import TransactionLayer, TransactionUser
+from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.server import ServerTransaction
+from serpy.transaction.user import TransactionUser
 
 log: Final = logging.getLogger(__name__)
 

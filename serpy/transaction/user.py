@@ -1,0 +1,37 @@
+"""What the transaction layer asks of whoever uses it: the script's routes, through ``modules/tm``.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §5 (transaction user).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serpy.script.context import Context
+from serpy.sip.flow import Flow
+from serpy.sip.message import Edits, Response
+from serpy.transaction.client import NO_EDITS, ClientTransaction
+from serpy.transaction.server import ServerTransaction
+
+
+class TransactionUser:
+    """What the layer asks of the script. This one lets everything take its course."""
+
+    def __init__(self) -> None:
+        self.program: Any = None  # the compiled script, which has no type down here; the pipeline sets it
+
+    def on_reply(
+        self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None, now: float  # noqa: ARG002
+    ) -> Edits | None:  # fmt: skip
+        """Run the armed onreply route; the edits of the response, None when it was dropped."""
+        return ctx.edits if ctx is not None else NO_EDITS
+
+    def on_branch(self, ctx: Context, index: int) -> bool:  # noqa: ARG002
+        """Run the armed branch route for the branch *index* about to be made; False = the script dropped it."""
+        return True
+
+    def on_failure(self, server: ServerTransaction, winner: ClientTransaction, now: float) -> None:
+        """Run the armed failure route. It may reply or add branches."""
+
+    def on_final(self, server: ServerTransaction, status: int) -> None:
+        """A final answer has gone upstream."""
