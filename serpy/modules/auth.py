@@ -1,10 +1,10 @@
 """Digest authentication: challenges, nonces, and the check of a response against an HA1.
 
 Where HA1 values come from is the business of the CredentialsService (``auth_db``). A nonce is signed, not stored:
-``expires | since [| id] | HMAC [| HMAC over parts of the request]`` in base64; it carries an id only when its uses are
+``expires | since [| id] | MAC [| MAC over parts of the request]`` in base64; it carries an id only when its uses are
 counted (``nonce_count``, ``one_time_nonce``), in shared memory. An unknown user costs what a wrong password costs and
-gets the same answer; a nonce that is not ours is refused before anybody is asked. Deviations from SER: HMAC-SHA-256
-instead of MD5 over the secret; ``$digest_challenge`` is replaced, never doubled; SHA-256 (RFC 8760) when
+gets the same answer; a nonce that is not ours is refused before anybody is asked. Deviations from SER: keyed
+BLAKE2s instead of MD5 over the secret; ``$digest_challenge`` is replaced, never doubled; SHA-256 (RFC 8760) when
 ``algorithm`` names it.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §22; 7616; 8760; 2069 for clients without qop.
@@ -17,6 +17,7 @@ import hmac
 import logging
 import os
 import struct
+from hashlib import blake2s
 from typing import Final
 
 from serpy.api import (
@@ -55,7 +56,7 @@ CHECK_CALL_ID: Final = 2
 CHECK_FROM_TAG: Final = 4
 CHECK_SOURCE: Final = 8
 
-_MAC: Final = 16  # bytes kept of each HMAC
+_MAC: Final = 16  # bytes of each MAC
 _MAX_NONCE: Final = 96  # characters; the longest of ours has 60
 _DEFAULT_DID: Final = "_default"
 _NOTE: Final = "auth"
@@ -307,7 +308,7 @@ class Auth:
         head = struct.pack("!II", (now + self.nonce_expire) & _WORD, now & _WORD)
         if self._counts is not None:
             head += struct.pack("!I", self._counts.new_id())
-        nonce = head + hmac.digest(self._nonce_key, head, "sha256")[:_MAC]
+        nonce = head + _mac(self._nonce_key, head)
         checks = self._checks_for(ctx)
         if checks:
             nonce += self._checks_mac(ctx, checks, head)
@@ -332,7 +333,7 @@ class Auth:
         if since < self._started or since > now + self.nonce_auth_max_drift:
             return STALE
         mac = nonce[head_size : head_size + _MAC]
-        if not hmac.compare_digest(mac, hmac.digest(self._nonce_key, head, "sha256")[:_MAC]):
+        if not hmac.compare_digest(mac, _mac(self._nonce_key, head)):
             return INVALID
         checks = self._checks_for(ctx)
         if checks and not hmac.compare_digest(nonce[head_size + _MAC :], self._checks_mac(ctx, checks, head)):
@@ -357,7 +358,7 @@ class Auth:
             ctx.flow.host if checks & CHECK_SOURCE else "",
         ]
         text = "\n".join(parts).encode("utf-8", "surrogateescape")
-        return hmac.digest(self._checks_key, head + text, "sha256")[:_MAC]
+        return _mac(self._checks_key, head + text)
 
     def _count_use(self, credentials: Credentials) -> bool:
         """Record this use of the nonce; False when it is a replay. The nonce and the response have been checked."""
@@ -368,6 +369,10 @@ class Auth:
         if self.one_time_nonce or not credentials.qop:
             return counts.use(number, _WORD)
         return counts.use(number, int(credentials.nc, 16))
+
+
+def _mac(key: bytes, data: bytes) -> bytes:
+    return blake2s(data, key=key, digest_size=_MAC).digest()  # a third of the time of an HMAC over SHA-256
 
 
 def _request_of(ctx: Context) -> Request:

@@ -67,7 +67,7 @@ def parse_credentials(text: str) -> Credentials:
     if scheme != "digest":
         return Credentials(scheme, {})
     fields: dict[str, str] = {}
-    pieces = split_outside_quotes(rest, ",")
+    pieces = _split_fields(rest)
     if len(pieces) > PARAMS_MAX:
         raise ParseError("too many fields in the credentials", header="Authorization")
     for piece in pieces:
@@ -84,6 +84,26 @@ def parse_credentials(text: str) -> Credentials:
         if name not in fields:
             raise ParseError(f"no {name} in the credentials", header="Authorization")
     return Credentials(scheme, fields)
+
+
+def _split_fields(text: str) -> list[str]:
+    """*text* split at the commas outside quoted strings. Raises ParseError."""
+    pieces = text.split(",")
+    if "\\" in text or len(pieces) > PARAMS_MAX:
+        return split_outside_quotes(text, ",")
+    found: list[str] = []
+    pending = ""  # the start of a quoted string with a comma in it
+    for piece in pieces:
+        if pending:
+            piece = pending + "," + piece
+            pending = ""
+        if piece.count('"') & 1:
+            pending = piece
+        else:
+            found.append(piece)
+    if pending:
+        raise ParseError("quoted string without end in the credentials", header="Authorization")
+    return found
 
 
 def _field_value(value: str) -> str:
