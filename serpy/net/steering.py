@@ -58,7 +58,8 @@ def attach_program(sock: socket.socket, children: int) -> bool:
                 continue
             log.info("no steering in the kernel: %s", exc)
             return False
-        return True
+        # Compiled code frees a variable after its last use: this one has to outlive the call above.
+        return len(code) > 0
     log.info("no steering in the kernel: net.core.optmem_max is too small")
     return False
 
