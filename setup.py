@@ -43,6 +43,7 @@ HOT = [
     "serpy/net/loop.py",
     "serpy/net/sender.py",
     "serpy/net/steering.py",
+    "serpy/net/udp.py",
     "serpy/db/cache.py",
     "serpy/db/writer.py",
     "serpy/api.py",

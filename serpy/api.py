@@ -64,7 +64,8 @@ class LocationService(Protocol):
         """Change one AoR atomically. *decide* gets the current bindings and returns (to insert or replace by
         contact, to remove); the result is the new list in lookup order. In ``db_mode`` 1 with *persist* this
         returns after the rows are on disk. *decide* may raise ProtocolError, then nothing changes.
-        Raises ResourceError (table full), BackendError (database refused or timed out)."""
+        Raises ResourceError (table full), BackendError (database refused or timed out).
+        """
 
 
 class StoreService(Protocol):
@@ -72,7 +73,8 @@ class StoreService(Protocol):
 
     def write(self, operations: Sequence[tuple[str, str, Mapping[str, Value]]], *, wait: bool, url: str = "") -> None:
         """*operations* are (kind, table, values): kind "upsert", "delete" (values are the key columns) or
-        "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline."""
+        "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline.
+        """
 
 
 class TransactionService(Protocol):
@@ -85,7 +87,9 @@ class TransactionService(Protocol):
 class ReplyService(Protocol):
     """Answer a request: through its transaction when it has one, else statelessly (provided by ``sl``)."""
 
-    def reply(self, ctx: Context, status: int, reason: str = "", headers: Sequence[str] = (), body: bytes = b"") -> bool:
+    def reply(
+        self, ctx: Context, status: int, reason: str = "", headers: Sequence[str] = (), body: bytes = b""
+    ) -> bool:
         """True when the answer was handed to the sender. ``ctx.reply_headers`` are added. Never answers an ACK."""
 
 
@@ -106,7 +110,8 @@ class CredentialsService(Protocol):
         self, table: str, username: str, realm: str, did: str, algorithm: str = "MD5"
     ) -> list[tuple[str, list[tuple[str, str]]]]:
         """(HA1 in hexadecimal, attributes to load) of every row to try for the whole digest *username*, cached; [] for
-        an unknown user, after the same work. *algorithm* is MD5 or SHA-256. May park. Raises BackendError."""
+        an unknown user, after the same work. *algorithm* is MD5 or SHA-256. May park. Raises BackendError.
+        """
 
 
 class Hooks:
@@ -168,7 +173,7 @@ class Server:
         return cast("T | None", self._services.get(service.__name__))
 
     def database(self, url: str) -> Database:
-        """This process's handle for *url*, opened on first use and shared by its modules."""
+        """The handle of this process for *url*, opened on first use and shared by its modules."""
         handle = self._databases.get(url)
         if handle is None:
             handle = self._databases[url] = self.open_database(url)

@@ -89,7 +89,7 @@ class UsageError(SerpyError):
 
 
 class TransportError(SerpyError):
-    """This destination failed: try the next one, else act as if it had answered 503 (RFC 3261 §16.9)."""
+    """The destination failed: try the next one, else act as if it had answered 503 (RFC 3261 §16.9)."""
 
 
 class ResourceError(SerpyError):

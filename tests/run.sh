@@ -1,46 +1,50 @@
 #!/usr/bin/env bash
-# The test command: installs what it needs, then lint, types, unit tests pure and compiled, system tests.
+# The test command: installs what it needs, then lint, types, unit tests pure and compiled, system tests, fuzzing.
 # usage: tests/run.sh [lint|pure|compiled]    (everything when none is given)
 set -eu
 cd "$(dirname "$0")/.."
 top=$PWD
 what=${1:-all}
-python=${PYTHON:-python3}
 venv=$top/${VENV:-.venv}
 pure=$top/.venv-pure
-
-need_debian() { # program package
-  command -v "$1" >/dev/null 2>&1 && return 0
-  missing="${missing:-} $2"
-}
+fuzz_seconds=${FUZZ_SECONDS:-30}
 
 missing=""
-need_debian sipp sip-tester
-need_debian sipsak sipsak
-need_debian cc gcc
-[ -x /usr/lib/postgresql/15/bin/initdb ] || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
-"$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+need() { # package, test command…: the package is missing when the command fails
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+
+# ---- Debian packages: root installs what is missing, anybody else is told -----------------------------------------
+need sip-tester command -v sipp
+need sipsak command -v sipsak
+need gcc command -v cc
+need postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
+if [ -z "${PYTHON:-}" ]; then
+  if [ ! -x /usr/bin/python3 ] && ! command -v python3 >/dev/null 2>&1; then missing="$missing python3 python3-venv python3-dev"; fi
+  if [ -x /usr/bin/python3 ]; then
+    need python3-venv /usr/bin/python3 -c 'import venv, ensurepip'
+    need python3-dev /usr/bin/python3 -c \
+      'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
+  fi
+fi
 if [ -n "$missing" ]; then
-  if [ "$(id -u)" = 0 ]; then
-    echo "installing from Debian:$missing"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $missing >/dev/null
-  else
+  if [ "$(id -u)" != 0 ]; then
     echo "make test needs these Debian packages; install them as root, then run it again:" >&2
     echo "  apt-get install$missing" >&2
     exit 1
   fi
+  echo "installing from Debian:$missing"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  # shellcheck disable=SC2086 - a list of words
+  apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
-make_venv() { # folder, SERPY_PURE
-  [ -x "$1/bin/python" ] || "$python" -m venv "$1"
-  "$1/bin/python" -m pip install -q --disable-pip-version-check '.[dev]'
-  SERPY_PURE=$2 "$1/bin/python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps .
-}
-
-step() { printf '\n== %s\n' "$*"; }
+# ---- steps ---------------------------------------------------------------------------------------------------------
+started=$SECONDS
+step() { printf '\n== %s  (%d s)\n' "$*" $((SECONDS - started)); }
 
 # Tests run from a folder without the sources, so that "import serpy" finds the installed package.
 run_pytest() { # venv, arguments…
@@ -50,25 +54,29 @@ run_pytest() { # venv, arguments…
 }
 
 step "install, pure Python"
-make_venv "$pure" 1
+SERPY_PURE=1 bash tests/install.sh "$pure" dev
 if [ "$what" = all ] || [ "$what" = lint ]; then
   step "ruff"
   "$pure/bin/ruff" check .
   "$pure/bin/ruff" format --check .
   step "mypy --strict"
   "$pure/bin/mypy"
-  [ "$what" = lint ] && exit 0
 fi
 if [ "$what" = all ] || [ "$what" = pure ]; then
   step "unit and property tests, pure Python"
   run_pytest "$pure" unit property
+  step "fuzz the parser for $fuzz_seconds s"
+  # atheris has no build for every Python and is no dependency: without it the fuzzer makes random damage
+  "$pure/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: atheris >/dev/null 2>&1 ||
+    echo "atheris does not install on this Python: random damage"
+  "$pure/bin/python" bench/fuzz_parser.py --seconds "$fuzz_seconds"
 fi
 if [ "$what" = all ] || [ "$what" = compiled ]; then
   step "install, compiled"
-  make_venv "$venv" 0
-  touch "$venv/.installed"
+  SERPY_PURE=0 bash tests/install.sh "$venv" dev
   step "unit and property tests, compiled"
   run_pytest "$venv" unit property
   step "process and system tests, compiled"
   run_pytest "$venv" process system
 fi
+step "done"

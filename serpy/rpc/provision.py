@@ -189,7 +189,7 @@ class Provision:
         where: dict[str, Value] = {"uid": self.uid_of(text)} if text else {}
         rows = self._rows("uri", ("uid", "scheme", "username", "did", "flags"), where, order="uid, username")
         return [
-            {"uid": uid, "uri": f"{scheme}:{username}@{did}", "flags": flag_text(flags)}
+            {"uid": uid, "uri": f"{scheme!s}:{username!s}@{did!s}", "flags": flag_text(flags)}
             for uid, scheme, username, did, flags in rows
         ]
 

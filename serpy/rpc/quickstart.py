@@ -85,7 +85,8 @@ def _accounts(path: Path) -> dict[str, str]:
 
 def _free_port(host: str) -> int:
     """5060, or the first of 5070, 5080 … that is free on *host* and on loopback."""
-    for port in (5060, *range(5070, 5200, 10)):
+    ports: list[int] = [5060, *range(5070, 5200, 10)]
+    for port in ports:
         if all(_is_free(one, port) for one in (host, "127.0.0.1")):
             return port
     return 5060  # the server will say who has it

@@ -16,7 +16,7 @@ class Listener:
     when one is set. A multicast listener receives only and is never a source.
     """
 
-    def __init__(  # noqa: PLR0913 - a plain record
+    def __init__(
         self,
         index: int,
         transport: str,
@@ -34,7 +34,9 @@ class Listener:
         self.multicast: Final = multicast
         self.ipv6: Final = ":" in host
         name = advertised_host or host
-        self.sent_by: Final = f"[{name}]:{advertised_port or port}" if ":" in name else f"{name}:{advertised_port or port}"
+        self.sent_by: Final = (
+            f"[{name}]:{advertised_port or port}" if ":" in name else f"{name}:{advertised_port or port}"
+        )
         self.via_transport: Final = transport.upper()
 
     def __repr__(self) -> str:
