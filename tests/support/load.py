@@ -36,28 +36,40 @@ class Registration:
 class RegisterLoad(threading.Thread):
     """Registers *users* (password = name) of *domain* in turn at *rate* per second until stopped."""
 
-    def __init__(self, server: tuple[str, int], users: list[str], rate: float, domain: str = "example.com") -> None:
+    def __init__(
+        self,
+        server: tuple[str, int],
+        users: list[str],
+        rate: float,
+        domain: str = "example.com",
+        *,
+        after: RegisterLoad | None = None,
+    ) -> None:
+        """*after*: a load that has ended, whose socket, ledger and CSeq numbers go on (same phones, same server)."""
         super().__init__(daemon=True)
         self.server = server
         self.users = users
         self.rate = rate
         self.domain = domain
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket = after.socket if after else socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if after is None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        self.ledger: dict[str, float] = {}  # user → monotonic instant of the last 200
+        self.ledger: dict[str, float] = after.ledger if after else {}  # user → monotonic instant of the last 200
         self.refused: dict[int, int] = {}  # status → how often
         self.gave_up = 0
         self.retransmissions = 0
         self.latencies: list[float] = []
         self.acknowledged = 0
+        self.answers: dict[str, int] = {}  # user → what missing() was answered last, 0 = nothing
         self._open: dict[str, Registration] = {}
         self._timers: list[tuple[float, int, Registration]] = []
         self._serial = itertools.count()
-        self._cseq = dict.fromkeys(users, 0)
-        self._call_ids = {user: f"{secrets.token_hex(8)}@{user}" for user in users}
+        self._cseq = after._cseq if after else dict.fromkeys(users, 0)
+        self._call_ids = after._call_ids if after else {user: f"{secrets.token_hex(8)}@{user}" for user in users}
         self._stop_offering = threading.Event()
+        self._abandoned = threading.Event()
 
     def contact(self, user: str) -> str:
         return f"sip:{user}@127.0.0.1:{self.port}"
@@ -65,7 +77,7 @@ class RegisterLoad(threading.Thread):
     def run(self) -> None:
         turn = itertools.cycle(self.users)
         next_at = time.monotonic()
-        while not self._stop_offering.is_set() or self._open:
+        while not self._abandoned.is_set() and (not self._stop_offering.is_set() or self._open):
             now = time.monotonic()
             while not self._stop_offering.is_set() and next_at <= now:
                 self._begin(next(turn))
@@ -83,11 +95,15 @@ class RegisterLoad(threading.Thread):
         assert not self.is_alive(), "the load did not end"
 
     def abandon(self) -> None:
-        """Offer no more and forget what is under way (the server is dead)."""
+        """Offer no more and forget what is under way (the server is dead). A 200 that has left it still counts."""
         self._stop_offering.set()
+        self._abandoned.set()
+        self.join(5)
+        assert not self.is_alive(), "the load did not end"
+        while self._drain():
+            pass
         self._open.clear()
         self._timers.clear()
-        self.join(5)
 
     def _begin(self, user: str) -> None:
         call_id = self._call_ids[user]
@@ -126,14 +142,16 @@ class RegisterLoad(threading.Thread):
             registration.interval = min(registration.interval * 2, 4.0)
             heapq.heappush(self._timers, (now + registration.interval, next(self._serial), registration))
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Take up to 200 datagrams; False when there are no more."""
         for _ in range(200):
             try:
                 text = self.socket.recv(65536, socket.MSG_DONTWAIT).decode()
             except BlockingIOError:
-                return
+                return False
             if text.startswith("SIP/2.0 "):
                 self._answer(text)
+        return True
 
     def _answer(self, text: str) -> None:
         status = int(text[8:11])
@@ -167,24 +185,33 @@ class RegisterLoad(threading.Thread):
             f'response="{response}", qop=auth, nc=00000001, cnonce="{cnonce}"\r\n'
         )
 
-    def missing(self, lifetime: float = 590.0) -> list[str]:
-        """Users whose acknowledged, unexpired binding an INVITE does not find. Call after finish()."""
+    def missing(self, lifetime: float = 590.0, patience: float = 15.0) -> list[str]:
+        """Users whose acknowledged, unexpired binding an INVITE does not find. Call after finish().
+
+        An INVITE that is answered 5xx, or not at all, is sent again for *patience* seconds: a receiver may say so for a
+        moment after the database or a child has come back. What the last one was answered is in ``answers``.
+        """
         now = time.monotonic()
         wanted = {user for user, at in self.ledger.items() if now - at < lifetime}
-        for _ in range(4):
-            for chunk in itertools.batched(sorted(wanted), 50) if hasattr(itertools, "batched") else _chunks(wanted):
+        self.answers = {}
+        definite = 0  # rounds in which all that is missing was refused for good
+        while wanted:
+            for chunk in _chunks(wanted):
                 wanted -= self._ring(chunk)
-            if not wanted:
+            definite += all(400 <= self.answers.get(user, 0) < 500 for user in wanted)
+            if definite >= 3 or time.monotonic() - now > patience:
                 break
+            time.sleep(0.2 if wanted else 0)
         return sorted(wanted)
 
     def _ring(self, users) -> set[str]:
         """INVITE each of *users* from a foreign domain; those whose phone (this socket) rang."""
-        waiting: set[str] = set()
+        waiting: dict[str, str] = {}
         for user in users:
             branch = f"z9hG4bK{secrets.token_hex(8)}"
             call_id = f"{secrets.token_hex(8)}@check"
-            waiting.add(call_id)
+            waiting[call_id] = user
+            self.answers[user] = 0
             self.socket.sendto(
                 (
                     f"INVITE sip:{user}@{self.domain} SIP/2.0\r\n"
@@ -203,11 +230,12 @@ class RegisterLoad(threading.Thread):
                 break
             text = self.socket.recv(65536).decode()
             if text.startswith("INVITE "):
-                found.add(text[11 : text.index("@")])
+                if _call_id(text) in waiting:
+                    found.add(text[11 : text.index("@")])
                 self._busy(text)
-            elif re.match(r"SIP/2.0 [3-6]", text) and (call_id := _call_id(text)) in waiting:
+            elif re.match(r"SIP/2.0 [3-6]", text) and (user := waiting.pop(_call_id(text), "")):
                 self._ack(text)
-                waiting.discard(call_id)
+                self.answers[user] = int(text[8:11])
         return found
 
     def _busy(self, invite: str) -> None:
