@@ -14,7 +14,7 @@ from serpy.errors import ParseError
 from serpy.sip.abnf import parse_expires, parse_number
 from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import MAX_FORWARDS_MAX, MESSAGE_MAX
-from serpy.sip.nameaddr import NameAddr, parse_nameaddr, parse_nameaddr_list, split_commas
+from serpy.sip.nameaddr import NameAddr, cached_nameaddr, parse_nameaddr, parse_nameaddr_list, split_commas
 from serpy.sip.uri import parse_uri
 from serpy.sip.via import Via, parse_via
 
@@ -202,6 +202,13 @@ class Message:
             raise ParseError(f"no {name} header", header=_TITLES.get(name, name))
         return self.value(at)
 
+    def _address(self, name: str) -> NameAddr:
+        at = self.find(name)
+        if at < 0:
+            raise ParseError(f"no {name} header", header=_TITLES.get(name, name))
+        line = self.lines[at]
+        return parse_nameaddr(self.value(at)) if "\n" in line else cached_nameaddr(line)
+
     @property
     def via(self) -> Via:
         """The top Via."""
@@ -215,7 +222,7 @@ class Message:
         """The From value."""
         found = self._from
         if found is None:
-            found = self._from = parse_nameaddr(self._required("from"))
+            found = self._from = self._address("from")
         return found
 
     @property
@@ -223,7 +230,7 @@ class Message:
         """The To value."""
         found = self._to
         if found is None:
-            found = self._to = parse_nameaddr(self._required("to"))
+            found = self._to = self._address("to")
         return found
 
     @property

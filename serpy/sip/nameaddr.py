@@ -62,6 +62,25 @@ class NameAddr:
         return head + render_params(self.params)
 
 
+# What stood in From and To stands in all messages of a call: parsed once, shared, never changed.
+_CACHE_MAX: Final = 4096
+_cache: dict[str, NameAddr] = {}
+
+
+def cached_nameaddr(line: str) -> NameAddr:
+    """The one address value of the whole header line *line*; the same object for the same line. Raises ParseError.
+
+    For From and To only, which repeat in every message of a dialog. Not for folded lines.
+    """
+    found = _cache.get(line)
+    if found is None:
+        found = parse_nameaddr(line[line.find(":") + 1 :].strip(" \t\r\n"))
+        if len(_cache) >= _CACHE_MAX:
+            _cache.clear()
+        _cache[line] = found
+    return found
+
+
 def render_params(params: dict[str, str]) -> str:
     """*params* as ``;name=value;bare``."""
     return "".join([f";{name}={value}" if value else f";{name}" for name, value in params.items()])

@@ -71,15 +71,37 @@ def split_via(text: str) -> list[str]:
     return split_commas(text)
 
 
+# "SIP/2.0/UDP host:port" repeats in every message of a peer.
+_CACHE_MAX: Final = 4096
+_heads: dict[str, tuple[str, str, int]] = {}
+
+
 def parse_via(text: str) -> Via:
     """The first Via value of *text*. Raises ParseError."""
-    if "," in text:
-        values = split_commas(text)
-        if not values:
-            raise ParseError("empty Via", header="Via", value=text)
-        text = values[0]
+    comma = text.find(",")
+    if comma >= 0:
+        if '"' in text:
+            text = split_commas(text)[0]
+        else:
+            text = text[:comma].strip(" \t")
+            if not text:
+                raise ParseError("empty Via", header="Via", value=text)
     semicolon = text.find(";")
     head = text if semicolon < 0 else text[:semicolon]
+    known = _heads.get(head)
+    if known is None:
+        known = _parse_head(head, text)
+        if len(_heads) >= _CACHE_MAX:
+            _heads.clear()
+        _heads[head] = known
+    transport, host, port = known
+    if semicolon < 0:
+        return Via(transport, host, port, {})
+    return Via(transport, host, port, parse_params(text, semicolon))
+
+
+def _parse_head(head: str, text: str) -> tuple[str, str, int]:
+    """(transport, host, port) of what stands before the parameters."""
     transport = "UDP"
     sent_by = head[12:]
     if not head.startswith("SIP/2.0/UDP ") or " " in sent_by or "\t" in sent_by or not sent_by:
@@ -95,9 +117,7 @@ def parse_via(text: str) -> Via:
             port = _port(sent_by[colon + 1 :].strip(" \t"), text)
     if host[:1] != "[" and not is_hostname(host):
         raise ParseError("bad host in Via", header="Via", value=text)
-    if semicolon < 0:
-        return Via(transport, host, port, {})
-    return Via(transport, host, port, parse_params(text, semicolon))
+    return transport, host, port
 
 
 def _port(digits: str, text: str) -> int:
