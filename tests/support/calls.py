@@ -178,7 +178,7 @@ class CallLoad(threading.Thread):
     # ---- the caller
 
     def _response(self, response: Message) -> None:
-        number, _, method = response.get("CSeq").partition(" ")
+        _, _, method = response.get("CSeq").partition(" ")
         call = self._open.get(response.get("Call-ID"))
         status = response.status
         if method == "INVITE" and 200 <= status < 300:
