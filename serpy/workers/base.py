@@ -156,7 +156,11 @@ class Worker:
             server.provide(StoreService, client)  # type: ignore[type-abstract]  # a Protocol class is the key
 
     def _handle_signals(self) -> None:
-        """TERM and INT end the loop; what concerns the master only is ignored. The handler just sets a flag."""
+        """TERM ends the loop, what concerns the master only is ignored. The handler just sets a flag.
+
+        INT and QUIT come from the terminal, to all at once: the master alone acts on them, else the store would go
+        before those who still write.
+        """
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
@@ -168,9 +172,9 @@ class Worker:
                 reader.recv(512)
 
         self.loop.add_reader(reader.fileno(), drain)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: self.loop.stop())
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self.loop.stop())
+        ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
+        for number in ignored:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

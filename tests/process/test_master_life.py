@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).resolve().parents[2]
 CONFIG = """
 children = 2
 loadmodule "sl"
@@ -61,9 +60,7 @@ class Server:
 
     def start(self, *extra):
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command("-D", "-D", "-E", "-d", "-d", *extra), cwd=TOP, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command("-D", "-D", "-E", "-d", "-d", *extra), stdout=log, stderr=log)
         await_true(self.is_ready)
         return self
 
@@ -189,6 +186,13 @@ def test_term_and_int_end_the_server_in_order(server, number):
     assert "NOTICE: master" in server.log.read_text().rstrip("\n").rpartition("\n")[2]
 
 
+def test_ctrl_c_which_reaches_every_process_is_an_orderly_stop(server):
+    for pid in (*server.children().values(), server.process.pid):
+        os.kill(pid, signal.SIGINT)
+    assert server.process.wait(10) == 0
+    assert "ALERT" not in server.log.read_text()
+
+
 def test_hup_changes_nothing_and_usr1_tells_the_status(server):
     before = server.children()
     server.process.send_signal(signal.SIGHUP)
@@ -200,7 +204,7 @@ def test_hup_changes_nothing_and_usr1_tells_the_status(server):
 def test_a_port_in_use_is_named_with_its_owner(server, tmp_path):
     other = subprocess.run(
         [*server.command("-D", "-D", "-E"), "-Y", str(tmp_path / "other")],
-        cwd=TOP, capture_output=True, text=True, check=False, timeout=20,
+        capture_output=True, text=True, check=False, timeout=20,
     )  # fmt: skip
     assert other.returncode == 2
     assert f"udp:127.0.0.1:{server.port} is in use by another program (pid " in other.stderr
@@ -208,9 +212,7 @@ def test_a_port_in_use_is_named_with_its_owner(server, tmp_path):
 
 def test_a_child_that_cannot_boot_stops_the_server(tmp_path):
     server = Server(tmp_path, 'store_policy = "nonsense"\n' + CONFIG)
-    done = subprocess.run(
-        server.command("-D", "-D", "-E"), cwd=TOP, capture_output=True, text=True, check=False, timeout=30
-    )
+    done = subprocess.run(server.command("-D", "-D", "-E"), capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 3
     assert "cannot start: store: store_policy" in done.stderr
 
@@ -218,12 +220,10 @@ def test_a_child_that_cannot_boot_stops_the_server(tmp_path):
 def test_going_to_the_background_succeeds_only_when_all_is_ready(tmp_path):
     server = Server(tmp_path)
     pid_file = tmp_path / "pid"
-    done = subprocess.run(server.command("-P", str(pid_file)), cwd=TOP, check=False, timeout=30)
+    done = subprocess.run(server.command("-P", str(pid_file)), check=False, timeout=30)
     assert done.returncode == 0
     pid = int(pid_file.read_text())
-    again = subprocess.run(
-        server.command("-P", str(pid_file)), cwd=TOP, check=False, timeout=30, capture_output=True, text=True
-    )
+    again = subprocess.run(server.command("-P", str(pid_file)), check=False, timeout=30, capture_output=True, text=True)
     os.kill(pid, signal.SIGTERM)
     await_true(lambda: not is_alive(pid))
     assert again.returncode == 2
@@ -233,14 +233,14 @@ def test_going_to_the_background_succeeds_only_when_all_is_ready(tmp_path):
 
 def test_a_failed_start_in_the_background_is_reported_to_the_starter(tmp_path):
     server = Server(tmp_path, 'store_policy = "nonsense"\n' + CONFIG)
-    done = subprocess.run(server.command(), cwd=TOP, check=False, timeout=30, capture_output=True, text=True)
+    done = subprocess.run(server.command(), check=False, timeout=30, capture_output=True, text=True)
     assert done.returncode == 3
     assert "store_policy" in done.stderr
 
 
 def test_check_config_says_ok_and_starts_nothing(tmp_path):
     server = Server(tmp_path)
-    done = subprocess.run(server.command("-c"), cwd=TOP, check=False, timeout=30, capture_output=True, text=True)
+    done = subprocess.run(server.command("-c"), check=False, timeout=30, capture_output=True, text=True)
     assert done.returncode == 0
     assert "config file ok, exiting" in done.stderr
     assert not (tmp_path / "run").exists()
