@@ -178,7 +178,7 @@ def whole_group(server: Running, report: Report, restarts: int) -> None:
     lost = acknowledged = 0
     starts: list[float] = []
     for number in range(restarts):
-        load = RegisterLoad(server.address, users, 500, after=load)
+        load = RegisterLoad(server.address, chance.sample(users, USERS), 500, after=load)
         load.start()
         wait_for(lambda: load.acknowledged > 300, timeout=20)  # noqa: B023 - used at once
         time.sleep(chance.uniform(0.5, 2.0))

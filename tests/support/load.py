@@ -30,6 +30,7 @@ class Registration:
         self.text = b""
         self.interval = T1
         self.started = time.monotonic()
+        self.sent = self.started  # when the request that waits for its answer was sent first
         self.retransmissions = 0
 
 
@@ -58,6 +59,7 @@ class RegisterLoad(threading.Thread):
         self.port = self.socket.getsockname()[1]
         self.ledger: dict[str, float] = after.ledger if after else {}  # user → monotonic instant of the last 200
         self.refused: dict[int, int] = {}  # status → how often
+        self.refusal_s: list[tuple[float, float]] = []  # (instant, seconds from the request that was refused)
         self.gave_up = 0
         self.retransmissions = 0
         self.latencies: list[float] = []
@@ -124,6 +126,7 @@ class RegisterLoad(threading.Thread):
             f"Contact: <{self.contact(user)}>\r\nExpires: 600\r\nMax-Forwards: 70\r\n{extra}Content-Length: 0\r\n\r\n"
         ).encode()
         registration.interval = T1
+        registration.sent = time.monotonic()
         self.socket.sendto(registration.text, self.server)
         heapq.heappush(self._timers, (time.monotonic() + T1, next(self._serial), registration))
         registration.retransmissions = 0
@@ -171,6 +174,8 @@ class RegisterLoad(threading.Thread):
             self.latencies.append(time.monotonic() - registration.started)
         else:
             self.refused[status] = self.refused.get(status, 0) + 1
+            now = time.monotonic()
+            self.refusal_s.append((now, now - registration.sent))
 
     def _authorization(self, user: str, challenge: str) -> str:
         realm = re.search(r'realm="([^"]*)"', challenge)[1]
