@@ -407,14 +407,11 @@ class Pipeline:
     def _refuse(
         self, request: Request, flow: Flow, status: int, reason: str, headers: list[str], now: float
     ) -> None:  # fmt: skip
-        if request.method == "ACK":
-            self.malformed += 1
+        if request.method == "ACK" or "via" not in request.names or "cseq" not in request.names:
+            self.malformed += 1  # never answered, or nobody would know what it answers
             return
-        try:
-            self.replies.answer(request, flow, status, reason, headers, b"", to_source=self._force_rport, now=now)
-            self.refused += 1
-        except ProtocolError:
-            self.malformed += 1  # not even Via, From, To, Call-ID and CSeq can be read: nobody to answer
+        self.replies.answer(request, flow, status, reason, headers, b"", to_source=self._force_rport, now=now)
+        self.refused += 1
 
     def _answer_failure(self, ctx: Context, status: int, reason: str, headers: list[str]) -> None:
         """A handler gave up on the request of *ctx*: say so, through its transaction when there is one."""
@@ -425,10 +422,7 @@ class Pipeline:
             server.in_relay = False
             self.layer.reply(server, status, reason, ctx.now, headers)
         elif request is not None and request.method != "ACK":
-            try:
-                self.replies.reply(ctx, status, reason, headers)
-            except ProtocolError:
-                self.malformed += 1
+            self.replies.reply(ctx, status, reason, headers)
 
 
 def signature(settings: Settings) -> list[str]:

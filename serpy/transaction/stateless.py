@@ -73,16 +73,28 @@ class StatelessReplies:
         self, request: Request, flow: Flow, status: int, reason: str, headers: Sequence[str], body: bytes, *,
         to_source: bool, now: float,
     ) -> bool:  # fmt: skip
-        """Send the answer. Raises ParseError when *request* lacks what an answer is made of."""
-        via = request.via
+        """Send the answer. What of *request* cannot be read is given back as it came; without a readable Via the answer
+        goes to where the request came from.
+        """
+        try:
+            to_tag = request.to_tag
+        except ParseError:
+            to_tag = ""
+        received, rport, target = "", 0, flow
+        try:
+            via = request.via
+            received = received_value(via, flow, to_source=to_source)
+            rport = rport_value(via, flow, to_source=to_source)
+            target = reply_flow(request, flow, to_source=to_source)
+        except ParseError:
+            pass
         data = build_reply(
             request, status, reason or reason_phrase(status),
-            to_tag=request.to_tag or ("" if status == 100 else self.tag(request)),
-            headers=[*self.signature, *headers], body=body,
-            received=received_value(via, flow, to_source=to_source), rport=rport_value(via, flow, to_source=to_source),
+            to_tag=to_tag or ("" if status == 100 else self.tag(request)),
+            headers=[*self.signature, *headers], body=body, received=received, rport=rport,
         )  # fmt: skip
         try:
-            self.send(Outgoing(data, reply_flow(request, flow, to_source=to_source)))
+            self.send(Outgoing(data, target))
         except TransportError:
             self.failed += 1
             return False

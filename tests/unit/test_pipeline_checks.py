@@ -34,6 +34,7 @@ REFUSED = [
     pytest.param(request("OPTIONS").replace("Content-Length: 0", "Content-Length: 9"), "400", id="short-body"),
     pytest.param(request("OPTIONS", extra=("From: <sip:eve@192.0.2.3>;tag=1",)), "400", id="two-from"),
     pytest.param(request("OPTIONS", uri="<sip:bob@192.0.2.2>"), "400", id="uri-in-brackets"),
+    pytest.param(without(request("OPTIONS"), "Call-ID"), "400", id="no-call-id"),
 ]
 
 
@@ -55,7 +56,7 @@ SILENT = [
     pytest.param(b"\r\n\r\n", id="keepalive"),
     pytest.param(b"\x00\x00\x00\x00", id="nat-ping"),
     pytest.param(b"hello", id="noise"),
-    pytest.param(without(request("OPTIONS"), "Call-ID").encode(), id="no-call-id"),
+    pytest.param(without(request("OPTIONS"), "CSeq").encode(), id="no-cseq"),
     pytest.param(without(request("OPTIONS"), "Via").encode(), id="no-via"),
     pytest.param(request("ACK", cseq_method="INVITE").encode(), id="bad-ack"),
     pytest.param(b"SIP/2.0 200 OK\r\nCall-ID: x\r\n\r\n", id="bad-response"),

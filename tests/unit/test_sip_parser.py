@@ -124,6 +124,7 @@ def test_what_the_parser_refuses_can_still_be_answered(data):
         b"SIP/2.0 200 OK\r\n\r\n",
         REQUEST.replace(b"OPTIONS", b"ACK"),
         b"A b\r\nVia: x\r\n",
+        b"A b\r\nCSeq: 1 A\r\n\r\n",
     ],
 )
 def test_what_cannot_or_must_not_be_answered_is_none(data):

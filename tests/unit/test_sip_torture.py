@@ -65,9 +65,6 @@ def test_a_refused_request_can_be_answered(data, expected):
         assert status in {0, 404}
         return
     request = parse_for_reply(data)
-    if "insuf" in data.decode("latin-1"):
-        assert request is None  # no From, To and Call-ID to answer with
-        return
     assert request is not None
     reply = parse_message(build_reply(request, status, "No", to_tag="t"))
     assert reply.names.count("via") == request.names.count("via")
