@@ -88,6 +88,7 @@ def test_star_removes_everything():
     ("headers", "params", "status", "header"),
     [
         pytest.param(["Contact: <sip:b@h>;expires=30"], {}, 423, "Min-Expires: 60", id="too-brief"),
+        pytest.param(["Contact: <sip:b@h>", "Require: path"], {}, 420, "Unsupported: path", id="unknown-extension"),
         pytest.param(["Contact: *", "Expires: 60"], {}, 400, "P-Registrar-Error: ", id="star-with-lifetime"),
         pytest.param(["Contact: <sip:b@h"], {}, 400, "P-Registrar-Error: ", id="malformed-contact"),
         pytest.param(["Contact: <sip:b@h>;q=high"], {}, 400, "P-Registrar-Error: ", id="malformed-q"),

@@ -149,6 +149,10 @@ class Registrar:
                 return Outcome(400, "Bad Request", error="no user id")
             if replica and self._is_own_replica(ctx):
                 return Outcome(200, "OK")
+            wanted = is_request(ctx).get_all("require")
+            if wanted and not replica:  # RFC 3261 section 10.3 step 2; we know no extension of REGISTER
+                extra = f"Unsupported: {', '.join(wanted)}"
+                return Outcome(420, "Bad Extension", error="unsupported extension required", extra=extra)
             registration = self._registration(ctx, uid, aor)
             if registration.contacts:
                 bindings = self._location.update(table, uid, registration.decide, persist=persist)
