@@ -12,6 +12,7 @@ from typing import Final
 
 from serpy.api import FALSE, STOP, TRUE, Arg, Context, Exports, Function, Param, ParseError, Server
 from serpy.config import Variables
+from serpy.shm.counters import Counters
 
 NAME: Final = "maxfwd"
 _UNREADABLE: Final = -1
@@ -26,6 +27,9 @@ class MaxForwards:
     def __init__(self) -> None:
         self.max_limit = _LARGEST
         self._variables: Variables | None = None
+        self._counters: Counters | None = None
+        self._limit = _LARGEST
+        self._seen = -1
 
     def init(self, server: Server) -> None:
         """Make the parameter the start value of the run-time variable; called in the master."""
@@ -33,13 +37,20 @@ class MaxForwards:
         if variables is not None:
             variables.declare(NAME, "max_limit", "int", self.max_limit, _HELP)
         self._variables = variables
+        self._counters = getattr(server, "counters", None)
+        self._seen = -1
 
     def limit(self) -> int:
         """The highest value that leaves us, 0 for no limit."""
         if self._variables is None:
             return self.max_limit
-        value = self._variables.get(NAME, "max_limit")
-        return value if isinstance(value, int) else self.max_limit
+        # Asked for every request: one look at the shared number tells whether the variable may have changed.
+        seen = self._counters.generation(Variables.GENERATION) if self._counters is not None else -1
+        if seen != self._seen or seen < 0:
+            value = self._variables.get(NAME, "max_limit")
+            self._limit = value if isinstance(value, int) else self.max_limit
+            self._seen = seen
+        return self._limit
 
     def process(self, ctx: Context, start: int) -> int:
         """Lower the header by one, or add it with *start*. False when it was 0 already."""
@@ -60,7 +71,7 @@ class MaxForwards:
         if limit and value > limit:
             value = limit
         value -= 1
-        ctx.edits.replace(ctx.message.indexes("max-forwards")[0], f"Max-Forwards: {value}")
+        ctx.edits.replace(ctx.message.find("max-forwards"), f"Max-Forwards: {value}")
         ctx.notes[NAME] = value
         return TRUE
 

@@ -24,6 +24,7 @@ _NEEDED: Final = 0b1111
 _SINGLE: Final = 0b11111
 _MAX_FORWARDS: Final = 0b10000
 _CONTENT_LENGTH: Final = 0b100000
+_NOT_PARSED: Final = -1
 _BITS: Final[dict[str, int]] = {
     "from": 1, "to": 2, "call-id": 4, "cseq": 8, "max-forwards": _MAX_FORWARDS, "content-length": _CONTENT_LENGTH,
 }  # fmt: skip
@@ -149,6 +150,7 @@ class Message:
         self._call_id: str | None = None
         self._contacts: list[NameAddr] | None = None
         self._routes: list[NameAddr] | None = None
+        self._max_forwards = _NOT_PARSED
 
     # -- raw access
 
@@ -293,13 +295,16 @@ class Message:
     @property
     def max_forwards(self) -> int | None:
         """The Max-Forwards value, None when absent."""
-        at = self.find("max-forwards")
-        if at < 0:
-            return None
-        text = self.value(at)
-        number = parse_number(text, MAX_FORWARDS_MAX)
-        if number < 0:
-            raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
+        number = self._max_forwards
+        if number == _NOT_PARSED:
+            at = self.find("max-forwards")
+            if at < 0:
+                return None
+            text = self.value(at)
+            number = parse_number(text, MAX_FORWARDS_MAX)
+            if number < 0:
+                raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
+            self._max_forwards = number
         return number
 
     @property

@@ -29,7 +29,7 @@ class TransactionLayer(Upstream):
 
     def next_branch_id(self, server: ServerTransaction, loop: int) -> str:
         """The branch parameter of the next branch of *server*."""
-        return f"z9hG4bK{self.cookie}n{server.number:x}.{loop:x}.{len(server.branches)}"
+        return f"z9hG4bK{self.cookie}n{server.number}.{loop}.{len(server.branches)}"
 
     def start(self, branch: ClientTransaction, now: float) -> bool:
         """Send *branch* for the first time over its flow, then its alternatives; False when none took it."""

@@ -36,11 +36,11 @@ def server_key(request: Request, method: str) -> str:
 
 def loop_value(request: Request) -> int:
     """What must differ when a request passes here again for a good reason (a spiral), else it is a loop."""
-    value = hash(request.request_uri)
+    text = request.request_uri
     if "route" in request.names:
         for index in request.indexes("route"):
-            value = value * 31 + hash(request.lines[index])
-    return value & WORD
+            text += request.lines[index]
+    return hash(text) & WORD
 
 
 def is_loop(request: Request, cookie: str, value: int) -> bool:
@@ -51,7 +51,7 @@ def is_loop(request: Request, cookie: str, value: int) -> bool:
         if at < 0:
             continue
         parts = text[at:].split(".", 2)
-        if len(parts) == 3 and parts[1] == f"{value:x}":
+        if len(parts) == 3 and parts[1] == str(value):
             return True
     return False
 
@@ -60,11 +60,12 @@ def stateless_branch(request: Request, cookie: str) -> str:
     """The branch parameter of a stateless forward: the same for each repetition, and for CANCEL and its request."""
     via: Via = request.via
     if via.has_cookie:
-        value = hash(via.branch) * 31 + hash(via.host)
+        value = hash(f"{via.branch} {via.host}")
     else:
-        value = hash(f"{via} {request.to_tag} {request.from_tag} {request.call_id} {request.cseq.number}")
-        value = value * 31 + hash(request.request_uri)
-    return f"{MAGIC}{cookie}s{value & LONG:x}.{loop_value(request):x}.0"
+        value = hash(
+            f"{via} {request.to_tag} {request.from_tag} {request.call_id} {request.cseq.number} {request.request_uri}"
+        )
+    return f"{MAGIC}{cookie}s{value & LONG}.{loop_value(request)}.0"
 
 
 def is_stateful_branch(branch: str, cookie: str) -> bool:
