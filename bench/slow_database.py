@@ -38,11 +38,11 @@ class Probe(threading.Thread):
         self.samples: list[tuple[float, float]] = []  # (instant of the request, seconds)
         self.unanswered: list[tuple[float, str]] = []
         self.rounds = 0
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         next_at = time.monotonic()
-        while not self._stop.wait(max(0.0, next_at - time.monotonic())):
+        while not self._ended.wait(max(0.0, next_at - time.monotonic())):
             at = time.monotonic()
             try:
                 self.samples.extend((at, seconds) for seconds in self.once())
@@ -52,7 +52,7 @@ class Probe(threading.Thread):
             next_at = max(next_at + self.every, time.monotonic() - 1)
 
     def finish(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
     def between(self, start: float, end: float) -> list[float]:

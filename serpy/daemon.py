@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-g", dest="group", metavar="GROUP", help="group to become")
     add("-w", dest="workdir", metavar="DIR", help="working directory (default /, in the foreground the current one)")
     add("-t", dest="chroot", metavar="DIR", help="lock the server into DIR")
-    add("-b", dest="receive_buffer", type=int, metavar="BYTES", help="UDP receive buffer (default 262144)")
+    add("-b", dest="receive_buffer", type=int, metavar="BYTES", help="UDP receive buffer (default 1048576)")
     add("-r", dest="dns", action="store_true", help="use DNS for received=")
     add("-R", dest="rev_dns", action="store_true", help="use reverse DNS for received=")
     add("-v", dest="check_via", action="store_true", help="forward only replies whose top Via names us")

@@ -66,7 +66,7 @@ class RegisterLoad(threading.Thread):
         self.acknowledged = 0
         self.answers: dict[str, int] = {}  # user → what missing() was answered last, 0 = nothing
         self._open: dict[str, Registration] = {}
-        self._timers: list[tuple[float, int, Registration]] = []
+        self._timers: list[tuple[float, int, Registration, bytes]] = []  # due, serial, whose, the request it repeats
         self._serial = itertools.count()
         self._cseq = after._cseq if after else dict.fromkeys(users, 0)
         self._call_ids = after._call_ids if after else {user: f"{secrets.token_hex(8)}@{user}" for user in users}
@@ -128,13 +128,13 @@ class RegisterLoad(threading.Thread):
         registration.interval = T1
         registration.sent = time.monotonic()
         self.socket.sendto(registration.text, self.server)
-        heapq.heappush(self._timers, (time.monotonic() + T1, next(self._serial), registration))
+        heapq.heappush(self._timers, (time.monotonic() + T1, next(self._serial), registration, registration.text))
         registration.retransmissions = 0
 
     def _retransmit(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
-            _, _, registration = heapq.heappop(self._timers)
-            if self._open.get(registration.call_id) is not registration:
+            _, _, registration, text = heapq.heappop(self._timers)
+            if self._open.get(registration.call_id) is not registration or text is not registration.text:
                 continue
             if now - registration.started > GIVE_UP_S:
                 del self._open[registration.call_id]
@@ -143,7 +143,7 @@ class RegisterLoad(threading.Thread):
             self.retransmissions += 1
             self.socket.sendto(registration.text, self.server)
             registration.interval = min(registration.interval * 2, 4.0)
-            heapq.heappush(self._timers, (now + registration.interval, next(self._serial), registration))
+            heapq.heappush(self._timers, (now + registration.interval, next(self._serial), registration, text))
 
     def _drain(self) -> bool:
         """Take up to 200 datagrams; False when there are no more."""
