@@ -31,6 +31,7 @@ HOT = [
     "serpy/sip/via.py",
     "serpy/sip/writer.py",
     "serpy/transaction/*.py",
+    "serpy/script/attribute_rows.py",
     "serpy/script/avps.py",
     "serpy/script/builtins.py",
     "serpy/script/context.py",
@@ -45,10 +46,18 @@ HOT = [
     "serpy/net/steering.py",
     "serpy/net/udp.py",
     "serpy/db/cache.py",
+    "serpy/db/frames.py",
+    "serpy/db/schema.py",
+    "serpy/db/snapshot.py",
+    "serpy/db/sql.py",
+    "serpy/db/sweep.py",
     "serpy/db/writer.py",
     "serpy/api.py",
     "serpy/pipeline.py",
     "serpy/modules/auth.py",
+    "serpy/modules/auth_db/*.py",
+    "serpy/modules/db_postgres/statements.py",
+    "serpy/modules/domain.py",
     "serpy/modules/maxfwd.py",
     "serpy/modules/registrar/*.py",
     "serpy/modules/rr/*.py",
@@ -56,9 +65,11 @@ HOT = [
     "serpy/modules/textops/*.py",
     "serpy/modules/tm.py",
     "serpy/modules/tm/*.py",
+    "serpy/modules/uri_db.py",
     "serpy/modules/usrloc/location.py",  # not rpc.py: RPCs are called by their signature
     "serpy/modules/usrloc/preload.py",
     "serpy/modules/usrloc/storage.py",
+    "serpy/workers/store_core.py",
 ]
 
 

@@ -101,6 +101,18 @@ class TtlCache(Generic[K, V]):
         self._entries.pop(key, None)
         self._absent.pop(key, None)
 
+    def generation(self) -> int:
+        """The generation number of now: read it before the rows that ``fill`` is to take."""
+        return self._counters.generation(self._name)
+
+    def fill(self, key: K, value: V, generation: int) -> bool:
+        """Take a row that was read ahead; False when the generation has moved since."""
+        if generation != self._counters.generation(self._name):
+            return False
+        self._check_generation(self._loop.now())
+        self._store(key, value, self._ttl_s)
+        return True
+
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()

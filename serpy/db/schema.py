@@ -141,7 +141,7 @@ _ALL: Final = (
             Column("ha1b", default=""),
             Column("uid"),
         ),
-        indexes=(("auth_username", "did"), ("uid",), ("did",), ("realm",)),
+        indexes=(("auth_username", "realm"), ("auth_username", "did"), ("uid",), ("did",)),
     ),
     Table(
         "uri",

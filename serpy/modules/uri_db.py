@@ -26,12 +26,15 @@ from serpy.api import (
     Server,
 )
 from serpy.db.cache import TtlCache
+from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import is_usable
 from serpy.script.avps import CLASS_ANY, TO_USER, TRACK_TO, parse_avp_name
 from serpy.sip.uri import parse_uri, unescape
 
 if TYPE_CHECKING:
-    from serpy.db.interface import Value
+    from collections.abc import Sequence
+
+    from serpy.db.interface import Row, Value
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +66,11 @@ class UriDb:
         self.scheme_column = "scheme"
         self.cache_ttl = 60
         self.cache_negative_ttl = 5
+        self.cache_all_rows = 20_000
         self._domains: DomainService | None = None
         self._server: Server  # set by init() and child_init()
         self._cache: TtlCache[Key, Found]  # set by init() and child_init()
+        self._sweep: Sweep[Key, Found]  # set by child_init()
         self._from_uid: Final = parse_avp_name("$fu.uid")
         self._to_uid: Final = parse_avp_name("$tu.uid")
 
@@ -80,6 +85,10 @@ class UriDb:
         self._cache = TtlCache(
             server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
             negative_ttl_s=float(self.cache_negative_ttl),
+        )  # fmt: skip
+        self._sweep = Sweep(
+            server.loop, self._cache, self._page, self._entry, width=3, ttl_s=float(self.cache_ttl),
+            max_rows=self.cache_all_rows,
         )  # fmt: skip
 
     # -- script ---------------------------------------------------------------------------------------------------
@@ -133,6 +142,7 @@ class UriDb:
             return None
         if not uri.user or uri.scheme not in _SCHEMES:
             return None
+        self._sweep.start()
         did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
         for row in self._cache.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme)):
             if row[1] & direction:
@@ -142,9 +152,27 @@ class UriDb:
     def _load(self, key: Key) -> Found:
         where: dict[str, Value] = {self.username_column: key[0], self.did_column: key[1], self.scheme_column: key[2]}
         rows = self._server.database(self.db_url).select(self.uri_table, (self.uid_column, self.flags_column), where)
-        return [
-            (uid, flags) for uid, flags in rows if isinstance(uid, str) and isinstance(flags, int) and is_usable(flags)
-        ]
+        return _usable(rows, 0)
+
+    def _page(self, after: Sequence[Value], limit: int) -> list[Row]:
+        """The next rows in the order of the key: user, did, scheme, uid, flags."""
+        key = (self.username_column, self.did_column, self.scheme_column)
+        columns = (*key, self.uid_column, self.flags_column)
+        return self._server.database(self.db_url).select_page(self.uri_table, columns, key, after, limit)
+
+    def _entry(self, rows: list[Row]) -> tuple[Key, Found]:
+        user, did, scheme = rows[0][:3]
+        return (str(user), str(did), str(scheme)), _usable(rows, 3)
+
+
+def _usable(rows: list[Row], at: int) -> Found:
+    """(uid, flags) of the usable *rows*, which have these at index *at* and behind."""
+    found: Found = []
+    for row in rows:
+        uid, flags = row[at], row[at + 1]
+        if isinstance(uid, str) and isinstance(flags, int) and is_usable(flags):
+            found.append((uid, flags))
+    return found
 
 
 def _named_uri(ctx: Context, what: AvpName) -> str | None:
@@ -189,7 +217,11 @@ def exports() -> Exports:
             Param("scheme_column", "str", "scheme", "column: sip, sips, tel or tels"),
             Param("cache_ttl", "int", 60, "seconds a URI is kept before it is read again", check=_positive),
             Param("cache_negative_ttl", "int", 5, "the same for unknown URIs", check=_positive),
+            Param(
+                "cache_all_rows", "int", 20000, "tables of up to so many rows are read ahead, whole; 0 never",
+                check=lambda value: "" if isinstance(value, int) and 0 <= value <= 100_000 else "0 to 100000",
+            ),
         ),
         init=module.init,
         child_init=module.child_init,
-    )
+    )  # fmt: skip

@@ -12,13 +12,43 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import ConfigError, CredentialsService, Exports, Param, Server
 from serpy.db.cache import TtlCache
-from serpy.modules.auth_db.queries import Columns, Credential, Key, candidates, select_credentials
+from serpy.db.sweep import Sweep
+from serpy.modules.auth_db.queries import (
+    Columns,
+    Credential,
+    Key,
+    candidates,
+    page_of_credentials,
+    select_credentials,
+    usable,
+)
 
 if TYPE_CHECKING:
-    from serpy.db.interface import Database
+    from collections.abc import Sequence
+
+    from serpy.db.interface import Database, Row, Value
 
 GENERATION: Final = "credentials"
 DEFAULT_DID: Final = "_default"
+
+
+class _Table:
+    """One credentials table being read ahead."""
+
+    def __init__(self, owner: AuthDb, table: str) -> None:
+        self._owner: Final = owner
+        self._table: Final = table
+
+    def page(self, after: Sequence[Value], limit: int) -> list[Row]:
+        """See Sweep."""
+        owner = self._owner
+        return page_of_credentials(owner._database(), self._table, owner._columns, after, limit)
+
+    def entry(self, rows: list[Row]) -> tuple[Key, list[Credential]]:
+        """See Sweep."""
+        columns = self._owner._columns
+        did = str(rows[0][2]) if columns.use_did else DEFAULT_DID
+        return (self._table, str(rows[0][0]), str(rows[0][1]), did), usable(rows, columns, len(columns.key))
 
 
 class AuthDb:
@@ -39,9 +69,11 @@ class AuthDb:
         self.load_credentials = "uid"
         self.cache_ttl = 60
         self.cache_negative_ttl = 5
+        self.cache_all_rows = 20_000
         self._columns: Columns  # set by init() and child_init()
         self._server: Server  # set by init() and child_init()
         self._cache: TtlCache[Key, list[Credential]]  # set by init() and child_init()
+        self._sweeps: dict[str, Sweep[Key, list[Credential]]] = {}  # by table
 
     def init(self, server: Server) -> None:
         """Check the parameters and offer the service."""
@@ -56,6 +88,7 @@ class AuthDb:
     def child_init(self, server: Server) -> None:
         """Make this process's cache."""
         self._server = server
+        self._sweeps = {}
         self._cache = TtlCache(
             server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
             negative_ttl_s=float(self.cache_negative_ttl),
@@ -65,15 +98,27 @@ class AuthDb:
         self, table: str, username: str, realm: str, did: str, algorithm: str = "MD5"
     ) -> list[tuple[str, list[tuple[str, str]]]]:
         """(HA1, attributes) of every row to try; see ``serpy.api.CredentialsService``."""
+        if table not in self._sweeps:
+            self._read_ahead(table)
         user = username.partition("@")[0]
         rows = self._cache.get((table, user, realm, did if self.use_did else DEFAULT_DID))
         if not self.check_all_ha1 and len(rows) > 1:
             rows = rows[:1]
         return candidates(rows, username, realm, algorithm, is_plain=bool(self.calculate_ha1))
 
+    def _read_ahead(self, table: str) -> None:
+        rows = _Table(self, table)
+        sweep = self._sweeps[table] = Sweep(
+            self._server.loop, self._cache, rows.page, rows.entry, width=len(self._columns.key),
+            ttl_s=float(self.cache_ttl), max_rows=self.cache_all_rows,
+        )  # fmt: skip
+        sweep.start()
+
     def _load(self, key: Key) -> list[Credential]:
-        database: Database = self._server.database(self.db_url)
-        return select_credentials(database, self._columns, key)
+        return select_credentials(self._database(), self._columns, key)
+
+    def _database(self) -> Database:
+        return self._server.database(self.db_url)
 
     def _attributes(self) -> list[tuple[str, str]]:
         """(column, attribute) pairs of ``load_credentials``: ``uid``, or ``column = $attribute | column`` …"""
@@ -118,7 +163,11 @@ def exports() -> Exports:
             Param("load_credentials", "str", "uid", "columns to load into from-user attributes: a,b or $attr=column"),
             Param("cache_ttl", "int", 60, "seconds credentials are kept before they are read again", check=_positive),
             Param("cache_negative_ttl", "int", 5, "the same for unknown users", check=_positive),
+            Param(
+                "cache_all_rows", "int", 20000, "tables of up to so many rows are read ahead, whole; 0 never",
+                check=lambda value: "" if isinstance(value, int) and 0 <= value <= 100_000 else "0 to 100000",
+            ),
         ),
         init=module.init,
         child_init=module.child_init,
-    )
+    )  # fmt: skip

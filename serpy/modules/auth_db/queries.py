@@ -11,7 +11,9 @@ from serpy.script.attribute_rows import is_usable
 from serpy.sip.digest import MD5, SHA256, ha1
 
 if TYPE_CHECKING:
-    from serpy.db.interface import Database, Value
+    from collections.abc import Sequence
+
+    from serpy.db.interface import Database, Row, Value
 
 Key = tuple[str, str, str, str]
 """(table, user, realm, did)."""
@@ -32,6 +34,7 @@ class Columns:
         self.attributes: Final = attributes
         self.plain: Final = plain
         self.use_did: Final = use_did
+        self.key: Final = (user, realm, did) if use_did else (user, realm)
         self.selected: Final = [flags, secret, *([] if plain else [secret_b]), *(column for column, _ in attributes)]
 
 
@@ -50,13 +53,26 @@ def select_credentials(database: Database, columns: Columns, key: Key) -> list[C
     where: dict[str, Value] = {columns.user: user, columns.realm: realm}
     if columns.use_did:
         where[columns.did] = did
+    return usable(database.select(table, columns.selected, where), columns, 0)
+
+
+def page_of_credentials(
+    database: Database, table: str, columns: Columns, after: Sequence[Value], limit: int
+) -> list[Row]:
+    """The next rows in the order of ``columns.key``: its values, then the selected columns."""
+    return database.select_page(table, (*columns.key, *columns.selected), columns.key, after, limit)
+
+
+def usable(rows: list[Row], columns: Columns, at: int) -> list[Credential]:
+    """The usable ones of *rows*, whose selected columns begin at index *at*."""
     found: list[Credential] = []
     first = 2 if columns.plain else 3
-    for row in database.select(table, columns.selected, where):
-        if not is_usable(row[0]) or any(value is None for value in row):
+    for row in rows:
+        values = row[at:]
+        if not is_usable(values[0]) or None in values:
             continue
-        attributes = [(name, str(value)) for (_, name), value in zip(columns.attributes, row[first:], strict=True)]
-        found.append(Credential(str(row[1]), "" if columns.plain else str(row[2]), attributes))
+        attributes = [(name, str(value)) for (_, name), value in zip(columns.attributes, values[first:], strict=True)]
+        found.append(Credential(str(values[1]), "" if columns.plain else str(values[2]), attributes))
     return found
 
 
