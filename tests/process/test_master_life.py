@@ -160,7 +160,8 @@ def test_an_aborted_child_leaves_its_traceback_in_the_log(server):
     title, pid = next((title, pid) for title, pid in server.children().items() if title.startswith("udp"))
     os.kill(pid, signal.SIGABRT)
     await_true(lambda: server.children().get(title, pid) != pid)
-    assert "in lead" in await_true(lambda: (text := server.log.read_text()) and "SIGABRT" in text and text)
+    # The frames of compiled functions are not listed: what is looked for is the interpreted one that all handlers share.
+    assert "in _lead" in await_true(lambda: (text := server.log.read_text()) and "SIGABRT" in text and text)
 
 
 def test_the_children_leave_when_the_master_is_gone(server):
