@@ -117,7 +117,9 @@ def load_module(name: str) -> Exports:
     known = [item.name for item in pkgutil.iter_modules(serpy.modules.__path__)]
     if base not in known:
         close = difflib.get_close_matches(base, known, 1)
-        raise ConfigError(f"no module {base!r}", hint=f'did you mean "{close[0]}"?' if close else "")
+        raise ConfigError(
+            f"no module {base!r}", hint=f'did you mean "{close[0]}"?' if close else "serpy-modules(7) lists them"
+        )
     try:
         module = importlib.import_module(f"serpy.modules.{base}")
     except ImportError as exc:

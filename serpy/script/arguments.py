@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serpy.script import avps, formats, operands, runtime, selects, tree
 from serpy.script.exports import Arg, Function
-from serpy.script.faults import did_you_mean
+from serpy.script.faults import REGEX_HINT, did_you_mean
 
 if TYPE_CHECKING:
     from serpy.script.expressions import ExpressionCoder
@@ -41,7 +41,7 @@ def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: 
         try:
             return coder.unit.constant(runtime.compile_regex(_text(node, "a regular expression in quotes")), "re")
         except re.error as error:
-            raise BadArgumentError(f"bad regular expression: {error}") from None
+            raise BadArgumentError(f"bad regular expression: {error}", REGEX_HINT) from None
     if kind is Arg.ROUTE:
         return _route(coder, node, function)
     if kind is Arg.LOC and isinstance(node, tree.Integer):

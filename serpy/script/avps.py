@@ -105,7 +105,7 @@ def parse_avp_name(text: str) -> AvpName:
     prefix, dot, tail = rest.partition(".")
     if dot:
         if prefix not in _PREFIXES:
-            raise ValueError(f"unknown attribute class {prefix!r} in {text!r}")
+            raise ValueError(f"unknown attribute class {prefix!r} in {text!r}; there are {', '.join(_PREFIXES)}")
         track, cls = _PREFIXES[prefix]
         name = tail.removeprefix("s:")
     if not name or not _NAME_CHARACTERS.issuperset(name):

@@ -292,7 +292,11 @@ class _Loader:
             if isinstance(value, tree.String) and re.fullmatch(r"-?\d+", value.value, re.ASCII):
                 return int(value.value)
             wanted = "a number" if kind == "int" else "yes or no"
-            self.faults.add(value.position, f"{item.name} needs {wanted}")
+            self.faults.add(
+                value.position,
+                f"{item.name} needs {wanted}",
+                "for example: children = 4" if kind == "int" else f"for example: {item.name} = yes",
+            )
             return None
         return _text(value)
 
@@ -316,7 +320,8 @@ class _Loader:
         for exports in matching:
             param = next((param for param in exports.params if param.name == item.name.value), None)
             if param is None:
-                hint = did_you_mean(item.name.value, [known.name for known in exports.params])
+                names = [known.name for known in exports.params]
+                hint = did_you_mean(item.name.value, names) or _listed(names)
                 message = f"module {exports.name} has no parameter {item.name.value!r}"
                 self.faults.add(item.name.position, message, hint)
             else:
@@ -349,7 +354,7 @@ class _Loader:
                 return node.value
             if isinstance(node, tree.String) and re.fullmatch(r"-?\d+", node.value, re.ASCII):
                 return int(node.value)
-            self.faults.add(node.position, f"parameter {param.name} needs a number")
+            self.faults.add(node.position, f"parameter {param.name} needs a number", f"default: {param.default}")
             return None
         if param.kind == "flag":
             return self._flag_value(node, param)
@@ -371,6 +376,12 @@ class _Loader:
             self.faults.add(node.position, f"parameter {param.name}: unknown flag {name!r}", hint)
             return None
         return number
+
+
+def _listed(names: list[str]) -> str:
+    """A hint that names the parameters there are, cut to what fits a line or two."""
+    shown = ", ".join(names[:12])
+    return f"it has {shown}{' …' if len(names) > 12 else ''}" if names else "it has none"
 
 
 def _text(node: tree.Node) -> str:

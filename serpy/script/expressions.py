@@ -16,7 +16,7 @@ from serpy.script.arguments import BadArgumentError, code_argument, flag_number
 from serpy.script.avps import ALL, GLOBAL, AvpName, parse_avp_name
 from serpy.script.check import KIND_NAMES, called_route
 from serpy.script.exports import Function, Routes
-from serpy.script.faults import Position, did_you_mean
+from serpy.script.faults import REGEX_HINT, Position, did_you_mean
 
 if TYPE_CHECKING:
     from serpy.script.codegen import RouteCoder, Unit
@@ -111,7 +111,9 @@ class ExpressionCoder:
     def _core(self, node: tree.Core) -> Value:
         name = node.name
         if name in _ONSEND_ONLY and self.kinds & ~Routes.ONSEND:
-            self.fault(node.position, f"{name} exists only in onsend_route")
+            self.fault(
+                node.position, f"{name} exists only in onsend_route", "elsewhere nobody knows yet where it will go"
+            )
         if name == "method":
             return "ctx.message.method", "str"
         if name in ("uri", "status"):
@@ -319,7 +321,7 @@ class ExpressionCoder:
             try:
                 pattern = runtime.compile_regex(right.value)
             except re.error as error:
-                self.fault(right.position, f"bad regular expression: {error}")
+                self.fault(right.position, f"bad regular expression: {error}", REGEX_HINT)
                 return "False"
             return f"{self.unit.constant(pattern.search, 're')}({subject})"
         return f"search_dynamic({self.as_str(right)}, {subject})"
@@ -386,7 +388,8 @@ class ExpressionCoder:
         elif variable.write is not None:
             self.out.emit(f"{self.unit.constant(variable.write, 'set')}(ctx, {code})", target.position)
         elif variable.read is not _undefined:
-            self.fault(target.position, f"{target.text} cannot be assigned")
+            hint = "it tells about the message; keep values in attributes of your own, for example $f.name"
+            self.fault(target.position, f"{target.text} cannot be assigned", hint)
 
     def _write_avp(self, target: tree.Variable, avp: AvpName, code: str, kind: str) -> None:
         if avp.write_list == GLOBAL:
@@ -429,7 +432,9 @@ class ExpressionCoder:
         for candidate in candidates:
             if len(candidate[1].args) - candidate[1].optional <= count <= len(candidate[1].args):
                 return candidate
-        self.fault(node.position, f"{node.name} takes {_counts([c[1] for c in candidates])}, not {count}")
+        wanted = ", ".join(kind.value for kind in candidates[0][1].args)
+        hint = f"it is {node.name}({wanted})" if wanted else f"it is {node.name}()"
+        self.fault(node.position, f"{node.name} takes {_counts([c[1] for c in candidates])}, not {count}", hint)
         return None
 
     def _arguments(self, node: tree.Call, function: Function) -> list[str]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 from serpy.errors import ScriptError, ScriptErrors
 
-__all__ = ["Faults", "Position", "ScriptErrors", "did_you_mean"]
+__all__ = ["REGEX_HINT", "Faults", "Position", "ScriptErrors", "did_you_mean"]
 
 
 class Position:
@@ -80,6 +81,9 @@ class Faults:
 
 def _place(order: list[str], file: str) -> int:
     return order.index(file) if file in order else len(order)
+
+
+REGEX_HINT: Final = "a bracket or another sign that stands for itself needs a backslash before it"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

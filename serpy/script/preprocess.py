@@ -154,7 +154,7 @@ class Preprocessor:
             self._unknown(word, position)
 
     def _unknown(self, word: str, position: Position) -> None:
-        hint = did_you_mean(word, [*_DIRECTIVES, *DIALECTS]) if _NAME.fullmatch(word) else ""
+        hint = did_you_mean(word, [*_DIRECTIVES, *DIALECTS]).replace("'", "'#!", 1) if _NAME.fullmatch(word) else ""
         if hint:
             self.faults.add(position, f"unknown directive '#!{word}'", hint)
 

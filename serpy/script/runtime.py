@@ -318,7 +318,7 @@ def parse_network(text: str) -> tuple[int, int, int]:
         mask = int.from_bytes(pack_address(mask_text), "big")
     elif slash:
         if not mask_text.isascii() or not mask_text.isdigit() or int(mask_text) > 8 * size:
-            raise ValueError(f"not a network mask: {text!r}")
+            raise ValueError(f"not a network mask: {text!r}; write it as 10.0.0.0/8")
         mask = full ^ (full >> int(mask_text))
     return int.from_bytes(packed, "big") & mask, mask, size
 

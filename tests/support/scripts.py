@@ -47,11 +47,13 @@ TABLE = {
     ],
     "options": [("options_reply", (), 0, Routes.REQUEST)],
     "eval": [("eval_push", (Arg.LOC,), 0, Routes.ALL), ("eval_oper", (S, N), 0, Routes.ALL)],
+    "usrloc": [],
     "fake": [("f", (V,), 1, Routes.ALL), ("raises", (S,), 0, Routes.ALL)],
 }  # fmt: skip
 PARAMS = (
     Param("db_url", "str", "", "where"), Param("db_mode", "int", 0, "how"),
     Param("save_nat_flag", "flag", -1, "flag"), Param("declare", "str", "", "list", repeat=True),
+    Param("timer_interval", "int", 60, "from 1", check=lambda n: "" if n else "at least 1"),
     Param("limit", "int", 5, "up to 9", check=lambda n: "" if n < 10 else "at most 9"),
 )  # fmt: skip
 
@@ -66,7 +68,7 @@ class World:
 
     def load(self, name):
         if name not in TABLE:
-            raise ConfigError(f"unknown module {name!r}", hint="did you mean 'tm'?")
+            raise ConfigError(f"no module {name!r}", hint='did you mean "tm"?')
         module = type("Fake", (), {})()
         self.modules[name] = module
         functions = tuple(
