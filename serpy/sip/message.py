@@ -23,10 +23,10 @@ from serpy.sip.via import Via, parse_via
 _NEEDED: Final = 0b1111
 _SINGLE: Final = 0b11111
 _MAX_FORWARDS: Final = 0b10000
-_CONTENT_LENGTH: Final = 0b100000
+CONTENT_LENGTH: Final = 0b100000
 _NOT_PARSED: Final = -1
-_BITS: Final[dict[str, int]] = {
-    "from": 1, "to": 2, "call-id": 4, "cseq": 8, "max-forwards": _MAX_FORWARDS, "content-length": _CONTENT_LENGTH,
+BITS: Final[dict[str, int]] = {
+    "from": 1, "to": 2, "call-id": 4, "cseq": 8, "max-forwards": _MAX_FORWARDS, "content-length": CONTENT_LENGTH,
 }  # fmt: skip
 
 
@@ -151,6 +151,9 @@ class Message:
         self._contacts: list[NameAddr] | None = None
         self._routes: list[NameAddr] | None = None
         self._max_forwards = _NOT_PARSED
+        # Which headers of BITS there are, and which twice; the parser fills them in when it has looked anyway.
+        self.seen = 0
+        self.twice = 0
 
     # -- raw access
 
@@ -334,13 +337,14 @@ class Message:
         stay cached, so the work is not lost.
         """
         names = self.names
-        seen = 0
-        twice = 0
-        for name in names:
-            bit = _BITS.get(name)
-            if bit is not None:
-                twice |= seen & bit
-                seen |= bit
+        seen = self.seen
+        twice = self.twice
+        if not seen:
+            for name in names:
+                bit = BITS.get(name)
+                if bit is not None:
+                    twice |= seen & bit
+                    seen |= bit
         if seen & _NEEDED != _NEEDED or twice & _SINGLE:
             raise _count_error(names)
         try:
@@ -359,9 +363,9 @@ class Message:
         self._check_cseq()
         if seen & _MAX_FORWARDS:
             self.max_forwards  # noqa: B018
-        if twice & _CONTENT_LENGTH and len(set(self.get_all("content-length"))) > 1:
+        if twice & CONTENT_LENGTH and len(set(self.get_all("content-length"))) > 1:
             raise ParseError("more than one Content-Length", header="Content-Length")
-        if seen & _CONTENT_LENGTH:
+        if seen & CONTENT_LENGTH:
             self.content_length  # noqa: B018
 
     def _check_cseq(self) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from serpy.errors import LimitExceededError, ParseError, UnsupportedError
 from serpy.sip.abnf import ascii_lower, is_token, parse_number
 from serpy.sip.limits import HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
-from serpy.sip.message import Message, Request, Response, unfold
+from serpy.sip.message import BITS, CONTENT_LENGTH, Message, Request, Response, unfold
 
 _COMPACT: Final = {
     "a": "accept-contact",
@@ -62,6 +62,14 @@ def _spellings() -> dict[str, str]:
 
 
 _CANONICAL: Final[dict[str, str]] = _spellings()
+_KNOWN: Final[dict[str, tuple[str, int]]] = {spelled: (name, BITS.get(name, 0)) for spelled, name in _CANONICAL.items()}
+
+# Whole header lines that come again: in every message of a call (From, To, Contact) or of a phone (User-Agent, Allow).
+# One look-up finds their name and leaves a hash for the look-ups of the values. Lines that never repeat stay out.
+_LINES_MAX: Final = 4096
+_LINE_CACHED: Final = 128  # characters; with the number above it bounds what strangers can make us keep
+_UNIQUE: Final = frozenset({"via", "call-id", "authorization", "proxy-authorization"})
+_lines: dict[str, tuple[str, int]] = {}
 
 
 def canonical_name(spelled: str) -> str:
@@ -107,21 +115,36 @@ def parse_message(data: bytes) -> Request | Response:
     del lines[0]
     names: list[str] = []
     length_at = -1
+    seen = 0
+    twice = 0
     for at, line in enumerate(lines):
-        spelled = line[: line.find(":")]  # without a colon: all but the last character, which is no known name
-        name = _CANONICAL.get(spelled)
-        if name is None or len(line) > LINE_MAX:
-            if line[0] == " " or line[0] == "\t":  # folded
-                return _parse_slowly(data)
-            name = _unusual_name(line)
-        if name == "content-length":
-            length_at = at
+        known = _lines.get(line)
+        if known is None:
+            known = _KNOWN.get(line[: line.find(":")])  # without a colon: all but the last character, no known name
+            if known is None or len(line) > LINE_MAX:
+                if line[0] == " " or line[0] == "\t":  # folded
+                    return _parse_slowly(data)
+                name = _unusual_name(line)
+                known = (name, BITS.get(name, 0))
+            if len(line) <= _LINE_CACHED and known[0] not in _UNIQUE:
+                if len(_lines) >= _LINES_MAX:
+                    _lines.clear()
+                _lines[line] = known
+        name, bit = known
         names.append(name)
+        if bit:
+            twice |= seen & bit
+            seen |= bit
+            if bit == CONTENT_LENGTH:
+                length_at = at
     body = data[head_end + 4 :]
     if length_at >= 0:
         line = lines[length_at]
         body = _cut_body(body, line[line.find(":") + 1 :])
-    return _build(data, start_line, names, lines, body, [])
+    message = _build(data, start_line, names, lines, body, [])
+    message.seen = seen
+    message.twice = twice
+    return message
 
 
 def _unusual_name(line: str) -> str:
