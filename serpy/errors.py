@@ -98,3 +98,9 @@ class ResourceError(SerpyError):
 
 class BackendError(SerpyError):
     """The database, DNS or another helper failed: the script function is false and the script decides."""
+
+
+class DatabaseDownError(BackendError):
+    """The server cannot be reached or did not answer in time: the same request may succeed later."""
+
+    # It stands here because compiled code knows only the subclasses that are compiled with it.

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from serpy.errors import BackendError, ConfigError
+from serpy.errors import ConfigError
 
 if TYPE_CHECKING:
     from serpy.net.loop import Loop
@@ -24,10 +24,6 @@ Row = tuple[Value, ...]
 Operation = tuple[str, str, Mapping[str, Value]]
 """(kind, table, values). *kind*: "insert"; "upsert" (on the table's key, see ``schema.key_of``); "delete" (values are
 column = value conditions, all must hold; an empty mapping is refused)."""
-
-
-class DatabaseDownError(BackendError):
-    """The server cannot be reached or did not answer in time: the same request may succeed later."""
 
 
 class Database(Protocol):

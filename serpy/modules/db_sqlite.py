@@ -16,9 +16,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from serpy.db.interface import DatabaseDownError, Operation, Row, Value, parse_url
+from serpy.db.interface import Operation, Row, Value, parse_url
 from serpy.db.sql import Dialect, row_of, storable
-from serpy.errors import BackendError
+from serpy.errors import BackendError, DatabaseDownError
 from serpy.script.exports import Exports, Param
 
 if TYPE_CHECKING:

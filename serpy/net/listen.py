@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRANSPORTS: Final = ("udp", "tcp", "tls", "sctp", "ws", "wss")
-RECEIVE_BUFFER: Final = 1048576  # holds what comes while a killed receiver is replaced; more would only be answered late
+RECEIVE_BUFFER: Final = 1048576  # holds what comes while a killed receiver is replaced
 SIOCGIFADDR: Final = 0x8915
 IPV6_LINK_SCOPE: Final = "20"
 SO_RCVBUFFORCE: Final = 33

@@ -17,9 +17,9 @@ from typing import Final
 
 from serpy.db.backlog import Backlog
 from serpy.db.frames import Ack, Request, decode_batch, decode_request, encode_acks
-from serpy.db.interface import Database, DatabaseDownError, Operation, Value
+from serpy.db.interface import Database, Operation, Value
 from serpy.db.schema import TABLES, table_of
-from serpy.errors import BackendError, SerpyError
+from serpy.errors import BackendError, DatabaseDownError, SerpyError
 
 log = logging.getLogger(__name__)
 

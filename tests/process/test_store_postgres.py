@@ -9,8 +9,7 @@ import psycopg2
 import pytest
 
 from serpy.db import schema
-from serpy.db.interface import DatabaseDownError
-from serpy.errors import BackendError
+from serpy.errors import BackendError, DatabaseDownError
 from serpy.modules.db_postgres import PostgresModule, exports
 from serpy.modules.db_postgres.statements import array_of, translated
 from serpy.net.loop import Loop

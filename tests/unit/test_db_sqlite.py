@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from serpy.db import schema
-from serpy.db.interface import DatabaseDownError, parse_url
-from serpy.errors import BackendError, ConfigError, UsageError
+from serpy.db.interface import parse_url
+from serpy.errors import BackendError, ConfigError, DatabaseDownError, UsageError
 from serpy.modules.db_sqlite import SqliteModule, exports
 
 

@@ -7,9 +7,8 @@ import pytest
 from serpy.db import schema, writer
 from serpy.db.backlog import Backlog
 from serpy.db.frames import decode_acks, decode_request, encode_batch, encode_request
-from serpy.db.interface import DatabaseDownError
 from serpy.db.writer import StoreClient
-from serpy.errors import BackendError, UsageError
+from serpy.errors import BackendError, DatabaseDownError, UsageError
 from serpy.modules.db_sqlite import SqliteModule
 from serpy.net.loop import Loop
 from serpy.workers.store_core import JOURNAL, REFUSE, StoreCore, coalesced

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg2
 
-from serpy.db.interface import DatabaseDownError, DatabaseUrl, Operation, Row, Value
+from serpy.db.interface import DatabaseUrl, Operation, Row, Value
 from serpy.db.sql import storable
-from serpy.errors import BackendError
+from serpy.errors import BackendError, DatabaseDownError
 from serpy.modules.db_postgres.link import DeadlineError, Link, LostError, connect, limit_prepared, prepare, run
 from serpy.modules.db_postgres.statements import (
     POSTGRES,

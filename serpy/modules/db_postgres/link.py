@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import psycopg2
 import psycopg2.extensions
 
-from serpy.db.interface import DatabaseDownError, DatabaseUrl, Row, Value
-from serpy.errors import BackendError
+from serpy.db.interface import DatabaseUrl, Row, Value
+from serpy.errors import BackendError, DatabaseDownError
 
 if TYPE_CHECKING:
     from serpy.net.loop import Loop
