@@ -24,6 +24,7 @@ DOMAIN_FLAGS = schema.LOAD_SER | schema.FOR_SERWEB
 URI_FLAGS = DOMAIN_FLAGS | schema.IS_TO | schema.IS_FROM
 STRING = 2
 INTEGER = 0
+IMPORT_CHUNK = 500  # users; far less work than the database's deadline allows
 
 
 class UserUri(NamedTuple):
@@ -43,6 +44,7 @@ class Provision:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._remembered: dict[object, list[Row]] | None = None  # rows about domains, during an import
 
     # ------------------------------------------------------------------------------------------------ domains
 
@@ -144,19 +146,29 @@ class Provision:
         return uid
 
     def user_import(self, lines: Sequence[str]) -> int:
-        """Make many users in one transaction; each line is ``user@domain password``. Return how many."""
-        operations: list[Operation] = []
-        count = 0
+        """Make many users; each line is ``user@domain password``. Return how many.
+
+        Raises UsageError before anything is written when a line cannot be used. IMPORT_CHUNK users are one transaction.
+        """
+        users: list[list[Operation]] = []
+        self._remembered = {}  # the lines name few domains
+        seen: set[str] = set()
         for number, line in enumerate(lines, 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
             if len(words) != 2:
                 raise UsageError(f"line {number} is not 'user@domain password': {line.strip()[:60]}")
-            operations += self._user_operations(words[0], words[1], keep_clear=False)[0]
-            count += 1
-        self.database.write(operations)
-        return count
+            operations, uid = self._user_operations(words[0], words[1], keep_clear=False)
+            if uid in seen:
+                raise UsageError(f"line {number}: the user is there twice: {uid}")
+            seen.add(uid)
+            users.append(operations)
+        for at in range(0, len(users), IMPORT_CHUNK):
+            chunk = [operation for operations in users[at : at + IMPORT_CHUNK] for operation in operations]
+            self.database.write(sorted(chunk, key=_table_of))  # neighbours of one table are one statement
+        self._remembered = None
+        return len(users)
 
     def _user_operations(self, text: str, password: str, *, keep_clear: bool) -> tuple[list[Operation], str]:
         if not password:
@@ -292,7 +304,13 @@ class Provision:
     # ------------------------------------------------------------------------------------------------ parts
 
     def _rows(self, table: str, columns: Sequence[str], where: dict[str, Value], order: str = "") -> list[Row]:
-        return self.database.select(table, columns, where, order=order)
+        if self._remembered is None or not table.startswith("domain"):
+            return self.database.select(table, columns, where, order=order)
+        question = (table, columns, *where.items())
+        rows = self._remembered.get(question)
+        if rows is None:
+            rows = self._remembered[question] = self.database.select(table, columns, where, order=order)
+        return rows
 
     def _touched(self) -> list[Operation]:
         """Tell the scripts that poll ``domain_data_version`` that domains have changed."""
@@ -302,6 +320,10 @@ class Provision:
             ("insert", "global_attrs",
              {"name": "domain_data_version", "type": INTEGER, "value": now, "flags": DOMAIN_FLAGS}),
         ]  # fmt: skip
+
+
+def _table_of(operation: Operation) -> str:
+    return operation[1]
 
 
 def _host(text: str) -> str:
