@@ -143,10 +143,11 @@ def at_rest(server: Running, report: Report, load: RegisterLoad, calls: CallLoad
     report.line("table locks held", str(held), good=held == 0)
     current = wait_until_zero(lambda: rpc(server, "tm.stats")["current"], 45)
     report.line("transactions left", str(current), good=current == 0)
-    lost = [
-        line for line in server.log.read_text(errors="replace").splitlines() if "Traceback" in line or "bug in" in line
-    ]
-    report.line("tracebacks in the log", str(len(lost)), good=not lost)
+    log = server.log.read_text(errors="replace").splitlines()
+    bugs = [number for number, line in enumerate(log) if "Traceback" in line or "bug in" in line]
+    report.line("tracebacks in the log", str(len(bugs)), good=not bugs)
+    if bugs:
+        print("\n".join(f"    {line[:200]}" for line in log[max(0, bugs[0] - 2) : bugs[0] + 30]))
 
 
 def wait_until_zero(what, patience: float) -> int:
