@@ -69,7 +69,13 @@ if [ "$what" = all ] || [ "$what" = pure ]; then
   # atheris has no build for every Python and is no dependency: without it the fuzzer makes random damage
   "$pure/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: atheris >/dev/null 2>&1 ||
     echo "atheris does not install on this Python: random damage"
-  "$pure/bin/python" bench/fuzz_parser.py --seconds "$fuzz_seconds"
+  fuzz_log=$(mktemp)
+  "$pure/bin/python" bench/fuzz_parser.py --seconds "$fuzz_seconds" >"$fuzz_log" 2>&1 || {
+    cat "$fuzz_log" >&2
+    exit 1
+  }
+  tail -n 1 "$fuzz_log"
+  rm -f "$fuzz_log"
 fi
 if [ "$what" = all ] || [ "$what" = compiled ]; then
   step "install, compiled"
