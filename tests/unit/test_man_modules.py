@@ -4,6 +4,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
+from serpy.modules import auth
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -16,6 +20,7 @@ def generator():
     return module
 
 
+@pytest.mark.skipif(not auth.__file__.endswith(".py"), reason="compiled modules carry no docstrings to write from")
 def test_the_page_is_up_to_date():
     found = generator()
     assert found.PAGE.read_text(encoding="utf-8") == found.page(), "run: python man/generate.py"

@@ -49,7 +49,7 @@ def lookup(exports, name, track="$fd", ctx=None):
 def test_domains_are_found_by_name(identity, mode, name, result):
     exports = load(identity, db_mode=mode)
     assert lookup(exports, name)[0] == result
-    assert function(exports, "is_local")(None, name) == result
+    assert function(exports, "is_local")(context(request_text()), name) == result
 
 
 def test_a_lookup_replaces_the_whole_domain_list_of_its_track(identity):
