@@ -24,13 +24,14 @@ from serpy.loader import open_database
 from serpy.modules.usrloc import storage
 from serpy.shm.record import Binding
 
+CHUNK = 50_000  # rows per statement: the driver limits how long one may take
 FILL = """insert into location ({columns})
 {series} select replace(uid, '00000000', {number}), replace(contact, '00000000', {number}),
-replace(aor, '00000000', {number}), {rest} from location, series"""
+replace(aor, '00000000', {number}), {rest} from location, series where uid = '00000000'"""
 SERIES = {
-    "sqlite": ("with recursive series(n) as (select 1 union all select n + 1 from series where n < {last})",
+    "sqlite": ("with recursive series(n) as (select {first} union all select n + 1 from series where n < {last})",
                "printf('%08d', n)"),
-    "postgres": ("with series as (select generate_series(1, {last}) as n)", "lpad(n::text, 8, '0')"),
+    "postgres": ("with series as (select generate_series({first}, {last}) as n)", "lpad(n::text, 8, '0')"),
 }  # fmt: skip
 
 
@@ -45,12 +46,10 @@ def fill(url: str, kind: str, count: int) -> None:
     database.write([storage.upsert("location", first)])
     series, number = SERIES[kind]
     columns = storage.COLUMNS
-    text = FILL.format(
-        columns=", ".join(columns), rest=", ".join(columns[3:]), number=number, series=series.format(last=count - 1)
-    )
-    if kind == "sqlite":  # the series comes before the select, not before the insert's column list
-        text = text.replace("\nwith", " with")
-    database.execute(text)
+    for start in range(1, count, CHUNK):
+        values = series.format(first=start, last=min(count, start + CHUNK) - 1)
+        text = FILL.format(columns=", ".join(columns), rest=", ".join(columns[3:]), number=number, series=values)
+        database.execute(text)
     database.close()
 
 

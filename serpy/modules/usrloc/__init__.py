@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PRELOAD_BUDGET_S: Final = 0.7  # of each second, until everything is loaded
+_PRELOAD_BUDGET_S: Final = 0.85  # of each second, until everything is loaded
 _LEAVE: Final = 8  # this part of the free shared memory is left for others
 _LEAVE_MIN: Final = 512 * 1024
 
