@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import serpy.modules
 from serpy.api import Server
 from serpy.config import KINDS, Settings, Variables
+from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of
@@ -72,7 +73,9 @@ def load(
     server.open_database = _Databases(server, check_only=check_only).open
     _lend(server)
     _make_shared(server, environment)
-    if check_only:
+    if not check_only:
+        _require_files(server)
+    else:
         logging.disable(logging.WARNING)  # that no database can be asked is no news here
     try:
         _initialise(server)
@@ -168,6 +171,17 @@ def _make_shared(server: Server, environment: Environment) -> None:
     variables.place(server.segment, server.counters)
     server.variables = variables
     HOOKS.cfg_get = variables.get
+
+
+def _require_files(server: Server) -> None:
+    """A database server that is down comes back; a file that is missing does not. Raises ConfigError."""
+    for exports in server.exports.values():
+        url = getattr(exports.module, "db_url", "")
+        if isinstance(url, str) and url.startswith("sqlite:") and not Path(parse_url(url).path).is_file():
+            raise ConfigError(
+                f"there is no database {parse_url(url).path}",
+                hint="make it with the same options: serpyctl -f FILE -A DB_URL=… db create",
+            )
 
 
 def _initialise(server: Server) -> None:

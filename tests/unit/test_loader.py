@@ -72,3 +72,13 @@ def test_the_database_of_a_file_is_that_of_its_location_table(write):
         'loadmodule "sl"\nloadmodule "usrloc"\nmodparam("usrloc", "db_url", DB_URL)\nroute { sl_reply("200", "OK"); }\n'
     )
     assert database_url(path, {"DB_URL": "sqlite:////x/y.db"}) == "sqlite:////x/y.db"
+
+
+def test_missing_sqlite_file_is_refused_with_what_to_do(tmp_path):
+    script = tmp_path / "x.conf"
+    script.write_text(
+        f'loadmodule "uri_db"\nmodparam("uri_db", "db_url", "sqlite:///{tmp_path}/none.db")\nroute {{ exit; }}\n'
+    )
+    with pytest.raises(ConfigError, match="there is no database") as caught:
+        load(str(script), {})
+    assert "db create" in caught.value.hint
