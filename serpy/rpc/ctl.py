@@ -208,6 +208,10 @@ def _usrloc_show(ctl: Ctl) -> None:
             rows = []
     else:
         rows = ctl.provision.contacts(uid)
+    if not ctl.options.json and isinstance(rows, list):
+        for row in rows:
+            if row.get("q", 0) in (-1, ""):
+                row["q"] = ""  # no preference given
     if ctl.options.contact and isinstance(rows, list):
         rows = [row for row in rows if row.get("contact") == ctl.options.contact]
     ctl.show(rows, "no contacts are registered")
