@@ -1,7 +1,7 @@
 #!/bin/sh
 # Print the interpreter that serpy is built and run with; Makefile and tests/run.sh both ask here.
 # PYTHON set: that one. Else Debian's /usr/bin/python3 when it can do the job, because it is built with PGO and LTO and
-# is about 1.5 times as fast as one that was built at home. Else python3 from PATH. Status 1: there is none.
+# is profile-guided and faster than most built at home. Else python3 from PATH. Status 1: there is none.
 set -u
 
 usable() { # program: Python 3.11 or later that can make virtual environments and compile extensions
