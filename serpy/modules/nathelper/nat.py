@@ -1,0 +1,206 @@
+"""Phones behind NATs: tell them by what they write, and put the address they really have where others need it.
+
+``nat_uac_test`` compares what a message says with where it came from. ``fix_nated_contact`` writes the source address
+into Contact, so that requests inside the dialog arrive; ``fix_nated_register`` adds it as a parameter, so that the
+registrar keeps both. Host names are never resolved. A ``maddr`` in Contact would win over the address beside it: it
+is tested like the host, and goes when the address is replaced.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §18.2.1, §19.1.1, 3581, 5626.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.api import FALSE, TRUE, Context, ParseError
+from serpy.modules.nathelper.addresses import is_private, is_same_address
+from serpy.sip.flow import Flow
+from serpy.sip.message import Message
+from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
+from serpy.sip.uri import Uri
+
+NAME: Final = "nathelper"
+
+CONTACT_PRIVATE: Final = 1
+VIA_ADDRESS: Final = 2
+VIA_PRIVATE: Final = 4
+SDP_PRIVATE: Final = 8
+VIA_PORT: Final = 16
+CONTACT_PORT: Final = 32
+_ALL_TESTS: Final = 63
+_ON_VIA: Final = VIA_ADDRESS | VIA_PRIVATE | VIA_PORT
+_ON_CONTACT: Final = CONTACT_PRIVATE | CONTACT_PORT
+_RECEIVED: Final = "received"
+
+
+class Nat:
+    """The script functions; nothing to configure."""
+
+    def nat_uac_test(self, ctx: Context, tests: int) -> int:
+        """True when one of *tests* (a sum of bits) holds: 1 Contact has a private address, 2 the source address is not
+        that of the top Via, 4 Via has a private one, 8 the session description has one, 16 the source port is not
+        that of Via, 32 nor that of Contact. In a reply the tests of Via are false: the top one is our own.
+        """
+        if tests & _ON_VIA and ctx.response is None and _via_tells(ctx, tests):
+            return TRUE
+        if tests & _ON_CONTACT and _contact_tells(ctx, tests):
+            return TRUE
+        if tests & SDP_PRIVATE and has_private_media(ctx.message.body):
+            return TRUE
+        return FALSE
+
+    def fix_nated_contact(self, ctx: Context) -> int:
+        """Replace host and port of the first Contact by the source of the message. False without one, and when it has
+        been done already. The parsed Contact changes, too.
+        """
+        message = ctx.message
+        if ctx.notes.get(NAME) is message:
+            return FALSE
+        try:
+            contacts = message.contacts
+            if not contacts or not contacts[0].uri.is_sip:
+                return FALSE
+        except ParseError:
+            return FALSE
+        old = contacts[0]
+        fixed = NameAddr(old.display, source_contact(old.uri, ctx.flow), old.params)
+        index = message.find("contact")
+        ctx.edits.replace(index, _with_uri(_current(ctx, index), old, fixed))
+        contacts[0] = fixed
+        ctx.notes[NAME] = message
+        return TRUE
+
+    def fix_nated_register(self, ctx: Context) -> int:
+        """Add ``;received="sip:source;dstip=…;dstport=…"`` to every Contact, in place of one that a phone wrote there.
+        The parsed Contacts stay as they are. True also without Contact (a query); false for a malformed one.
+        """
+        message = ctx.message
+        try:
+            for index in message.indexes("contact"):
+                line = _current(ctx, index)
+                colon = line.find(":")
+                values = [_with_received(value, ctx.flow) for value in split_commas(_unfolded(line[colon + 1 :]))]
+                ctx.edits.replace(index, f"{line[:colon]}: {', '.join(values)}")
+        except ParseError:
+            return FALSE
+        return TRUE
+
+    def rewritten_contact(self, ctx: Context, number: int) -> str | None:
+        """Contact value *number* (from 1) with the source address; None when there is no such SIP contact."""
+        try:
+            contacts = ctx.message.contacts
+            if not 0 < number <= len(contacts) or not contacts[number - 1].uri.is_sip:
+                return None
+            old = contacts[number - 1]
+            return str(NameAddr(old.display, source_contact(old.uri, ctx.flow), old.params))
+        except ParseError:
+            return None
+
+
+def check_tests(tests: int) -> str:
+    """An error text when *tests* has unknown bits."""
+    return "" if 0 < tests <= _ALL_TESTS else f"the tests are a sum of 1, 2, 4, 8, 16 and 32, not {tests}"
+
+
+def _via_tells(ctx: Context, tests: int) -> bool:
+    via = ctx.message.via
+    flow = ctx.flow
+    if tests & VIA_PORT and flow.port != (via.port or 5060):
+        return True
+    if tests & VIA_ADDRESS and not is_same_address(via.host, flow.host):
+        return True
+    return tests & VIA_PRIVATE != 0 and is_private(via.host)
+
+
+def _contact_tells(ctx: Context, tests: int) -> bool:
+    try:
+        contacts = ctx.message.contacts
+        if not contacts:
+            return False
+        uri = contacts[0].uri
+    except ParseError:
+        return False
+    if not uri.is_sip:
+        return False
+    if tests & CONTACT_PRIVATE:
+        if is_private(uri.host):
+            return True
+        maddr = uri.param("maddr")
+        if maddr and is_private(maddr):
+            return True
+    if tests & CONTACT_PORT:
+        default = 5061 if uri.scheme == "sips" or uri.transport == "tls" else 5060
+        return ctx.flow.port != (uri.port or default)
+    return False
+
+
+def has_private_media(body: bytes) -> bool:
+    """True when a ``c=`` line of *body* names a private address."""
+    at = body.find(b"c=IN IP")
+    while at >= 0:
+        if at == 0 or body[at - 1] in b"\r\n":
+            end = body.find(b"\n", at)
+            line = body[at + 8 : end if end >= 0 else len(body)]  # behind "c=IN IP4"
+            host = line.strip(b" \t\r").partition(b"/")[0]  # a multicast address has its TTL behind a slash
+            if is_private(host.decode("ascii", "replace")):
+                return True
+        at = body.find(b"c=IN IP", at + 7)
+    return False
+
+
+def host_port(host: str, port: int) -> str:
+    """``host:port`` with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def source_contact(uri: Uri, flow: Flow) -> str:
+    """*uri* with the address the message came from."""
+    host = f"[{flow.host}]" if ":" in flow.host else flow.host
+    return uri.without_param("maddr").replaced(host=host, port=flow.port).text
+
+
+def received_uri(flow: Flow) -> str:
+    """Where a message came from and where it arrived, as the registrar keeps it."""
+    listener = flow.listener
+    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
+    host = f"[{listener.host}]" if listener.ipv6 else listener.host
+    return f"sip:{host_port(flow.host, flow.port)}{transport};dstip={host};dstport={listener.port}"
+
+
+def _current(ctx: Context, index: int) -> str:
+    """Header line *index* as it would leave now."""
+    message: Message = ctx.message
+    replaced = ctx.edits.replaced
+    line = message.lines[index]
+    return line if replaced is None else replaced.get(index, line)
+
+
+def _unfolded(text: str) -> str:
+    return " ".join([part.strip(" \t\r") for part in text.split("\n")]) if "\n" in text else text
+
+
+def _with_uri(line: str, old: NameAddr, fixed: NameAddr) -> str:
+    """*line* with the URI of its first value replaced; everything else stays as it was written."""
+    at = line.find(":") + 1
+    if old.display:
+        display = line.find(old.display, at)
+        if display >= 0:
+            at = display + len(old.display)
+    found = line.find(old.uri_text, at)
+    if found >= 0:
+        return line[:found] + fixed.uri_text + line[found + len(old.uri_text) :]
+    values = split_commas(_unfolded(line[line.find(":") + 1 :]))  # changed by the script meanwhile
+    return f"{line[: line.find(':')]}: {', '.join([str(fixed), *values[1:]])}"
+
+
+def _with_received(value: str, flow: Flow) -> str:
+    """Contact *value* with the parameter; ``*`` as it is."""
+    if value == "*":
+        return value
+    contact = parse_nameaddr(value)
+    if _RECEIVED in contact.params:
+        # Only we know where the packet came from: a phone could send our calls to anybody.
+        params = {name: text for name, text in contact.params.items() if name != _RECEIVED}
+        head = f"{contact.display} <{contact.uri_text}>" if contact.display else f"<{contact.uri_text}>"
+        value = head + render_params(params)
+    return f'{value.rstrip("; ")};{_RECEIVED}="{received_uri(flow)}"'
