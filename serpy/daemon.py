@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings, defines = _settings_of(options)
         server = load(options.file, defines, settings, run_dir=options.run_dir, check_only=options.check)
+        for warning in getattr(server.program, "warnings", ()):
+            log.warning("%s", warning)
         if options.check:
             print("config file ok, exiting", file=sys.stderr)
             return 0

@@ -1,7 +1,7 @@
 """Further RPC sockets for sercmd and kamcmd (BINRPC) and for Prometheus; the run directory's socket is always there.
 
 Without ``binrpc`` nothing else is opened: SER's default in /tmp would be the same file for every server of a machine, and
-kamcmd and sercmd work with ``-s unixs:RUN_DIR/ctl`` as well. There is no fifo.
+kamcmd and sercmd work with ``-s unixs:RUN_DIR/ctl`` as well. ``fifo`` is taken from old files and ignored.
 
 Runs in: the master while loading; the sockets belong to ctl. Locks: none.
 """
@@ -9,10 +9,13 @@ Runs in: the master while loading; the sockets belong to ctl. Locks: none.
 from __future__ import annotations
 
 import grp
+import logging
 import pwd
 
 from serpy.api import ConfigError, Exports, Param, Server
 from serpy.rpc.listen import RpcSettings, parse_address
+
+log = logging.getLogger(__name__)
 
 _DIGITS = frozenset("0123456789")
 
@@ -23,6 +26,7 @@ class Ctl:
     def __init__(self) -> None:
         self.binrpc: list[str] = []
         self.metrics: list[str] = []
+        self.fifo: list[str] = []
         self.mode: int | str = 0o600
         self.user: int | str = ""
         self.group: int | str = ""
@@ -36,6 +40,8 @@ class Ctl:
         settings.uid = _owner(self.user, "user")
         settings.gid = _owner(self.group, "group")
         server.provide(RpcSettings, settings)
+        if self.fifo:
+            log.info("ctl: there is no fifo; %s is not made, binrpc and serpyctl do the same", self.fifo[0])
 
 
 def _mode(value: int | str) -> int:
@@ -68,6 +74,7 @@ def exports() -> Exports:
         params=(
             Param("binrpc", "str", "", "address to listen on: unixs:PATH unixd:PATH udp:HOST:PORT tcp:…", repeat=True),
             Param("metrics", "str", "", "address for GET /metrics: tcp:127.0.0.1:9100 or unixs:PATH", repeat=True),
+            Param("fifo", "str", "", "ignored: the text protocol of SER 0.9; binrpc does the same", repeat=True),
             Param("mode", "int", 0o600, "permissions of the unix sockets"),
             Param("user", "str", "", "owner of the unix sockets"),
             Param("group", "str", "", "group of the unix sockets"),

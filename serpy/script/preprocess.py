@@ -93,9 +93,17 @@ class Preprocessor:
             else:
                 self._emit(token, result, 0)
         for position, _ in self._conditionals:
-            self.faults.add(position, "this conditional is never closed", "add the missing #!endif")
+            self._never_closed(position, result)
         self._conditionals = outer
         self._includes.pop()
+
+    def _never_closed(self, position: Position, result: list[Tok]) -> None:
+        """An error, unless the main route is complete by then: SER's published file forgets its last #!endif."""
+        for index in range(len(result) - 1):
+            if str(result[index]) in ("route", "request_route") and str(result[index + 1]) == "{":
+                self.faults.warn(position, "this conditional is never closed: it ends with the file")
+                return
+        self.faults.add(position, "this conditional is never closed", "add the missing #!endif")
 
     def _emit(self, token: Tok, result: list[Tok], depth: int) -> None:
         kind = token.type
