@@ -31,6 +31,7 @@ from serpy.script.context import Context, Target
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.transaction.user import Outcome
 
 if TYPE_CHECKING:
     from serpy.config import Settings, Variables
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
     "CredentialsService", "DomainService", "Exports", "Flow", "Function", "LimitExceededError", "Listener",
-    "LocationService", "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
+    "LocationService", "Outcome", "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
     "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target", "TransactionService",
     "TransportError", "UnsupportedError", "UsageError",
 ]  # fmt: skip
@@ -122,6 +123,9 @@ class Hooks:
         self.post_script: list[Callable[[Context], None]] = []  # after the main route, always
         self.pre_reply: list[Callable[[Context], bool]] = []  # responses, before the onreply route
         self.on_tick: list[Callable[[float, float], None]] = []  # timer process, once a second: (now, wall_now)
+        self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
+        self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream
+        self.on_failed: list[Outcome] = []  # all its branches have failed; before the failure route
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 
 

@@ -96,6 +96,9 @@ class Pipeline:
             server.find(TransactionSettings) or TransactionSettings(), self.send, cookie, self.replies.tag, now
         )
         self.layer.user = server.find(TransactionUser) or TransactionUser()
+        self.layer.watched_flags = server.hooks.watched_flags
+        self.layer.on_answer = server.hooks.on_answer
+        self.layer.on_failed = server.hooks.on_failed
         server.provide(StatelessReplies, self.replies)
         server.provide(Forwarder, self.forwarder)
         server.provide(TransactionLayer, self.layer)

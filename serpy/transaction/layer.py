@@ -132,13 +132,13 @@ class TransactionLayer(Upstream):
             branch.status = status
             # RFC 4320 §4.1: no provisional but 100 may answer a non-INVITE, and 100 is hop by hop.
             if status != 100 and server.is_invite and server.status < 200:
-                self._relay_response(server, response, edits, now)
+                self._relay_response(branch, response, edits, now)
             return
         if status < 300:
             branch.status = status
             branch.response = None
             if server.is_invite or server.status < 200:
-                self._relay_response(server, response, edits, now)
+                self._relay_response(branch, response, edits, now)
                 self.cancel_branches(server, now)
             return
         branch.status = status
@@ -148,13 +148,14 @@ class TransactionLayer(Upstream):
             self.cancel_branches(server, now)
         self.conclude(server, now)
 
-    def _relay_response(self, server: ServerTransaction, response: Response, edits: Edits, now: float) -> None:
+    def _relay_response(self, branch: ClientTransaction, response: Response, edits: Edits, now: float) -> None:
+        server = branch.server
         if server.replicated:
             if response.status >= 200:
                 self.end_silently(server, now)
             return
         self.relayed_replies += 1
-        self._answer(server, response.status, build_forwarded_response(response, edits), now)
+        self._answer(server, response.status, build_forwarded_response(response, edits), now, branch, response)
 
     def conclude(self, server: ServerTransaction, now: float) -> None:
         """When all branches are final and none was 2xx: failure route, then the best answer upstream."""
@@ -166,6 +167,8 @@ class TransactionLayer(Upstream):
             if winner is None or ctx is None:
                 self.reply(server, self.settings.default_code, self.settings.default_reason, now)
                 return
+            if server.watched_at:
+                self.report(self.on_failed, server, winner.status, winner, winner.response)
             if not ctx.on_failure:
                 self._send_best(server, winner, now)
                 return
@@ -206,7 +209,7 @@ class TransactionLayer(Upstream):
                 edits = edits.copy()
                 for line in lines:
                     edits.append(line)
-        self._relay_response(server, response, edits, now)
+        self._relay_response(winner, response, edits, now)
 
     # --- cancelling
 

@@ -11,7 +11,7 @@ from typing import Final
 from serpy.errors import TransportError
 from serpy.script.context import Context
 from serpy.sip.flow import Flow, Outgoing
-from serpy.sip.message import Request
+from serpy.sip.message import Request, Response
 from serpy.sip.status import reason_phrase
 from serpy.sip.writer import build_reply
 from serpy.transaction import states
@@ -22,7 +22,7 @@ from serpy.transaction.response_context import all_final
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.timers import TimerWheel
-from serpy.transaction.user import TransactionUser
+from serpy.transaction.user import Outcome, TransactionUser
 
 # What match_request found.
 NEW: Final = 0
@@ -41,6 +41,9 @@ class Upstream:
         self.cookie: Final = cookie
         self.make_tag: Final = make_tag
         self.user: TransactionUser = TransactionUser()
+        self.watched_flags = 0  # requests with one of these flags are reported to on_answer and on_failed
+        self.on_answer: list[Outcome] = []  # a final answer, or 183, has gone upstream
+        self.on_failed: list[Outcome] = []  # every branch has failed, before the failure route
         self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.servers: dict[str, ServerTransaction] = {}
         self.clients: dict[str, ClientTransaction] = {}
@@ -91,6 +94,8 @@ class Upstream:
         server.to_tag = ""
         self.servers[server.key] = server
         ctx.transaction = server
+        if ctx.flags & self.watched_flags:
+            server.watched_at = ctx.wall_now
         self.created += 1
         if server.is_invite:
             limit = self.settings.max_inv_lifetime_s
@@ -152,6 +157,8 @@ class Upstream:
         server.status = 408
         server.last_reply = b""
         self._apply_server(server, states.START_WAIT, now)
+        if server.watched_at and not server.replicated:
+            self.report(self.on_answer, server, 408, None, None)
 
     def retransmit_reply(self, server: ServerTransaction) -> bool:
         """Send the last answer again; False when there is none."""
@@ -160,7 +167,10 @@ class Upstream:
         self._send(server.last_reply, server.flow)
         return True
 
-    def _answer(self, server: ServerTransaction, status: int, data: bytes, now: float) -> None:
+    def _answer(
+        self, server: ServerTransaction, status: int, data: bytes, now: float,
+        branch: ClientTransaction | None = None, response: Response | None = None,
+    ) -> None:  # fmt: skip
         if status < 200:
             event = states.SEND_1XX
         elif status < 300:
@@ -179,9 +189,24 @@ class Upstream:
             if ctx is not None:
                 ctx.final_sent = True
             self.finals[status // 100] += 1
-            self.user.on_final(server, status)
+            if server.watched_at:
+                self.report(self.on_answer, server, status, branch, response)
             if not server.is_invite:
                 self._let_go(server)
+        elif status == 183 and server.watched_at:
+            self.report(self.on_answer, server, status, branch, response)
+
+    def report(
+        self, watchers: list[Outcome], server: ServerTransaction, status: int,
+        branch: ClientTransaction | None, response: Response | None,
+    ) -> None:  # fmt: skip
+        """Tell *watchers* how the request of *server* ended. *branch*: whose answer it was, None for one of our own."""
+        ctx = server.ctx
+        if ctx is not None:
+            to_tag = server.to_tag if response is None else response.to_tag
+            uri = ctx.request_uri if branch is None else branch.request_uri
+            for watcher in watchers:
+                watcher(ctx, server.watched_at, status, response, to_tag, uri)
 
     def _let_go(self, server: ServerTransaction) -> None:
         """Forget what a finished non-INVITE cannot need any more: only ``last_reply`` is left to repeat."""

@@ -5,6 +5,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §5 (transaction user).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from serpy.script.context import Context
@@ -12,6 +13,9 @@ from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
 from serpy.transaction.client import NO_EDITS, ClientTransaction
 from serpy.transaction.server import ServerTransaction
+
+Outcome = Callable[[Context, float, int, Response | None, str, str], None]
+"""(context of the request, its Unix time, status, the response or None for our own answer, To tag, URI it was sent to)."""
 
 
 class TransactionUser:
@@ -32,6 +36,3 @@ class TransactionUser:
 
     def on_failure(self, server: ServerTransaction, winner: ClientTransaction, now: float) -> None:
         """Run the armed failure route. It may reply or add branches."""
-
-    def on_final(self, server: ServerTransaction, status: int) -> None:
-        """A final answer has gone upstream."""

@@ -228,7 +228,11 @@ class Tm:
         # §9.2: the answer carries the To tag of what the INVITE is answered with. It needs no transaction of its
         # own: a repeated CANCEL finds the INVITE again and gets the same answer.
         assert self.server is not None
-        self.server.bind(StatelessReplies).reply(ctx, 200, "canceling")
+        replies = self.server.bind(StatelessReplies)
+        replies.reply(ctx, 200, "canceling")
+        if ctx.flags & layer.watched_flags and not invite.cancelled:
+            for watcher in layer.on_answer:
+                watcher(ctx, ctx.wall_now, 200, None, request.to_tag or replies.tag(request), ctx.request_uri)
         layer.cancel_request(invite, ctx.now)
         return True
 
