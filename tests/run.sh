@@ -19,6 +19,8 @@ need() { # package, test command…: the package is missing when the command fai
 # ---- Debian packages: root installs what is missing, anybody else is told -----------------------------------------
 need sip-tester command -v sipp
 need sipsak command -v sipsak
+need iproute2 command -v ip
+need nftables command -v nft
 need gcc command -v cc
 need postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
 if [ -z "${PYTHON:-}" ]; then
