@@ -11,6 +11,10 @@ from __future__ import annotations
 from typing import Final
 
 MESSAGE_MAX: Final = 65535  # bytes; what one UDP datagram can carry
+STREAM_HEAD_MAX: Final = 32768  # bytes of start line and headers on a connection; what follows is the body
+STREAM_QUEUE_MAX: Final = 4 * 1024 * 1024  # bytes that wait for the reader of one connection
+STREAM_MESSAGE_S: Final = 10.0  # seconds from the first byte of a message on a connection to its last
+STREAM_ALIASES_MAX: Final = 8  # addresses that one connection may lead to besides its own
 HEADERS_MAX: Final = 256  # header lines of one message
 LINE_MAX: Final = 16384  # characters of one (unfolded) header line; RFC 4475 longreq has one of 1.2 kB
 NAME_MAX: Final = 128  # characters of a header name
@@ -27,3 +31,5 @@ EXPIRES_MAX: Final = 2**32 - 1  # RFC 3261 §20.19
 DIGITS_MAX: Final = 18  # longer runs of digits are never given to int()
 PORT_MAX: Final = 65535
 KEEPALIVE_MAX: Final = 10  # bytes; longer runs of white space are not keep-alives
+SDP_MEDIA_MAX: Final = 32  # m= lines of one body; each costs a question to the media proxy
+BODY_PARTS_MAX: Final = 32  # parts of a multipart body that are looked at
