@@ -73,6 +73,8 @@ class ExpressionCoder:
             )
         if isinstance(node, tree.Address):
             return repr(node.value), "str"
+        if isinstance(node, tree.Endpoint):
+            return repr(_endpoint_text(node)), "str"
         if isinstance(node, tree.Word):
             return self._word(node)
         if isinstance(node, tree.Unary):
@@ -439,12 +441,11 @@ class ExpressionCoder:
 
     def _arguments(self, node: tree.Call, function: Function) -> list[str]:
         codes: list[str] = []
-        for argument, kind in zip(node.arguments, function.args, strict=False):
+        for place, (argument, kind) in enumerate(zip(node.arguments, function.args, strict=False)):
             try:
-                codes.append(code_argument(self, argument, kind, function))
+                codes.append(code_argument(self, argument, kind, function, place))
             except BadArgumentError as error:
-                place = node.arguments.index(argument) + 1
-                self.fault(argument.position, f"argument {place} of {node.name}: {error.message}", error.hint)
+                self.fault(argument.position, f"argument {place + 1} of {node.name}: {error.message}", error.hint)
                 codes.append("None")
         return codes
 
@@ -574,6 +575,13 @@ class ExpressionCoder:
         self.out.emit_call(
             result, f"forward_to(ctx, {', '.join(arguments)}, {transport!r})", name, node.position, guarded=True
         )
+
+
+def _endpoint_text(node: tree.Endpoint) -> str:
+    """``host:port`` as a value, with the protocol when one is written."""
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    text = f"{host}:{node.port}" if node.port else host
+    return f"{node.transport}:{text}" if node.transport else text
 
 
 def _negate(code: str) -> str:

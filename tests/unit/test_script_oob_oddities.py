@@ -26,3 +26,13 @@ def test_a_conditional_that_ends_with_the_file_is_a_warning(tmp_path, defines):
 def test_a_conditional_that_swallows_the_main_route_is_an_error(tmp_path):
     with pytest.raises(ScriptErrors, match="never closed"):
         compiled(tmp_path, 'loadmodule "sl"\n#!ifdef WITH_TLS\nroute {\n  exit;\n}\n')
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("192.0.2.1:5062", "192.0.2.1:5062"), ("192.0.2.1", "192.0.2.1"), ("[2001:db8::1]:5062", "[2001:db8::1]:5062")],
+    ids=["address-and-port", "address", "ipv6"],
+)
+def test_a_define_that_is_an_address_is_a_value_where_text_is_wanted(tmp_path, written, meant):
+    program = compiled(tmp_path, "route {\n  rewritehostport(PEER);\n}\n", PEER=written)
+    assert repr(meant) in "".join(program.listings.values())
