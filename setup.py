@@ -54,6 +54,7 @@ HOT = [
     "serpy/db/writer.py",
     "serpy/api.py",
     "serpy/pipeline.py",
+    "serpy/modules/acc_db/*.py",
     "serpy/modules/auth.py",
     "serpy/modules/auth_db/*.py",
     "serpy/modules/db_postgres/statements.py",
