@@ -23,13 +23,14 @@ Value = str | int | float | bytes | None
 Row = tuple[Value, ...]
 Operation = tuple[str, str, Mapping[str, Value]]
 """(kind, table, values). *kind*: "insert"; "upsert" (on the table's key, see ``schema.key_of``); "delete" (values are
-column = value conditions, all must hold; an empty mapping is refused)."""
+column = value conditions, all must hold; an empty mapping is refused); "sql" (*table* is one statement with ``?`` marks,
+the values in their order)."""
 
 
 class Database(Protocol):
     """One handle of one process. Every method raises BackendError; DatabaseDownError when the server is gone."""
 
-    dialect: str  # "sqlite" or "postgres"
+    dialect: str  # "sqlite", "postgres" or "mysql"
     loop: Loop | None  # set in a child: waits park the handler; None: waits block, with the same deadlines
 
     def select(

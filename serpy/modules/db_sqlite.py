@@ -146,6 +146,9 @@ def batches_of(operations: Sequence[Operation]) -> list[tuple[str, list[list[Val
         elif kind == "insert":
             text = SQLITE.insert(table, tuple(values))
             row = row_of(table, values)
+        elif kind == "sql":
+            text = table
+            row = list(values.values())
         else:
             raise BackendError(f"unknown operation {kind!r}")
         if text == last_text:

@@ -6,6 +6,7 @@ Runs in: the master while loading, serpyctl check. Locks: none.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from serpy.script import avps, formats, operands, runtime, selects, tree
@@ -25,8 +26,11 @@ class BadArgumentError(Exception):
         self.hint = hint
 
 
-def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: Function) -> str:
-    """The Python expression for one argument. Raises BadArgumentError."""
+def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: Function, position: int) -> str:
+    """The Python expression for the argument at *position* (from 0). Raises BadArgumentError."""
+    prepare = function.prepare.get(position)
+    if kind is Arg.TEMPLATE or prepare is not None:
+        return _prepared(coder, node, kind, prepare)
     if kind is Arg.INT:
         return _integer(coder, node)
     if kind is Arg.FLAG:
@@ -117,6 +121,18 @@ def _format(coder: ExpressionCoder, node: tree.Node) -> str:
     if parsed.constant is not None:
         return repr(parsed.constant)
     return f"{coder.unit.constant(parsed.expand, 'fmt')}(ctx)"
+
+
+def _prepared(coder: ExpressionCoder, node: tree.Node, kind: Arg, prepare: Callable[[object], object] | None) -> str:
+    """A constant made from the argument's text at load time."""
+    text = _text(node, "text in quotes")
+    try:
+        made: object = formats.parse_format(text, coder.unit.environment) if kind is Arg.TEMPLATE else text
+        if prepare is not None:
+            made = prepare(made)
+    except ValueError as error:
+        raise BadArgumentError(str(error)) from None
+    return repr(made) if isinstance(made, (str, int)) else coder.unit.constant(made, "arg")
 
 
 def _attribute(coder: ExpressionCoder, node: tree.Node, kind: Arg) -> str:

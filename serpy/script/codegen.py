@@ -164,7 +164,7 @@ class RouteCoder:
         else:
             self.emit(f"{result} = {call}", position)
         self.emit(f"if {result} == 0:", position)
-        self.emit(f"    ctx.state = {EXITED}; return 0", position)
+        self.emit(f"    ctx.state = ctx.state or {EXITED}; return 0", position)  # a route it ran may have dropped
         self.emit(f"ctx.retcode = {result}", position)
 
     def emit_route_call(self, result: str, function: str, position: Position, *, recursive: bool) -> None:

@@ -124,6 +124,18 @@ class Program:
         finally:
             ctx.kind, ctx.depth = before, depth
 
+    def call(self, ctx: Context, name: str) -> int:
+        """Run ``route[name]`` in the middle of the script that is running, as ``route(name)`` does; errors pass through.
+        ``ctx.state`` says afterwards whether the route has ended the script.
+        """
+        function = self._routes[REQUEST].get(name)
+        if function is None or ctx.depth >= runtime.MAX_DEPTH:
+            return -1
+        ctx.depth += 1
+        code = function(ctx)
+        ctx.depth -= 1
+        return code
+
     def run_onsend(self, ctx: Context) -> bool:
         """Run the onsend route for ``ctx.out_flow``/``ctx.out_data``. False: the script said drop, do not send.
 

@@ -42,6 +42,7 @@ class Arg(Enum):
     INT = "an integer"  # number, numeric string, or expression -> int
     VALUE = "a string, $avp or @select"  # "fparam": resolved per call -> str | int | None (None = undefined)
     FORMAT = "a format string"  # xl_lib, expanded per call -> str
+    TEMPLATE = "a format string, kept in parts"  # the function expands it itself -> serpy.script.formats.Format
     REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> re.Pattern[str]
     FLAG = "a flag"  # number, name or quoted name -> int
     AVP = "an attribute"  # "$x", "$fu.x[1]" -> serpy.script.avps.AvpName
@@ -60,7 +61,8 @@ class Function:
     """One script function. *call* receives (ctx, *arguments); the last *optional* arguments may be left out.
 
     ``summary`` is one line for ``serpyctl help`` and the man page. ``route_kind`` is the kind of route an
-    ``Arg.ROUTE`` argument must name ("failure_route", "onreply_route", "branch_route", "route").
+    ``Arg.ROUTE`` argument must name ("failure_route", "onreply_route", "branch_route", "route"). ``prepare`` turns the
+    argument at a position (STR, TEMPLATE) into what the function receives, once, at load time; ValueError refuses it.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Function:
     routes: Routes = Routes.REQUEST
     summary: str = ""
     route_kind: str = ""
+    prepare: Mapping[int, Callable[[Any], object]] = field(default_factory=dict)  # Any: str or Format, by position
 
 
 @dataclass(frozen=True)

@@ -293,10 +293,10 @@ class StoreCore:
 
 
 def _insert_url(batch: _Batch) -> str | None:
-    """The URL of the first insert of *batch*; None when all of it may be repeated."""
+    """The URL of the first insert, or statement, of *batch*; None when all of it may be repeated."""
     for url, _wait, operations in batch.requests:
         for operation in operations:
-            if operation[0] == "insert":
+            if operation[0] in ("insert", "sql"):
                 return url
     return None
 
@@ -320,6 +320,10 @@ def coalesced(operations: Sequence[Operation]) -> list[Operation]:
         kind, table, values = operation
         if kind == "insert":
             inserts.append(operation)
+            continue
+        if kind == "sql":  # nobody knows what it touches
+            _settle(result, last, inserts)
+            result.append(operation)
             continue
         key = _location_key if table == "location" else table_of(table).key
         try:

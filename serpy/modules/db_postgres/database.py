@@ -264,7 +264,9 @@ class _Write:
                     text, values = literal_statement(group, row)
                     texts.append(text)
                     parameters.extend(values)
-        return run(link, "; ".join(texts), parameters or None, deadline)
+        if not parameters:  # then a percent sign stays what it is
+            return run(link, "; ".join(texts).replace("%%", "%"), None, deadline)
+        return run(link, "; ".join(texts), parameters, deadline)
 
 
 def _close(link: Link) -> None:

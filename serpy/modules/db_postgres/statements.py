@@ -41,11 +41,11 @@ def groups_of(operations: Sequence[Operation]) -> list[Group]:
     for kind, table, values in operations:
         columns = tuple(values)
         if last is None or last.columns != columns or last.kind != kind or last.table != table:
-            if kind not in ("upsert", "insert", "delete"):
+            if kind not in ("upsert", "insert", "delete", "sql"):
                 raise BackendError(f"unknown operation {kind!r}")
             last = Group(kind, table, columns)
             groups.append(last)
-        last.rows.append(row_of(table, values))
+        last.rows.append(list(values.values()) if kind == "sql" else row_of(table, values))
     return groups
 
 
@@ -54,6 +54,8 @@ _prepared_texts: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
 def prepared_text(group: Group) -> str:
     """The statement to prepare for groups of this shape, "" when the group must go as literals."""
+    if group.kind == "sql":
+        return ""
     shape = (group.kind, group.table, group.columns)
     text = _prepared_texts.get(shape)
     if text is None:
@@ -132,6 +134,8 @@ def literal_statement(group: Group, row: list[Value]) -> tuple[str, list[Value]]
         return POSTGRES.upsert(group.table, group.columns), row
     if group.kind == "insert":
         return POSTGRES.insert(group.table, group.columns), row
+    if group.kind == "sql":
+        return translated(group.table, marks=True), row
     conditions: Mapping[str, Value] = dict(zip(group.columns, row, strict=True))
     return POSTGRES.delete(group.table, conditions), [value for value in row if value is not None]
 
