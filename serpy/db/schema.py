@@ -339,6 +339,7 @@ _ATTR_TYPES: Final[tuple[tuple[str, int, str, int, int, int], ...]] = (
     ("did_format", 2, "int", 32, 0, _GLOBAL),
     # Used by the Out-of-Box script, never seeded by SER: its administrators had to add them by hand.
     ("gw_ip", 2, "string", 33, MULTIVALUE, _GLOBAL),
+    ("gw_port", 0, "int", 33, 0, _GLOBAL),
     ("gw_acl", 2, "string", 33, 0, _USER | _DOMAIN | _GLOBAL),
     ("replicate", 2, "string", 33, MULTIVALUE, _GLOBAL),
 )

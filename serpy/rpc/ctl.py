@@ -22,6 +22,7 @@ import argcomplete
 import serpy
 from serpy.db import schema
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
+from serpy.rpc import attributes
 from serpy.rpc.protocol import RpcFault, call
 from serpy.rpc.provision import Provision
 from serpy.rpc.tables import show
@@ -159,7 +160,7 @@ def _user_show(ctl: Ctl) -> None:
     parts = {
         "uris": rows,
         "credentials": ctl.provision.user_credentials(ctl.options.uri),
-        "attributes": ctl.provision.attrs_show(ctl.options.uri),
+        "attributes": attributes.attrs_show(ctl.provision, ctl.options.uri),
     }
     if ctl.options.json:
         ctl.show(parts)
@@ -188,13 +189,26 @@ def _alias_rm(ctl: Ctl) -> None:
 
 
 def _attrs_set(ctl: Ctl) -> None:
-    ctl.provision.attrs_set(ctl.options.uri, ctl.options.assignment)
-    ctl.changed("user_attrs")
-    ctl.say(f"attributes of {ctl.options.uri} changed")
+    ctl.changed(attributes.attrs_set(ctl.provision, ctl.options.owner, ctl.options.assignment))
+    ctl.say(f"attributes of {ctl.options.owner} changed")
 
 
 def _attrs_show(ctl: Ctl) -> None:
-    ctl.show(ctl.provision.attrs_show(ctl.options.uri))
+    ctl.show(attributes.attrs_show(ctl.provision, ctl.options.owner))
+
+
+def _speeddial_add(ctl: Ctl) -> None:
+    attributes.speed_dial_add(ctl.provision, ctl.options.uri, ctl.options.number, ctl.options.target)
+    ctl.say(f"{ctl.options.number} of {ctl.options.uri} is {ctl.options.target}")
+
+
+def _speeddial_rm(ctl: Ctl) -> None:
+    attributes.speed_dial_rm(ctl.provision, ctl.options.uri, ctl.options.number)
+    ctl.say(f"{ctl.options.number} of {ctl.options.uri} removed")
+
+
+def _speeddial_show(ctl: Ctl) -> None:
+    ctl.show(attributes.speed_dial_show(ctl.provision, ctl.options.uri), "no speed dials")
 
 
 def _usrloc_show(ctl: Ctl) -> None:
@@ -332,6 +346,7 @@ def _arg(name: str, **options: Any) -> Argument:  # Any: as above
 
 
 _URI = _arg("uri", metavar="URI", help="user@domain")
+_OWNER = _arg("owner", metavar="OWNER", help="user@domain, domain=NAME, uri=user@domain or global")
 _OPTIONAL_URI = _arg("uri", metavar="URI", nargs="?", help="user@domain")
 _PASSWORD = _arg("-p", dest="password", metavar="PASSWORD", help="asked for when not given")
 _CLEAR = _arg("--clear", action="store_true", help="store the password readable too (for calculate_ha1)")
@@ -352,9 +367,13 @@ COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
     ("password", "set a user's password", _password, (_URI, _PASSWORD, _CLEAR)),
     ("alias add", "give a user further addresses", _alias_add, (_URI, _arg("alias", metavar="ALIAS", nargs="+"))),
     ("alias rm", "take addresses away", _alias_rm, (_arg("alias", metavar="ALIAS", nargs="+"),)),
-    ("attrs set", "set a user's attributes (empty value: remove)", _attrs_set,
-     (_URI, _arg("assignment", metavar="NAME=VALUE", nargs="+"))),
-    ("attrs show", "list a user's attributes", _attrs_show, (_URI,)),
+    ("attrs set", "set attributes of a user, domain, address or the server (empty value: remove)", _attrs_set,
+     (_OWNER, _arg("assignment", metavar="NAME=VALUE", nargs="+"))),
+    ("attrs show", "list attributes", _attrs_show, (_OWNER,)),
+    ("speeddial add", "what a user means by a short number", _speeddial_add,
+     (_URI, _arg("number", metavar="NUMBER"), _arg("target", metavar="TARGET", help="user@domain"))),
+    ("speeddial rm", "forget a short number", _speeddial_rm, (_URI, _arg("number", metavar="NUMBER"))),
+    ("speeddial show", "list a user's short numbers", _speeddial_show, (_URI,)),
     ("usrloc show", "list registered contacts", _usrloc_show, (_OPTIONAL_URI, _CONTACT)),
     ("usrloc add", "register a contact by hand (permanent without expires=)", _usrloc_add,
      (_URI, _arg("contact", metavar="CONTACT"), _arg("wish", metavar="expires=S q=Q flags=N", nargs="*"))),

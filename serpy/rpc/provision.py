@@ -1,4 +1,4 @@
-"""Domains, users, aliases, passwords and attributes in the database: what serpyctl changes.
+"""Domains, users, aliases and passwords in the database: what serpyctl changes. Attributes are in attributes.py.
 
 Works with the server stopped. Every function raises UsageError with "text: argument" for a wrong wish and BackendError
 when the database fails; nothing is changed then.
@@ -252,38 +252,6 @@ class Provision:
                 raise UsageError(f"this is the user's canonical address; use 'user rm': {alias}")
             operations.append(("delete", "uri", _uri_key(user)))
         self.database.write(operations)
-
-    # ------------------------------------------------------------------------------------------------ attributes
-
-    def attrs_set(self, text: str, assignments: Sequence[str]) -> None:
-        """Set user attributes from ``name=value``; an empty value removes. The name must be in attr_types."""
-        uid = self.uid_of(text)
-        operations: list[Operation] = []
-        for assignment in assignments:
-            name, equals, value = assignment.partition("=")
-            if not equals or not name:
-                raise UsageError(f"not name=value: {assignment}")
-            rows = self._rows("attr_types", ("raw_type", "default_flags"), {"name": name})
-            if not rows:
-                known = ", ".join(str(row[0]) for row in self._rows("attr_types", ("name",), {}, order="name"))
-                raise UsageError(f"no such attribute type (known: {known}): {name}")
-            kind, flags = rows[0]
-            if kind == INTEGER and value and not (value.isascii() and value.isdigit()):
-                raise UsageError(f"this attribute takes a number: {assignment}")
-            operations.append(("delete", "user_attrs", {"uid": uid, "name": name}))
-            if value:
-                operations.append(
-                    ("insert", "user_attrs", {"uid": uid, "name": name, "type": kind, "value": value, "flags": flags})
-                )
-        self.database.write(operations)
-
-    def attrs_show(self, text: str) -> list[dict[str, Value]]:
-        """The user's attributes."""
-        rows = self._rows("user_attrs", ("name", "type", "value", "flags"), {"uid": self.uid_of(text)}, order="name")
-        return [
-            {"name": name, "type": "int" if kind == INTEGER else "string", "value": value, "flags": flag_text(flags)}
-            for name, kind, value, flags in rows
-        ]
 
     # ------------------------------------------------------------------------------------------------ location
 

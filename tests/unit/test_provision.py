@@ -9,6 +9,7 @@ import pytest
 from serpy.db import schema
 from serpy.errors import UsageError
 from serpy.modules.db_sqlite import SqliteModule
+from serpy.rpc import attributes
 from serpy.rpc.provision import Provision, flag_text
 
 
@@ -57,8 +58,8 @@ def test_user_rm_leaves_nothing(provision):
 def test_attributes_are_typed_by_attr_types(provision):
     provision.domain_add("example.com")
     provision.user_add("carol@example.com", "one")
-    provision.attrs_set("carol@example.com", ["fr_inv_timer=20000", "fwd_busy_target=sip:bob@example.com"])
-    rows = {row["name"]: (row["type"], row["value"]) for row in provision.attrs_show("carol@example.com")}
+    attributes.attrs_set(provision, "carol@example.com", ["fr_inv_timer=20000", "fwd_busy_target=sip:bob@example.com"])
+    rows = {row["name"]: (row["type"], row["value"]) for row in attributes.attrs_show(provision, "carol@example.com")}
     assert rows["fr_inv_timer"] == ("int", "20000")
     assert rows["fwd_busy_target"] == ("string", "sip:bob@example.com")
 
@@ -83,9 +84,15 @@ def test_import_makes_all_or_none(provision):
         pytest.param(lambda p: p.user_rm("zoe@example.com"), "no such user: zoe@example.com", id="no-user"),
         pytest.param(lambda p: p.alias_rm(["carol@example.com"]), "canonical address", id="canonical"),
         pytest.param(lambda p: p.alias_rm(["zoe@example.com"]), "no such address", id="no-alias"),
-        pytest.param(lambda p: p.attrs_set("carol@example.com", ["colour=red"]), "no such attribute", id="no-type"),
-        pytest.param(lambda p: p.attrs_set("carol@example.com", ["fr_timer=x"]), "takes a number", id="not-a-number"),
-        pytest.param(lambda p: p.attrs_set("carol@example.com", ["novalue"]), "not name=value", id="no-equals"),
+        pytest.param(
+            lambda p: attributes.attrs_set(p, "carol@example.com", ["colour=red"]), "no such attribute", id="no-type"
+        ),
+        pytest.param(
+            lambda p: attributes.attrs_set(p, "carol@example.com", ["fr_timer=x"]), "takes a number", id="not-a-number"
+        ),
+        pytest.param(
+            lambda p: attributes.attrs_set(p, "carol@example.com", ["novalue"]), "not name=value", id="no-equals"
+        ),
     ],
 )
 def test_refusals_name_what_is_wrong(provision, action, message):
@@ -98,3 +105,50 @@ def test_refusals_name_what_is_wrong(provision, action, message):
 def test_flags_are_shown_in_words():
     assert flag_text(61) == "load canonical to from"
     assert flag_text(3) == "load DISABLED"
+
+
+@pytest.mark.parametrize(
+    ("owner", "assignment", "table", "cache"),
+    [
+        ("global", "gw_ip=192.0.2.9", "global_attrs", "global_attrs"),
+        ("domain=example.com", "gw_acl=1", "domain_attrs", "domain"),
+        ("uri=carol@example.com", "asserted_id=+4930123", "uri_attrs", "uri_attrs"),
+        ("carol@example.com", "asserted_id=+4930123", "user_attrs", "user_attrs"),
+    ],
+    ids=["global", "domain", "uri", "user"],
+)
+def test_attributes_have_four_kinds_of_owner(provision, owner, assignment, table, cache):
+    provision.domain_add("example.com")
+    provision.user_add("carol@example.com", "one")
+    name, _, value = assignment.partition("=")
+    assert attributes.attrs_set(provision, owner, [assignment]) == cache
+    assert (name, value) in provision.database.select(table, ("name", "value"), {})
+    assert value in [row["value"] for row in attributes.attrs_show(provision, owner)]
+    attributes.attrs_set(provision, owner, [f"{name}="])
+    assert name not in [row["name"] for row in attributes.attrs_show(provision, owner)]
+
+
+@pytest.mark.parametrize(
+    ("owner", "stamp"),
+    [("global", "gattr_timestamp"), ("domain=example.com", "domain_data_version")],
+    ids=["global", "domain"],
+)
+def test_a_change_that_servers_look_for_once_a_minute_leaves_a_time_stamp(provision, owner, stamp):
+    provision.domain_add("example.com")
+    provision.database.write([("delete", "global_attrs", {"name": stamp})])
+    attributes.attrs_set(provision, owner, ["fr_timer=1000"])
+    assert int(provision.database.select("global_attrs", ("value",), {"name": stamp})[0][0]) > 1700000000
+
+
+def test_speed_dials_are_replaced_listed_and_removed(provision):
+    provision.domain_add("example.com")
+    provision.user_add("carol@example.com", "one")
+    attributes.speed_dial_add(provision, "carol@example.com", "22", "bob@example.com")
+    attributes.speed_dial_add(provision, "carol@example.com", "22", "sip:alice@example.com")
+    assert attributes.speed_dial_show(provision, "carol@example.com") == [
+        {"dial": "22", "target": "sip:alice@example.com", "domain": "example.com"}
+    ]
+    attributes.speed_dial_rm(provision, "carol@example.com", "22")
+    assert attributes.speed_dial_show(provision, "carol@example.com") == []
+    with pytest.raises(UsageError, match="no such speed dial: 22"):
+        attributes.speed_dial_rm(provision, "carol@example.com", "22")
