@@ -63,6 +63,7 @@ HOT = [
     "serpy/modules/registrar/*.py",
     "serpy/modules/rr/*.py",
     "serpy/modules/sl.py",
+    "serpy/modules/speeddial.py",
     "serpy/modules/textops/*.py",
     "serpy/modules/tm.py",
     "serpy/modules/tm/*.py",
