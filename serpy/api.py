@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from serpy.net.loop import Loop
     from serpy.shm.counters import Counters
     from serpy.shm.segment import Segment
+    from serpy.sip.message import Response
 
 __all__ = [
     "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
@@ -66,6 +67,14 @@ class LocationService(Protocol):
         contact, to remove); the result is the new list in lookup order. In ``db_mode`` 1 with *persist* this
         returns after the rows are on disk. *decide* may raise ProtocolError, then nothing changes.
         Raises ResourceError (table full), BackendError (database refused or timed out).
+        """
+
+    def extent(self) -> tuple[int, int]:
+        """(buckets of the shared table, contacts in it at about this instant)."""
+
+    def page(self, start: int, max_buckets: int) -> tuple[list[tuple[str, str, list[Binding]]], int]:
+        """(table, uid, bindings) of the users in *max_buckets* buckets from *start*, and where to go on (-1 = all seen).
+        Expired bindings are among them.
         """
 
 
@@ -114,6 +123,13 @@ class CredentialsService(Protocol):
         an unknown user, after the same work. *algorithm* is MD5 or SHA-256. May park. Raises BackendError.
         """
 
+    def recheck(
+        self, table: str, username: str, realm: str, did: str, algorithm: str = "MD5"
+    ) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The rows as the database has them now, for a response that matched none of ``credentials``; [] when they are
+        the same, or were read a moment ago. May park. Raises BackendError.
+        """
+
 
 class Hooks:
     """Callbacks of modules around the script. Each list is run in load order."""
@@ -122,6 +138,10 @@ class Hooks:
         self.pre_script: list[Callable[[Context], bool]] = []  # requests; False = handled, do not run the script
         self.post_script: list[Callable[[Context], None]] = []  # after the main route, always
         self.pre_reply: list[Callable[[Context], bool]] = []  # responses, before the onreply route
+        # Answers to requests a module sends by itself: (how our branch begins, who gets them). The script sees none.
+        self.own_replies: list[tuple[str, Callable[[Response], None]]] = []
+        # (table, contacts removed before their time, Unix time of the removal or 0.0: each one's modified_at)
+        self.on_removed: list[Callable[[str, list[Binding], float], None]] = []
         self.on_tick: list[Callable[[float, float], None]] = []  # timer process, once a second: (now, wall_now)
         self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
         self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream

@@ -163,7 +163,7 @@ class Pipeline:
             mine = owner(call_id.encode("utf-8", "surrogateescape"), self._children)
             if mine != self._child:
                 self.handed_off += 1
-                payload = encode_message(data, flow.listener.index, flow.host, flow.port)
+                payload = encode_message(data, flow.listener.index, flow.host, flow.port, flow.connection)
                 self.server.channels.send(mine, MESSAGE, payload)
                 return
         self._enter(call_id, message, flow)
@@ -299,6 +299,10 @@ class Pipeline:
     def _response(self, response: Response, flow: Flow, now: float, wall_now: float) -> None:
         try:
             response.check_mandatory()
+            for prefix, take in self.server.hooks.own_replies:
+                if response.via.branch.startswith(prefix):
+                    take(response)
+                    return
             ctx: Context | None = None
             if self._has_reply_route or self.server.hooks.pre_reply:
                 ctx = Context(response, flow, now, wall_now, ONREPLY)

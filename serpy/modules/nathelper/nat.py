@@ -27,7 +27,6 @@ VIA_PRIVATE: Final = 4
 SDP_PRIVATE: Final = 8
 VIA_PORT: Final = 16
 CONTACT_PORT: Final = 32
-_ALL_TESTS: Final = 63
 _ON_VIA: Final = VIA_ADDRESS | VIA_PRIVATE | VIA_PORT
 _ON_CONTACT: Final = CONTACT_PRIVATE | CONTACT_PORT
 _RECEIVED: Final = "received"
@@ -95,11 +94,6 @@ class Nat:
             return str(NameAddr(old.display, source_contact(old.uri, ctx.flow), old.params))
         except ParseError:
             return None
-
-
-def check_tests(tests: int) -> str:
-    """An error text when *tests* has unknown bits."""
-    return "" if 0 < tests <= _ALL_TESTS else f"the tests are a sum of 1, 2, 4, 8, 16 and 32, not {tests}"
 
 
 def _via_tells(ctx: Context, tests: int) -> bool:

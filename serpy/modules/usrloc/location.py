@@ -88,10 +88,21 @@ class Location:
             after = self._merged(current, put, removed)
             if self.table.replace(key, after, stamp, not self.table.is_loaded(key[0])):
                 mark = self.table.last_mark
+                if removed:
+                    for hook in self._server.hooks.on_removed:
+                        hook(table, removed, time.time() if persist else 0.0)
                 if persist:
                     self._persist(table, key, current, put, removed, mark)
                 return after
         raise ResourceError("too many processes change the bindings of one user")
+
+    def extent(self) -> tuple[int, int]:
+        """(buckets of the table, contacts in it at about this instant)."""
+        return self.table.buckets, self.table.contacts()
+
+    def page(self, start: int, max_buckets: int) -> tuple[list[tuple[str, str, list[Binding]]], int]:
+        """See LocationService."""
+        return self.table.page(start, max_buckets)
 
     def expire(self, wall_now: float, max_buckets: int, keep_rows: bool) -> int:
         """Drop expired bindings of the next *max_buckets* buckets, here and (unless *keep_rows*) in the database."""
