@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from serpy.api import Arg, Exports, Function, Param, Routes, Select
 from serpy.modules.nathelper.keepalive import KeepAlive, check_method
 from serpy.modules.nathelper.nat import NAME, Nat
+from serpy.modules.nathelper.rtp import RtpPart, rtp_params
 
 if TYPE_CHECKING:
     from serpy.api import Context, Server
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NatHelper:
+class NatHelper(RtpPart):
     """The module: what its parameters were set to, by name."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.natping_interval = 0
         self.natping_method = ""
         self.natping_crlf = 1
@@ -49,6 +51,7 @@ class NatHelper:
             nated_only=self.ping_nated_only != 0,
             force_socket=self.force_socket,
         )
+        self.init_rtp(server)
         if self.natping_stateful:
             log.warning("nathelper: natping_stateful is ignored, keep-alives are sent without a transaction")
 
@@ -135,13 +138,14 @@ def exports() -> Exports:
     return Exports(
         NAME,
         module,
-        functions=[*_nat_functions(module.nat), *_ping_functions(module.keepalive)],
-        params=_ping_params(),
+        functions=[*_nat_functions(module.nat), *_ping_functions(module.keepalive), *module.rtp_functions()],
+        params=[*_ping_params(), *rtp_params()],
         selects=[
             Select(
                 "nathelper.rewrite_contact", module.resolve_rewrite, "Contact value n (from 1) with the source address"
             )
         ],
+        rpc=module.rtp_rpc(),
         init=module.init,
         child_init=module.child_init,
     )
