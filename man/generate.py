@@ -41,7 +41,7 @@ has been taken care of. Arguments in brackets may be left out. The routes a func
 .PP
 The kinds of arguments:
 .TP
-.B format
+.BR format ", " template
 a format string:
 .BR %ru ", " %$attribute ", " %@select " ..."
 .TP
