@@ -41,16 +41,20 @@ class Message(str):
 
 
 class Phone:
-    """User *user* of *domain* behind 127.0.0.1:port, talking to the server at *server* (host, port)."""
+    """User *user* of *domain* at *host*:port, talking to the server at *server* (host, port). *port* 0: a free one."""
 
-    def __init__(self, server: tuple[str, int], user: str = "probe", domain: str = "example.com", password: str = ""):
+    def __init__(
+        self, server: tuple[str, int], user: str = "probe", domain: str = "example.com", password: str = "", *,
+        host: str = "127.0.0.1", port: int = 0,
+    ):  # fmt: skip
+        self.host = host
         self.server = server
         self.user = user
         self.domain = domain
         self.password = password
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind((host, port))
         self.port = self.socket.getsockname()[1]
         self.tag = secrets.token_hex(4)
         self.cseq = 0
@@ -67,7 +71,7 @@ class Phone:
 
     @property
     def contact(self) -> str:
-        return f"sip:{self.user}@127.0.0.1:{self.port}"
+        return f"sip:{self.user}@{self.host}:{self.port}"
 
     # ---- sending
 
@@ -75,7 +79,7 @@ class Phone:
         self.socket.sendto(text.encode("utf-8", "surrogateescape"), self.server)
 
     def via(self, branch: str = "") -> str:
-        return f"SIP/2.0/UDP 127.0.0.1:{self.port};branch={branch or 'z9hG4bK' + secrets.token_hex(8)};rport"
+        return f"SIP/2.0/UDP {self.host}:{self.port};branch={branch or 'z9hG4bK' + secrets.token_hex(8)};rport"
 
     def request(
         self, method: str, uri: str, *, to: str = "", headers: tuple[str, ...] = (), body: str = "", cseq: int = 0,

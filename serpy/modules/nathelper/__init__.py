@@ -3,9 +3,6 @@
 ``nat.py`` tests and repairs messages, ``keepalive.py`` holds the mappings of the NATs open from the timer process,
 ``rtp.py`` has the functions for media proxies.
 
-How the parts come together: parameters are attributes of ``NatHelper``, whatever part they belong to. A part offers
-``functions()`` and ``params()`` and takes its values over in its own ``init(server, values)``.
-
 Runs in: master (init), udp receiver, timer. Locks: none.
 """
 
@@ -28,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class NatHelper(RtpPart):
-    """The module: what its parameters were set to, by name."""
+    """The module: its parameters, whatever part they belong to, and the parts."""
 
     def __init__(self) -> None:
         super().__init__()
