@@ -96,6 +96,15 @@ class TtlCache(Generic[K, V]):
         self.misses += 1
         return self._fetch_shared(key, entry)
 
+    def fetch(self, key: K) -> V:
+        """The value as the database has it now, whatever is kept; it is kept from here on. Raises as ``get`` does."""
+        return self._fetch_shared(key, None)
+
+    def refresh(self, key: K) -> None:
+        """Have *key* fetched anew behind the caller's back."""
+        if key not in self._waiting:
+            self._loop.spawn(_Refresh(self, key).run)
+
     def drop(self, key: K) -> None:
         """Forget one key."""
         self._entries.pop(key, None)
@@ -127,8 +136,7 @@ class TtlCache(Generic[K, V]):
 
     def _refresh_soon(self, key: K, entry: Entry[V], now: float) -> None:
         entry.fresh_until = now + RETRY_S  # the others do not start another fetch meanwhile
-        if key not in self._waiting:
-            self._loop.spawn(_Refresh(self, key).run)
+        self.refresh(key)
 
     def _fetch_shared(self, key: K, old: Entry[V] | None) -> V:
         waiting = self._waiting.get(key)

@@ -256,22 +256,30 @@ class Auth:
         algorithm = known_algorithm(credentials.algorithm)
         track = TRACK_TO if _request_of(ctx).method == "REGISTER" else TRACK_FROM
         did = ctx.avps.search("did", track)
+        domain = _DEFAULT_DID if did is None else str(did)
         try:
-            rows = self._service.credentials(
-                table, credentials.username, realm, _DEFAULT_DID if did is None else str(did), algorithm
-            )
+            rows = self._service.credentials(table, credentials.username, realm, domain, algorithm)
+            if not rows:  # unknown: the same arithmetic as for a wrong password
+                self._matches(ctx, credentials, _DUMMY_HA1[algorithm], algorithm)
+                return FALSE
+            if self._try_rows(ctx, credentials, rows, algorithm):
+                return TRUE
+            rows = self._service.recheck(table, credentials.username, realm, domain, algorithm)
         except BackendError as exc:
             log.debug("credentials: %s", exc)
             return ERROR
-        if not rows:  # unknown: the same arithmetic as for a wrong password
-            self._matches(ctx, credentials, _DUMMY_HA1[algorithm], algorithm)
-            return FALSE
+        return TRUE if self._try_rows(ctx, credentials, rows, algorithm) else FALSE
+
+    def _try_rows(
+        self, ctx: Context, credentials: Credentials, rows: list[tuple[str, list[tuple[str, str]]]], algorithm: str
+    ) -> bool:
+        """True when the response fits one of *rows*, whose attributes are then in the from-user list."""
         for ha1, attributes in rows:
             if self._matches(ctx, credentials, ha1, algorithm):
                 for name, value in attributes:
                     ctx.avps.set(FROM_USER, name, value)
-                return TRUE
-        return FALSE
+                return True
+        return False
 
     def _matches(self, ctx: Context, credentials: Credentials, ha1: str, algorithm: str) -> bool:
         if credentials.algorithm and credentials.algorithm[-5:].upper() == "-SESS":

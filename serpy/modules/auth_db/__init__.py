@@ -1,7 +1,8 @@
 """Digest credentials from the database: the CredentialsService behind ``auth``.
 
 Rows are cached by (table, user, realm, did), so a warm server authenticates without the database; an unknown user is
-cached too. ``password_column`` holds the MD5 HA1, or the SHA-256 one (64 digits) for clients that use that.
+cached too. A wrong password asks the database as often as an unknown user does: the time of the 401 shows nothing, and
+a password changed behind the server's back counts at once. ``password_column`` holds the MD5 HA1, or the SHA-256 one (64 digits) for clients that use that.
 
 Runs in: udp receiver. Locks: none. RFC: 7616 §3.4.2, 8760.
 """
@@ -19,6 +20,7 @@ from serpy.modules.auth_db.queries import (
     Key,
     candidates,
     page_of_credentials,
+    same_secrets,
     select_credentials,
     usable,
 )
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from serpy.db.interface import Database, Row, Value
 
 GENERATION: Final = "credentials"
+MAX_REMEMBERED: Final = 10_000  # as many as there are unknown users in the cache
+SAME_REQUEST_S: Final = 1.0  # a row read so short ago was read for the request at hand
 DEFAULT_DID: Final = "_default"
 
 
@@ -74,6 +78,9 @@ class AuthDb:
         self._server: Server  # set by init() and child_init()
         self._cache: TtlCache[Key, list[Credential]]  # set by init() and child_init()
         self._sweeps: dict[str, Sweep[Key, list[Credential]]] = {}  # by table
+        # When the database was asked for one user, oldest first: at all, and because of a wrong password.
+        self._loaded: dict[Key, float] = {}
+        self._rechecked: dict[Key, float] = {}
 
     def init(self, server: Server) -> None:
         """Check the parameters and offer the service."""
@@ -100,8 +107,35 @@ class AuthDb:
         """(HA1, attributes) of every row to try; see ``serpy.api.CredentialsService``."""
         if table not in self._sweeps:
             self._read_ahead(table)
-        user = username.partition("@")[0]
-        rows = self._cache.get((table, user, realm, did if self.use_did else DEFAULT_DID))
+        return self._candidates(self._cache.get(self._key(table, username, realm, did)), username, realm, algorithm)
+
+    def recheck(
+        self, table: str, username: str, realm: str, did: str, algorithm: str = "MD5"
+    ) -> list[tuple[str, list[tuple[str, str]]]]:
+        """What the database says now, [] when it need not be asked; see ``serpy.api.CredentialsService``.
+
+        It is asked when the cache would ask it for an unknown user: that is what makes the two look alike.
+        """
+        key = self._key(table, username, realm, did)
+        now = self._server.loop.now()
+        asked = self._rechecked.get(key, -1e9)
+        if now < asked + self.cache_negative_ttl:
+            return []
+        known = self._cache.get(key)
+        rows = known
+        if now < asked + self.cache_negative_ttl + self.cache_ttl:
+            self._cache.refresh(key)
+        elif now >= self._loaded.get(key, -1e9) + SAME_REQUEST_S:
+            rows = self._cache.fetch(key)
+        _remember(self._rechecked, key, now)
+        return [] if same_secrets(rows, known) else self._candidates(rows, username, realm, algorithm)
+
+    def _key(self, table: str, username: str, realm: str, did: str) -> Key:
+        return (table, username.partition("@")[0], realm, did if self.use_did else DEFAULT_DID)
+
+    def _candidates(
+        self, rows: list[Credential], username: str, realm: str, algorithm: str
+    ) -> list[tuple[str, list[tuple[str, str]]]]:
         if not self.check_all_ha1 and len(rows) > 1:
             rows = rows[:1]
         return candidates(rows, username, realm, algorithm, is_plain=bool(self.calculate_ha1))
@@ -115,7 +149,9 @@ class AuthDb:
         sweep.start()
 
     def _load(self, key: Key) -> list[Credential]:
-        return select_credentials(self._database(), self._columns, key)
+        rows = select_credentials(self._database(), self._columns, key)
+        _remember(self._loaded, key, self._server.loop.now())
+        return rows
 
     def _database(self) -> Database:
         return self._server.database(self.db_url)
@@ -136,6 +172,13 @@ class AuthDb:
                 )
             pairs.append((column, name))
         return pairs
+
+
+def _remember(instants: dict[Key, float], key: Key, now: float) -> None:
+    instants.pop(key, None)  # so that it becomes the youngest
+    if len(instants) >= MAX_REMEMBERED:
+        del instants[next(iter(instants))]
+    instants[key] = now
 
 
 def _positive(value: object) -> str:

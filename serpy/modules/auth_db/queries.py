@@ -76,6 +76,13 @@ def usable(rows: list[Row], columns: Columns, at: int) -> list[Credential]:
     return found
 
 
+def same_secrets(some: list[Credential], others: list[Credential]) -> bool:
+    """True when a response that fits none of *some* fits none of *others* either."""
+    return some is others or [each.secret + each.secret_b for each in some] == [
+        each.secret + each.secret_b for each in others
+    ]
+
+
 def candidates(
     rows: list[Credential], username: str, realm: str, algorithm: str, *, is_plain: bool
 ) -> list[tuple[str, list[tuple[str, str]]]]:
