@@ -25,6 +25,7 @@ from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of
+from serpy.net.resolve import servers_of
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
-SECRETS: Final = ("AUTH_SECRET", "COOKIE_SECRET")
+SECRETS: Final = ("AUTH_SECRET", "COOKIE_SECRET", "REPLICATION_SECRET")
 SECRETS_FILE: Final = "secrets"
 DRIVERS: Final = {"sqlite": "db_sqlite", "postgres": "db_postgres", "postgresql": "db_postgres"}
 WRITING_ROLES: Final = ("store", "ctl")
@@ -63,12 +64,14 @@ def load(
     environment = Environment(load_module, KINDS)
     program = _compile(path, all_defines, environment)
     _assign(settings, program)
+    servers_of(settings)  # refuse what no child could use
     server = Server(settings)
     server.run_dir = run_dir
     server.program = program
     for exports in program.modules:
         server.exports[exports.name] = exports
     server.listeners = listeners_of(settings)
+    _replicate(server, all_defines["REPLICATION_SECRET"])
     server.aliases = aliases_of(settings, server.listeners)
     server.open_database = _Databases(server, check_only=check_only).open
     _lend(server)
@@ -138,6 +141,15 @@ def _compile(path: str, defines: dict[str, str], environment: Environment) -> Pr
         return compile_script(path, defines, environment)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+
+
+def _replicate(server: Server, secret: str) -> None:
+    """Who listens on a group replicates: load the module that does when the file does not, as the published ones."""
+    if "replication" not in server.exports and any(listener.multicast for listener in server.listeners):
+        server.exports["replication"] = load_module("replication")
+    if "replication" in server.exports:
+        module: Any = server.exports["replication"].module  # Any: the loader does not import modules
+        module.farm_secret = secret
 
 
 def _assign(settings: Settings, program: Program) -> None:
@@ -251,10 +263,16 @@ def _secrets(run_dir: str) -> dict[str, str]:
     path = Path(run_dir, SECRETS_FILE)
     try:
         if path.exists():
+            kept: set[str] = set()
             for line in path.read_text(encoding="ascii").split("\n"):
                 name, equals, value = line.partition("=")
                 if equals and name in found:
                     found[name] = value
+                    kept.add(name)
+            missing = [name for name in SECRETS if name not in kept]
+            if missing:  # the file is of an earlier version
+                with path.open("a", encoding="ascii") as file:
+                    file.writelines(f"{name}={found[name]}\n" for name in missing)
             return found
         Path(run_dir).mkdir(parents=True, exist_ok=True)
         # Written aside and linked into place: a second start at the same time sees all or nothing.

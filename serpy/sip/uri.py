@@ -310,5 +310,28 @@ def unescape(text: str) -> str:
     return out.decode("utf-8", "surrogateescape")
 
 
+def escape_user(text: str) -> str:
+    """*text* as the user part of a URI: what may not stand there, "@" above all, becomes %HH; escapes stay as they are."""
+    if text.isascii() and text.isalnum():
+        return text
+    parts: list[str] = []
+    for at, char in enumerate(text):
+        if char in _USER_CHARACTERS or (char == "%" and _is_escape(text, at)):
+            parts.append(char)
+        else:
+            parts.extend([f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape")])
+    return "".join(parts)
+
+
+def _is_escape(text: str, at: int) -> bool:
+    return len(text) > at + 2 and _is_hex(text[at + 1]) and _is_hex(text[at + 2])
+
+
+# RFC 3261 §25.1: unreserved and user-unreserved
+_USER_CHARACTERS: Final = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.!~*'()&=+$,;?/"
+)
+
+
 def _is_hex(char: str) -> bool:
     return char in "0123456789abcdefABCDEF"

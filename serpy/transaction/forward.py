@@ -34,7 +34,12 @@ E_OTHER: Final = -500
 
 MAX_CACHED_HOPS: Final = 4096
 
+# What only the registrar a phone asked may see, and what only our own envelope may say.
+NOT_REPLICATED: Final = ("authorization", "proxy-authorization", "serpy-replica")
+
 Resolve = Callable[[Uri], list[tuple[str, str, int]]]
+ToGroup = Callable[[bytes, Flow, float], bool]
+"""(REGISTER, flow to a multicast group, Unix time it was taken) -> False when it could not be handed over."""
 
 
 class SendFilter:
@@ -85,6 +90,12 @@ def is_address(host: str) -> bool:
     return True
 
 
+def is_group(host: str) -> bool:
+    """True for a multicast address."""
+    head = host[:4]
+    return ("224." <= head <= "239." and head.endswith(".") and len(head) == 4) or (head[:2] == "ff" and ":" in host)
+
+
 class Forwarder:
     """Next hops and stateless forwarding of one process."""
 
@@ -95,6 +106,7 @@ class Forwarder:
         self.cookie_bytes: Final = cookie.encode("ascii")
         self.resolve: Resolve | None = None
         self.filter: SendFilter = SendFilter()
+        self.to_group: ToGroup | None = None  # who sends to multicast groups
         self._hops: dict[str, Flow] = {}  # next-hop text with a numeric host -> its flow
 
     def flows(self, ctx: Context, next_hop: str, listener: Listener | None) -> list[Flow]:
@@ -207,12 +219,31 @@ class Forwarder:
         # §16.11: no state, so no failover either: a repetition has to take the same way.
         flow = flows[0]
         branch = stateless_branch(request, self.cookie)
-        data = self.build(ctx, request, ctx.request_uri, branch, flow, self.received_edits(ctx, request))
+        group = is_group(flow.host)
+        edits = self._replica_edits(ctx, request) if group else self.received_edits(ctx, request)
+        data = self.build(ctx, request, ctx.request_uri, branch, flow, edits)
         if self.filter.active and not self.filter.allows(ctx, flow, data):
             return True
+        if group:
+            return self._send_to_group(ctx, request, flow, data)
         try:
             self.send(Outgoing(data, flow))
         except TransportError:
             ctx.last_error = E_SEND
             return False
         return True
+
+    def _replica_edits(self, ctx: Context, request: Request) -> Edits:
+        edits = self.received_edits(ctx, request).copy()
+        for at, name in enumerate(request.names):
+            if name in NOT_REPLICATED:
+                edits.remove(at)
+        return edits
+
+    def _send_to_group(self, ctx: Context, request: Request, flow: Flow, data: bytes) -> bool:
+        """Have *data* multicast. Only a REGISTER, and never one that came from a group, or it would go round."""
+        if request.method == "REGISTER" and not ctx.flow.listener.multicast and self.to_group is not None:
+            if self.to_group(data, flow, ctx.wall_now):
+                return True
+        ctx.last_error = E_SEND
+        return False

@@ -12,7 +12,7 @@ from serpy.errors import ParseError, UsageError
 from serpy.script.avps import GLOBAL, Avp, AvpName, Avps
 from serpy.sip.abnf import parse_number
 from serpy.sip.nameaddr import parse_nameaddr
-from serpy.sip.uri import Uri, parse_port, parse_uri
+from serpy.sip.uri import Uri, escape_user, parse_port, parse_uri
 
 _STRIP_MAX: Final = 4096
 
@@ -25,7 +25,7 @@ def rewrite_uri(current: str, part: str, value: str) -> str:
     if part == "prefix":
         return str(uri.replaced(user=value + uri.user))
     if part in {"user", "username"}:
-        return str(uri.replaced(user=value))
+        return str(uri.replaced(user=escape_user(value)))
     if part == "userpass":
         user, _, password = value.partition(":")
         return str(uri.replaced(user=user, password=password))

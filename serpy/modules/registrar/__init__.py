@@ -25,6 +25,8 @@ from serpy.api import (
 )
 from serpy.modules.registrar.lookup import Targets, is_request, source_uri, to_uid
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
+from serpy.modules.registrar.replica import Replica
+from serpy.replication.tombstones import Tombstones
 from serpy.script.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Registrar:
         # set by init and child_init; declared only, because a compiled attribute cannot hold None for an object
         self._location: LocationService
         self._reply: ReplyService
+        self._tombstones: Tombstones | None = None
         self._targets: Targets
 
     def init(self, server: Server) -> None:
@@ -123,6 +126,7 @@ class Registrar:
         """Find usrloc and sl. Raises ConfigError without them."""
         self._location = server.bind(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
         self._reply = server.bind(ReplyService)  # type: ignore[type-abstract]  # likewise
+        self._tombstones = server.find(Tombstones)
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class Registrar:
             if wanted and not replica:  # RFC 3261 section 10.3 step 2; we know no extension of REGISTER
                 extra = f"Unsupported: {', '.join(wanted)}"
                 return Outcome(420, "Bad Extension", error="unsupported extension required", extra=extra)
-            registration = self._registration(ctx, uid, aor)
+            registration = self._registration(ctx, uid, aor, table if replica else "")
             if registration.contacts:
                 bindings = self._location.update(table, uid, registration.decide, persist=persist)
             else:
@@ -172,7 +176,8 @@ class Registrar:
             bindings = [binding for binding in bindings if binding.aor == aor]
         return Outcome(200, "OK", contact=contact_values(bindings, ctx.wall_now))
 
-    def _registration(self, ctx: Context, uid: str, aor: str) -> Registration:
+    def _registration(self, ctx: Context, uid: str, aor: str, replica_of: str) -> Registration:
+        """What the REGISTER says; *replica_of* names the table when it is a replica."""
         request = is_request(ctx)
         nat = self.save_nat_flag >= 0 and (ctx.flags >> self.save_nat_flag) & 1 != 0
         trust = self.trust_received_flag
@@ -185,7 +190,7 @@ class Registrar:
             contacts = request.contacts
         except ParseError as exc:
             raise ParseError(str(exc), header="Contact") from None
-        return Registration(
+        registration = Registration(
             self.policy,
             uid,
             contacts,
@@ -200,6 +205,11 @@ class Registrar:
             server_id=self._owner(ctx),
             wall_now=ctx.wall_now,
         )
+        if replica_of:
+            # Only what the timer process has verified comes in by a multicast listener.
+            signed = request.get("serpy-replica") if ctx.flow.listener.multicast else None
+            registration.replica = Replica(replica_of, signed, ctx.wall_now, self._tombstones)
+        return registration
 
     def _named_owner(self, ctx: Context) -> int:
         """The server id in the attribute, -1 when it is absent or not a number."""

@@ -13,6 +13,7 @@ import math
 from typing import Final
 
 from serpy.errors import ParseError, ProtocolError
+from serpy.modules.registrar.replica import Replica
 from serpy.shm.record import Binding
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
@@ -86,9 +87,12 @@ class Registration:
         self.trusted: Final = trusted
         self.server_id: Final = server_id
         self.wall_now: Final = wall_now
+        self.replica: Replica | None = None
 
     def decide(self, current: list[Binding]) -> Decision:
         """Return the bindings to put and those to remove. Raises ProtocolError: then nothing may change."""
+        if self.replica is not None:
+            return self._decide_replica(self.replica, current)
         if self._is_star():
             for binding in current:
                 self._check_order(binding)
@@ -107,6 +111,36 @@ class Registration:
                 fresh = self._binding(contact, expires)
                 working[fresh.contact] = put[fresh.contact] = fresh
         self._check_count(current, working)
+        return list(put.values()), [binding for text, binding in removed.items() if text not in put]
+
+    def _decide_replica(self, replica: Replica, current: list[Binding]) -> Decision:
+        """The same for what another server has accepted: nothing is refused, what is older than ours is left out."""
+        if self._is_star():
+            replica.bury_all(self.uid, self.call_id, self.cseq)
+            return [], replica.beaten(current, self.call_id, self.cseq)
+        working = {binding.contact: binding for binding in current}
+        put: dict[str, Binding] = {}
+        removed: dict[str, Binding] = {}
+        for contact in self.contacts:
+            try:
+                expires = self.lifetime(contact)
+            except IntervalTooBriefError as brief:
+                expires = brief.min_expires
+            matching = self._matching(contact, working)
+            if len(replica.beaten(matching, self.call_id, self.cseq)) < len(matching):
+                continue
+            if expires > 0 and replica.is_buried(self.uid, contact.uri_text, self.call_id, self.cseq):
+                continue
+            for known in matching:
+                del working[known.contact]
+                put.pop(known.contact, None)
+                removed[known.contact] = known
+            if expires > 0:
+                fresh = self._binding(contact, expires)
+                fresh.modified_at = replica.taken_at
+                working[fresh.contact] = put[fresh.contact] = fresh
+            elif not matching:
+                replica.bury(self.uid, contact.uri_text, self.call_id, self.cseq)
         return list(put.values()), [binding for text, binding in removed.items() if text not in put]
 
     def lifetime(self, contact: NameAddr) -> int:
