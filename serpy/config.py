@@ -80,6 +80,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("heartbeat_timeout", 10, "seconds of silence after which a process is replaced; 0 never", 0, 3600),
     _int("crash_limit", 50, "bugs a process survives before it is replaced; 0 = any number", 0),
     _int("max_parked", 1000, "messages per receiver that may wait for a database or DNS at once", 1, 100_000),
+    _int("coalesce_ms", 4, "milliseconds a busy receiver lets datagrams gather, which saves CPU; 0 never", 0, 50),
     _str("store_policy", "refuse", "while the database is down: refuse (answer 500) or journal (keep in a file)"),
     # identity and addresses
     _int("server_id", 0, "this server's number in a farm"),
@@ -111,6 +112,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("dns_retr_time", -1, "seconds until a DNS query is repeated, -1: 2", -1, 60),
     _int("dns_retr_no", -1, "repetitions of a DNS query, -1: 2", -1, 10),
     _int("dns_servers_no", -1, "name servers to use, -1: all", -1, 10),
+    Setting("dns_servers", "list", "", "name servers, address[:port], repeatable; none: those of /etc/resolv.conf"),
     _bool("dns_use_search_list", 1, "try the search list of resolv.conf"),
     _bool("dns_search_full_match", 1, "accepted", "dns_search_list_full_match"),
     _bool("dns_try_ipv6", 1, "look for IPv6 addresses, too"),
@@ -194,6 +196,7 @@ class Settings:
     heartbeat_timeout: int
     crash_limit: int
     max_parked: int
+    coalesce_ms: int
     store_policy: str
     server_id: int
     listen: list[str]
@@ -221,6 +224,7 @@ class Settings:
     dns_retr_time: int
     dns_retr_no: int
     dns_servers_no: int
+    dns_servers: list[str]
     dns_use_search_list: int
     dns_try_ipv6: int
     dns_try_naptr: int

@@ -5,6 +5,9 @@ from the pool takes over the lead; so a message that never waits costs no switch
 resumed from the top of the loop only. After a switch the event list of the last poll is stale: it is thrown away, and
 the next (level-triggered) poll reports again whatever is still ready.
 
+A process that sleeps between messages finds its caches cold, which costs more than the message itself. So under load,
+and only then, the loop lets arrivals gather for ``coalesce_s`` before it polls again; what gathers runs warm.
+
 Does not catch exceptions of callbacks: the owner replaces ``leader_body`` by a function that calls ``lead()`` again.
 Runs in: every child. Locks: none; nothing here is shared between processes.
 """
@@ -27,6 +30,8 @@ WRITABLE: Final = 4  # EPOLLOUT
 MAX_EVENTS: Final = 64  # per poll; a small number keeps the kernel's copy and our list small
 LONGEST_POLL_S: Final = 60.0
 COMPACT_ABOVE: Final = 1024  # cancelled timers tolerated in the heap before it is rebuilt
+COALESCE_WINDOW_S: Final = 0.05  # over which arrivals are counted
+COALESCE_FROM: Final = 1000.0  # arrivals a second; below, a pause would gather too little to pay for itself
 
 
 class Timer:
@@ -67,6 +72,10 @@ class Loop:
         self.most_parked = 0
         self.current: object = None  # the handler being run; whoever dispatches sets it, a park keeps it
         self.leader_body: Callable[[], None] = self.lead
+        self.coalesce_s = 0.0  # the longest that arrivals may wait to be gathered; 0 = never
+        self.arrivals = 0  # counted up by whoever reads messages
+        self._window_end = 0.0
+        self.pause_s = 0.0  # what the arrivals of the last window have decided
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
         self._waits: dict[int, Ticket] = {}
@@ -114,6 +123,11 @@ class Loop:
         """Stop watching *fd*; unknown is harmless. Call it before closing the fd."""
         if self._readers.pop(fd, None) is not None:
             self._unregister(fd)
+
+    def watch(self, fd: int, *, writable: bool) -> None:
+        """Call the callback of the reader *fd* also when it is *writable*, or no longer."""
+        if fd in self._readers:
+            self._epoll.modify(fd, READABLE | WRITABLE if writable else READABLE)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call *callback* at the monotonic instant *when*, or as soon as the loop runs when that has passed."""
@@ -279,8 +293,12 @@ class Loop:
                     waiting.switch()
                     if self._stopping:
                         return
+            if self.pause_s > 0.0 and not self._soon:
+                time.sleep(self.pause_s)
             events = poll(self._poll_timeout(), MAX_EVENTS)
             now = self._now = time.monotonic()
+            if now >= self._window_end:
+                self._close_window(now)
             switches = self._switches
             for fd, _mask in events:
                 if self._waits and self._wake_waiter(fd):
@@ -297,6 +315,14 @@ class Loop:
             if self._next_at is not None and self._next_at() <= now:
                 assert self._on_timer is not None
                 self._on_timer(now)
+
+    def _close_window(self, now: float) -> None:
+        """Decide by what has arrived since the last time whether to let arrivals gather."""
+        lasted = now - self._window_end + COALESCE_WINDOW_S
+        busy = self.arrivals >= COALESCE_FROM * lasted
+        self.pause_s = self.coalesce_s if busy else 0.0
+        self.arrivals = 0
+        self._window_end = now + COALESCE_WINDOW_S
 
     def _poll_timeout(self) -> float:
         if self._ready or self._soon or self._stopping:

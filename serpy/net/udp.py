@@ -56,5 +56,6 @@ class UdpReader:
             flow = Flow(self._listener, address[0], address[1])
             loop.current = (data, flow)  # for the report of a bug
             self._receive(data, flow)
+        loop.arrivals += count
         if limit > 1:
             self._queued = count > 1

@@ -31,6 +31,7 @@ class UdpWorker(Worker):
     def after_fork(self) -> None:
         """Read every socket of ours, and the hand-off."""
         server = self.server
+        self.loop.coalesce_s = server.settings.coalesce_ms / 1000.0
         self.pipeline = Pipeline(server)
         self.pipeline.set_owner(self.child, self.bound.children)
         self.pipeline.forwarder.resolve = Resolver(self.loop, server.settings).resolve

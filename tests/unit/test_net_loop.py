@@ -10,7 +10,7 @@ import time
 import pytest
 
 from serpy.errors import ResourceError
-from serpy.net.loop import Loop
+from serpy.net.loop import COALESCE_WINDOW_S, Loop
 
 
 @pytest.fixture
@@ -283,3 +283,29 @@ def test_a_thousand_handlers_park_at_the_same_time():
     loop.run()
     assert len(done) == 1000
     assert loop.most_parked == 1000
+
+
+def gather(arrivals: int, coalesce_s: float) -> float:
+    """The pause a loop takes after it has seen *arrivals* within one window."""
+    loop = Loop()
+    loop.coalesce_s = coalesce_s
+
+    def count() -> None:
+        loop.arrivals += arrivals
+        loop.call_at(time.monotonic() + 2 * COALESCE_WINDOW_S, loop.stop)
+
+    loop.spawn(count)
+    loop.run()
+    return loop.pause_s
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "coalesce_s", "pause_s"),
+    [
+        pytest.param(100_000, 0.004, 0.004, id="busy"),
+        pytest.param(3, 0.004, 0.0, id="quiet"),
+        pytest.param(100_000, 0.0, 0.0, id="switched off"),
+    ],
+)
+def test_only_a_busy_loop_lets_arrivals_gather(arrivals: int, coalesce_s: float, pause_s: float) -> None:
+    assert gather(arrivals, coalesce_s) == pause_s
