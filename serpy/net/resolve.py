@@ -25,8 +25,9 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
-from serpy.errors import BackendError
+from serpy.errors import BackendError, ConfigError
 from serpy.net.loop import Loop, Ticket
+from serpy.sip.flow import Listener
 from serpy.sip.uri import Uri
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Resolver:
         self._settings: Final = settings
         self._transports: Final = transports
         configured, self._search = read_resolv_conf()
-        self._servers: Final = configured if servers is None else servers
+        self._servers: Final = (servers_of(settings) or configured) if servers is None else servers
         if settings.dns_servers_no > 0:
             del self._servers[settings.dns_servers_no :]
         self._hosts: Final = read_hosts() if hosts is None else hosts
@@ -113,6 +114,16 @@ class Resolver:
                 return self._by_family(found)
         return []
 
+    def naptr(self, name: str) -> list[tuple[int, int, str, str, str, str]]:
+        """The NAPTR records of *name*: order, preference, flags, services, regexp, replacement. May park.
+
+        Raises BackendError when no server answers in time.
+        """
+        return [
+            (int(order), int(preference), str(flags), str(services), str(regexp), str(replacement))
+            for order, preference, flags, services, regexp, replacement in self._lookup(name, "NAPTR")
+        ]
+
     # ------------------------------------------------------------------------------------------- RFC 3263 §4
 
     def _hops(self, uri: Uri) -> list[Hop]:
@@ -148,7 +159,7 @@ class Resolver:
             return []
         preference = {"udp": settings.dns_udp_pref, "tcp": settings.dns_tcp_pref, "tls": settings.dns_tls_pref}
         usable: list[tuple[int, int, int, str, str]] = []
-        for order, rank, flags, service, replacement in self._lookup(host, "NAPTR"):
+        for order, rank, flags, service, _, replacement in self._lookup(host, "NAPTR"):
             transport = NAPTR_SERVICES.get(str(service).upper(), "")
             if str(flags).upper() != "S" or transport not in self._transports or preference[transport] < 0:
                 continue
@@ -311,7 +322,7 @@ def _plain(rdata: object, kind: str) -> tuple[str | int, ...]:
         "A": ("address",),
         "AAAA": ("address",),
         "SRV": ("priority", "weight", "port", "target"),
-        "NAPTR": ("order", "preference", "flags", "service", "replacement"),
+        "NAPTR": ("order", "preference", "flags", "service", "regexp", "replacement"),
     }[kind]
     values: list[str | int] = []
     for field in fields:
@@ -332,9 +343,32 @@ def numeric(host: str) -> str:
         return ""
 
 
+def transports_of(listeners: list[Listener]) -> tuple[str, ...]:
+    """What those who listen on *listeners* can send over, UDP first."""
+    mine = {listener.transport for listener in listeners}
+    return tuple(name for name in ("udp", "tcp", "tls") if name in mine)
+
+
 def default_port(transport: str) -> int:
     """5061 for TLS, else 5060 (RFC 3261 §19.1.2)."""
     return 5061 if transport == "tls" else 5060
+
+
+def servers_of(settings: Settings) -> list[tuple[str, int]]:
+    """The name servers that ``dns_servers`` names, [] for those of resolv.conf. Raises ConfigError."""
+    found: list[tuple[str, int]] = []
+    for text in settings.dns_servers:
+        address, port = text, "53"
+        if text[:1] == "[":
+            address, _, rest = text[1:].partition("]")
+            port = rest[1:] if rest[:1] == ":" else rest or "53"
+        elif text.count(":") == 1:
+            address, _, port = text.partition(":")
+        literal = numeric(address)
+        if not literal or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+            raise ConfigError(f"dns_servers: {text[:60]!r} is no address", hint='"192.0.2.53" or "[2001:db8::53]:5353"')
+        found.append((literal, int(port)))
+    return found
 
 
 def read_resolv_conf(path: str = "/etc/resolv.conf") -> tuple[list[tuple[str, int]], list[str]]:
