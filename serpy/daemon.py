@@ -17,6 +17,7 @@ import pwd
 import resource
 import signal
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,7 @@ from serpy.net.listen import Bound, bind_all
 from serpy.workers.base import EXIT_BOOT, Worker, limit_core_files
 from serpy.workers.ctl import CtlWorker
 from serpy.workers.store import StoreWorker
+from serpy.workers.tcp import TcpWorker
 from serpy.workers.timer import TimerWorker
 from serpy.workers.udp import UdpWorker
 
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-l", dest="listen", action="append", default=[], metavar="ADDRESS",
         help="[proto:]host[:port] to listen on, repeatable (default: all interfaces)")  # fmt: skip
     add("-n", dest="children", type=int, metavar="N", help="receiver processes")
-    add("-N", dest="tcp_children", type=int, metavar="N", help="TCP processes (no effect: UDP only)")
+    add("-N", dest="tcp_children", type=int, metavar="N", help="TCP processes (default: as -n)")
     add("-m", dest="shm_mem", type=int, metavar="MIB", help="shared memory in MiB")
     add("-D", dest="foreground", action="count", default=0,
         help="stay in the foreground, once: with one receiver, twice: with all; three times: go to the background")  # fmt: skip
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-R", dest="rev_dns", action="store_true", help="use reverse DNS for received=")
     add("-v", dest="check_via", action="store_true", help="forward only replies whose top Via names us")
     add("-a", dest="auto_aliases", choices=("on", "off"), metavar="on|off", help="names of our addresses are ourselves")
-    add("-T", dest="disable_tcp", action="store_true", help="no TCP (no effect: UDP only)")
+    add("-T", dest="disable_tcp", action="store_true", help="no TCP")
     for letter, name in (("L", "PATH"), ("W", "TYPE"), ("O", "LEVEL"), ("Q", "N"), ("s", "FILE"), ("M", "MIB")):
         add(f"-{letter}", dest=f"unused_{letter}", metavar=name, help="accepted, no effect")
     add("-S", dest="unused_S", action="store_true", help="accepted, no effect")
@@ -144,6 +146,7 @@ def _start(server: Server, options: argparse.Namespace) -> int:
     _set_limits(settings)
     bound = bind_all(server.listeners, settings.children, settings)
     _prepare_run_dir(server.run_dir, uid, gid)
+    _tell_programs(server.run_dir)
     reporter = Reporter(_go_to_background() if background else None)
     if settings.chroot:
         os.chroot(settings.chroot)
@@ -171,12 +174,15 @@ def _start(server: Server, options: argparse.Namespace) -> int:
 
 def _workers(server: Server, bound: Bound) -> list[Worker]:
     """Every child of this server, in the order of its slot."""
-    layout = Layout(bound.children)
+    layout = Layout(bound.children, bound.streams)
     channels = Channels(layout.slots)
     workers: list[Worker] = [UdpWorker(server, channels, bound, child, child) for child in range(layout.receivers)]
     workers.append(TimerWorker(server, channels, bound, layout.timer, 0))
     workers.append(StoreWorker(server, channels, bound, layout.store, 0))
     workers.append(CtlWorker(server, channels, bound, layout.ctl, 0))
+    workers.extend(
+        TcpWorker(server, channels, bound, layout.first_stream + child, child) for child in range(layout.streams)
+    )
     return workers
 
 
@@ -238,6 +244,16 @@ def _prepare_run_dir(run_dir: str, uid: int, gid: int) -> None:
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     if uid >= 0 or gid >= 0:
         os.chown(run_dir, uid, gid)
+
+
+def _tell_programs(run_dir: str) -> None:
+    """Let programs that a script starts find this server's socket, and its own sercmd and serpyctl first."""
+    if run_dir:
+        os.environ["SERPY_CTL"] = f"unixs:{os.path.abspath(run_dir)}/ctl"  # noqa: PTH100 - text in, text out
+    ours = sysconfig.get_path("scripts")
+    path = os.environ.get("PATH", os.defpath)
+    if ours not in path.split(os.pathsep):
+        os.environ["PATH"] = f"{ours}{os.pathsep}{path}"
 
 
 def _go_to_background() -> int:
