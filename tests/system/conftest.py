@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from support.oob import AbsentError, Oob
+from support.postgres import Postgres, UnavailableError
 from support.running import Running
 
 USERS = ("alice", "bob", "carol")
@@ -39,3 +43,33 @@ def phones(server):
             phone.pending.clear()
             phone.register(expires=0, contact="*")
         phone.close()
+
+
+@pytest.fixture(scope="session", params=["serpy", "sip-router-oob", "ser-oob"])
+def oob_server(request, tmp_path_factory):
+    """A server with one of the Out-of-Box configurations: the later published one on PostgreSQL, the others on SQLite."""
+    postgres = None
+    url = ""
+    if request.param == "sip-router-oob":
+        with contextlib.suppress(UnavailableError):
+            postgres = Postgres()
+            url = postgres.url
+    try:
+        running = Oob(tmp_path_factory.mktemp("oob"), request.param, url=url)
+    except AbsentError as exc:
+        if postgres is not None:
+            postgres.close()
+        pytest.skip(str(exc))
+    running.prepare(*USERS).start()
+    yield running
+    status = running.stop()
+    if postgres is not None:
+        postgres.close()
+    assert status == 0, running.log.read_text()[-3000:]
+
+
+@pytest.fixture
+def oob(oob_server):
+    """The server, with nobody registered at the end."""
+    yield oob_server
+    oob_server.close_phones()

@@ -1,0 +1,210 @@
+"""Servers that run an Out-of-Box configuration: serpy's own, or one of the two that SER has published.
+
+Of a published file a copy is run in which only these lines are other ones: the database URL and driver, the listen and
+multicast addresses, the RPC sockets, the address of the media proxy, and the times of the minute timer and of the
+keep-alives, so that a test need not wait for them. The files themselves are not ours and are looked for where
+SERPY_OOB_2008 and SERPY_OOB_FINAL say, the latter also where Debian's kamailio package has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.phone import Message, Phone
+from support.running import BIN, CONFIG, DOMAIN, Running, free_port
+
+from serpy import loader
+from serpy.rpc import attributes
+from serpy.rpc.protocol import RpcFault, call
+from serpy.rpc.provision import Provision
+
+DEBIAN = Path("/usr/share/doc/kamailio/examples/pkg/sip-router-oob.cfg")
+VARIABLES = {"ser-oob": "SERPY_OOB_2008", "sip-router-oob": "SERPY_OOB_FINAL"}
+GATEWAY = "127.0.0.2"
+PEER = "127.0.0.3"
+BEHIND_NAT = "127.0.0.4"
+
+
+class AbsentError(Exception):
+    """The published file is not on this machine; the text says how to supply it."""
+
+
+def published(name: str) -> str:
+    """The text of the published file *name*. Raises AbsentError."""
+    variable = VARIABLES[name]
+    given = os.environ.get(variable, "")
+    places = [Path(given)] if given else []
+    if name == "sip-router-oob" and not given:
+        places += [DEBIAN, DEBIAN.with_name(DEBIAN.name + ".gz")]
+    for place in places:
+        if place.is_file():
+            data = place.read_bytes()
+            return (gzip.decompress(data) if place.suffix == ".gz" else data).decode("utf-8", "surrogateescape")
+    raise AbsentError(f"{name}.cfg is not here: name it with {variable}=PATH")
+
+
+def adapted(text: str, *, url: str, port: int, folder: Path, rtp_proxy: str) -> str:
+    """*text* with the lines changed that say where things are on this machine."""
+    driver = "db_postgres" if url.startswith("postgres") else "db_mysql" if url.startswith("mysql") else "db_sqlite"
+    rules = [
+        (r'^loadmodule "(?:db_mysql|mysql)"', f'loadmodule "{driver}"'),
+        (r'"mysql://[^"]*"', f'"{url}"'),
+        (r"^listen *= *(?:udp:)?224\.0\.1\.75.*$", f"listen=udp:224.0.1.75:{port}"),
+        (r"^listen *= *127\.0\.0\.1.*$", f"listen=udp:127.0.0.1:{port}"),
+        (r"^listen *= *udp:127\.0\.0\.1 *$", ""),
+        (r"force_send_socket\(udp:127\.0\.0\.1\)", f"force_send_socket(udp:127.0.0.1:{port})"),
+        (r"forward_udp\(224\.0\.1\.75, *5060\)", f"forward_udp(224.0.1.75,{port})"),
+        (r'"unixs:/tmp/ser_ctl"', f'"unixs:{folder}/ser_ctl"'),
+        (r'"fifo:/tmp/ser_fifo"', f'"fifo:{folder}/ser_fifo"'),
+        (r'^(modparam\("ctl", "binrpc", )"tcp:[^"]*"', rf'\1"tcp:127.0.0.1:{free_port()}"'),
+        (r'"udp:127\.0\.0\.1:22222"', f'"{rtp_proxy}"'),
+        (r"ON_1MIN_TIMER,60000,", "ON_1MIN_TIMER,500,"),
+        (r'(modparam\("nathelper", "natping_interval", *)15\)', r"\g<1>1)"),
+    ]
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text
+
+
+class Oob(Running):
+    """A server with the configuration *name*: ``serpy``, ``sip-router-oob`` or ``ser-oob``. Raises AbsentError."""
+
+    def __init__(self, folder: Path, name: str, *, url: str = "", defines: dict[str, str] | None = None):
+        super().__init__(folder, config=CONFIG, url=url, defines=defines)
+        self.name = name
+        self.is_own = name == "serpy"
+        self.phones: list[Phone] = []
+        self._peer = Phone(self.address, "peer", host=PEER)
+        self.url = self.defines["DB_URL"]
+        if self.is_own:
+            self.defines |= {"PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "RELOAD_MS": "500"}
+        self.rtp_proxy = f"udp:127.0.0.1:{free_port()}"
+        if not self.is_own:
+            self.config = folder / f"{name}.cfg"
+            text = adapted(
+                published(name), url=self.defines["DB_URL"], port=self.port, folder=folder, rtp_proxy=self.rtp_proxy
+            )
+            self.config.write_text(text, encoding="utf-8", errors="surrogateescape")
+            self.defines = {}
+
+    # what the files do differently
+
+    @property
+    def fixes_contacts_of_answers(self) -> bool:
+        """sip-router-oob.cfg tests a flag that it never sets, and so leaves private Contacts in answers alone."""
+        return self.name != "sip-router-oob"
+
+    def assert_redirected(self, answer: Message, target: str, callee: Phone) -> None:
+        """The 302 names *target*. In the older file it names the callee: attr_destination leaves the Request-URI."""
+        expected = callee.contact if self.name == "ser-oob" else target
+        assert answer.get("Contact").split(";")[0].strip("<>") == expected
+
+    # phones and provisioning
+
+    def phone(self, user: str, **options) -> Phone:
+        return self._kept(super().phone(user, **options))
+
+    def nated_phone(self, user: str) -> NatedPhone:
+        """A phone of *user* that believes in its private address."""
+        return self._kept(NatedPhone(self.address, user, DOMAIN, user, host=BEHIND_NAT))
+
+    def gateway(self) -> Gateway:
+        """The gateway to the telephone network; its ``attributes`` are what the server must know of it."""
+        return self._kept(Gateway(self.address, "gateway", host=GATEWAY))
+
+    def peer(self) -> Phone | None:
+        """The peer of SITE_SPECIFIC; None when it is a host of the real world."""
+        return self._peer if self.is_own else None
+
+    def _kept(self, phone):
+        self.phones.append(phone)
+        return phone
+
+    def close_phones(self) -> None:
+        """Remove the bindings of all phones that have registered, and close them."""
+        for phone in self.phones:
+            if phone.is_registered:
+                with contextlib.suppress(RpcFault):
+                    self.rpc("usrloc.delete_uid", "location", f"{phone.user}@{DOMAIN}")
+            phone.close()
+        self.phones.clear()
+
+    @contextlib.contextmanager
+    def attrs(self, owner: str, **values: str) -> Iterator[None]:
+        """Attributes that *owner* has for a while."""
+        if self.is_own is False:
+            values.pop("gw_port", None)
+        self._set(owner, [f"{name}={value}" for name, value in values.items()])
+        try:
+            yield
+        finally:
+            self._set(owner, [f"{name}=" for name in values])
+
+    def _set(self, owner: str, assignments: list[str]) -> None:
+        cache = self.provision(lambda provision: attributes.attrs_set(provision, owner, assignments))
+        self.rpc("cache.bump", cache)
+
+    def rpc(self, method: str, *arguments: object):
+        """The result of an RPC, as JSON gives it."""
+        return call(str(self.folder / "ctl"), method, list(arguments), 10.0)
+
+    def provision(self, action):
+        """Change the database behind the server's back."""
+        database = loader.open_database(self.url)
+        try:
+            return action(Provision(database))
+        finally:
+            database.close()
+
+    def select(self, table: str, columns: tuple[str, ...], where: dict[str, object]) -> list[tuple[object, ...]]:
+        """Rows of the server's database."""
+        return self.provision(lambda provision: provision.database.select(table, columns, where))
+
+    def keepalive(self, phone: Phone, timeout: float) -> bool:
+        """True when *phone* gets a keep-alive in time: an OPTIONS, or four bytes."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            message = phone.receive(left)
+            if message is not None and (message.startswith("OPTIONS ") or message == "\r\n\r\n"):
+                return True
+        return False
+
+    # process
+
+    def start(self, *extra: str) -> Oob:
+        super().start(*extra)
+        return self
+
+    def command(self, *extra: str) -> list[str]:
+        if self.is_own:
+            return super().command(*extra)
+        # no -l: the file's own listen lines count
+        return [str(BIN / "serpy"), "-D", "-D", "-E", "-m", "64", "-n", "2", *self.options(), *extra]
+
+
+class Gateway(Phone):
+    """The gateway to the telephone network."""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the server must know of it. The published files take the port from the Request-URI."""
+        return {"gw_ip": self.host, "gw_port": str(self.port)}
+
+
+class NatedPhone(Phone):
+    """A phone that believes in its private address: Via and Contact say 192.168.1.10:5060."""
+
+    private = "192.168.1.10:5060"
+
+    @property
+    def contact(self) -> str:
+        return f"sip:{self.user}@{self.private}"
+
+    def via(self, branch: str = "") -> str:
+        return super().via(branch).replace(f"{self.host}:{self.port}", self.private).removesuffix(";rport")
