@@ -146,6 +146,7 @@ class Hooks:
         self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
         self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream
         self.on_failed: list[Outcome] = []  # all its branches have failed; before the failure route
+        self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 
 
@@ -215,9 +216,9 @@ class Server:
         return (name, number) in self.aliases or (name, 0) in self.aliases
 
     def listener_for(self, transport: str, host: str = "", port: int = 0) -> Listener | None:
-        """The first listener that can send over *transport*, narrowed to *host* and *port* when given."""
+        """The first listener that can send over *transport* ("" = any), narrowed to *host* and *port* when given."""
         for listener in self.listeners:
-            if listener.transport != transport or listener.multicast:
+            if (transport and listener.transport != transport) or listener.multicast:
                 continue
             if (not host or listener.host == host) and (not port or listener.port == port):
                 return listener

@@ -136,7 +136,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("dst_blacklist_mem", 250, "KiB of avoided destinations, per process", 1),
     _inert("dst_blacklist_gc_interval", "int", 60),
     _inert("dst_blacklist_init", "bool", 1),
-    # TCP: kept for the configurations that set them
+    # TCP
     _bool("disable_tcp", 0, "no TCP listeners"),
     _int("tcp_children", 0, "TCP processes, 0: as children", 0, 256),
     _bool("tcp_accept_aliases", 0, "honour ;alias in Via"),

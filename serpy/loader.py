@@ -24,7 +24,7 @@ from serpy.config import KINDS, Settings, Variables
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net.handoff import Layout
-from serpy.net.listen import aliases_of, listeners_of
+from serpy.net.listen import aliases_of, listeners_of, stream_children
 from serpy.net.resolve import servers_of
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
@@ -32,6 +32,7 @@ from serpy.script.exports import Exports
 from serpy.script.runtime import HOOKS
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
+from serpy.transaction import statistics
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -170,7 +171,11 @@ def _make_shared(server: Server, environment: Environment) -> None:
     """Shared memory and all that lives in it from the core; the modules allocate the rest in ``init``."""
     settings = server.settings
     server.segment = Segment(settings.shm_mem * MIB)
-    server.counters = Counters(server.segment, Layout(settings.children).slots)
+    streams = stream_children(server.listeners, settings)
+    server.counters = Counters(server.segment, Layout(settings.children, streams).slots)
+    if streams:
+        for name, text in statistics.TCP:
+            server.counters.declare(name, text)
     variables = Variables()
     for exports in server.exports.values():
         for group, names in exports.variables.items():

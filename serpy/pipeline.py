@@ -168,6 +168,16 @@ class Pipeline:
                 return
         self._enter(call_id, message, flow)
 
+    def not_sent(self, data: bytes) -> None:
+        """*data*, the beginning of a message of ours, could not be sent: fail its transaction if there is one."""
+        request = parse_for_reply(data)
+        if request is None or request.method == "CANCEL":
+            return  # a response, an ACK, or what is repeated by who needs it
+        try:
+            self.layer.not_sent(request.via.branch, self.loop.now())
+        except ProtocolError:
+            self.malformed += 1
+
     def refuse_bug(self, data: bytes, flow: Flow) -> None:
         """Answer 500 to a request whose handler died of a bug of ours, unless it has been answered."""
         request = parse_for_reply(data)
@@ -359,17 +369,20 @@ class Pipeline:
         maddr = via.param("maddr")
         host = maddr or via.received or via.address
         port = via.port or 5060
-        if via.rport > 0 and not maddr:
+        if via.rport > 0 and not maddr and transport == "udp":
             port = via.rport
         host = host.strip("[]")
         try:
             if is_address(host):
-                return self.forwarder.flow_to(transport, host, port, flow.listener)
+                found = self.forwarder.flow_to(transport, host, port, flow.listener)
+                if transport == "udp" or maddr:
+                    return found
+                return Flow(found.listener, host, port, via.connection)  # back by the connection it came on
             resolve = self.forwarder.resolve
             if resolve is None:
                 return None
-            for found, address, number in resolve(parse_uri(f"sip:{host}:{port};transport={transport}")):
-                return self.forwarder.flow_to(found, address, number, flow.listener)
+            for name, address, number in resolve(parse_uri(f"sip:{host}:{port};transport={transport}")):
+                return self.forwarder.flow_to(name, address, number, flow.listener)
         except (TransportError, BackendError, ProtocolError):
             return None
         return None

@@ -22,6 +22,20 @@ STORE_ACK: Final = 3  # its answer
 RPC_CALL: Final = 4  # ctl asks another process
 RPC_RESULT: Final = 5  # its answer
 WAKE: Final = 6  # look at the shared page now; no payload
+# Connections, see net/streams.py.
+STREAM_SEND: Final = 16  # bytes for a connection, or for an address that a connection leads to
+STREAM_FAILED: Final = 17  # they could not be sent: the message as it was
+STREAM_ALIAS: Final = 18  # which connection leads to an address
+STREAM_HELLO: Final = 19  # a TCP receiver has started: its predecessor's connections are gone
+STREAM_LIST: Final = 20  # ctl asks for the connections
+STREAM_LISTED: Final = 21  # one TCP receiver's answer
+HTTP: Final = 22  # an HTTP request that came to a SIP port, with its flow: encode_message()
+HTTP_RPC: Final = 23  # the same, which the script allows to call a method: for ctl
+
+# Replication, see replication/agent.py.
+REPLICATE: Final = 24  # a REGISTER for a multicast group: replication.agent.encode_outgoing()
+REPLICATION_ASK: Final = 25  # ctl asks the timer process about its peers
+REPLICATION_TOLD: Final = 26  # its answer
 
 HEADER_SIZE: Final = 3
 LARGEST: Final = 65535 + 512  # a whole UDP datagram and its flow
@@ -34,14 +48,16 @@ Handler = Callable[[bytes, int], None]
 
 
 class Layout:
-    """Which slot is whose: the receivers come first, so a receiver's slot is its child index."""
+    """Which slot is whose: the receivers come first, so a receiver's slot is its child index; TCP receivers last."""
 
-    def __init__(self, receivers: int) -> None:
+    def __init__(self, receivers: int, streams: int = 0) -> None:
         self.receivers: Final = receivers
         self.timer: Final = receivers
         self.store: Final = receivers + 1
         self.ctl: Final = receivers + 2
-        self.slots: Final = receivers + 3
+        self.streams: Final = streams  # TCP receivers
+        self.first_stream: Final = receivers + 3
+        self.slots: Final = receivers + 3 + streams
 
 
 class Channels:
@@ -62,6 +78,10 @@ class Channels:
                 set_buffers(end, BUFFER_BYTES)
             self._in.append(inbound)
             self._out.append(outbound)
+
+    def out_fileno(self, slot: int) -> int:
+        """The descriptor to wait on until the process in *slot* has room again."""
+        return self._out[slot].fileno()
 
     def send(self, slot: int, kind: int, payload: bytes) -> bool:
         """Hand *payload* to the process in *slot*; False = its socket is full, dropped and counted."""
@@ -119,13 +139,20 @@ def set_buffers(sock: socket.socket, size: int) -> None:
             sock.setsockopt(socket.SOL_SOCKET, plain, size)
 
 
-def encode_message(data: bytes, listener_index: int, host: str, port: int) -> bytes:
-    """A datagram and where it came from, as the payload of MESSAGE."""
+def encode_message(data: bytes, listener_index: int, host: str, port: int, connection: int = 0) -> bytes:
+    """A message and where it came from, as the payload of MESSAGE and HTTP."""
     name = host.encode("ascii")
-    return bytes((listener_index >> 8, listener_index & 255, port >> 8, port & 255, len(name))) + name + data
+    head = bytes((listener_index >> 8, listener_index & 255, port >> 8, port & 255, len(name)))
+    return head + connection.to_bytes(8, "big") + name + data
 
 
-def decode_message(payload: bytes) -> tuple[bytes, int, str, int]:
-    """(data, listener index, host, port) of a MESSAGE payload."""
-    end = 5 + payload[4]
-    return payload[end:], payload[0] << 8 | payload[1], payload[5:end].decode("ascii"), payload[2] << 8 | payload[3]
+def decode_message(payload: bytes) -> tuple[bytes, int, str, int, int]:
+    """(data, listener index, host, port, connection id) of such a payload."""
+    end = 13 + payload[4]
+    return (
+        payload[end:],
+        payload[0] << 8 | payload[1],
+        payload[13:end].decode("ascii"),
+        payload[2] << 8 | payload[3],
+        int.from_bytes(payload[5:13], "big"),
+    )

@@ -1,8 +1,9 @@
 """The listen addresses: read from the settings, resolved, and bound in the master before the first fork.
 
 Per UDP address there is one socket per receiver (SO_REUSEPORT, in child order, so that the steering program's index is
-the child's). A multicast address has one socket, receives only, and is never a source. No listen given: every address
-of this machine, loopback last.
+the child's), per TCP address one per TCP receiver, among which the kernel spreads new connections. A multicast address
+has one UDP socket, receives only, and is never a source. No listen given: every address of this machine, loopback last.
+UDP listeners come first: where a script does not say which it wants, the first is taken.
 
 Runs in: master. Locks: none. RFC: 3261 §18.
 """
@@ -33,27 +34,34 @@ RECEIVE_BUFFER: Final = 1048576  # holds what comes while a killed receiver is r
 SIOCGIFADDR: Final = 0x8915
 IPV6_LINK_SCOPE: Final = "20"
 SO_RCVBUFFORCE: Final = 33
+BACKLOG: Final = 1024  # connections that wait while a TCP receiver is replaced; the system's limit may be lower
 
 
 class Bound:
-    """The sockets of all listeners: ``sockets[listener.index][child]``; None where a child has none."""
+    """The sockets of all listeners: ``sockets[listener.index][child]``; None where a child has none.
 
-    def __init__(self, listeners: list[Listener], children: int) -> None:
+    ``accepting`` is the same for the listening sockets of the *streams* TCP receivers.
+    """
+
+    def __init__(self, listeners: list[Listener], children: int, streams: int = 0) -> None:
         self.listeners: Final = listeners
         self.children: Final = children
+        self.streams: Final = streams
         self.sockets: Final[list[list[socket.socket | None]]] = [[None] * children for _ in listeners]
+        self.accepting: Final[list[list[socket.socket | None]]] = [[None] * streams for _ in listeners]
 
     def of_child(self, child: int) -> list[socket.socket | None]:
         """The sockets of one receiver, by listener index."""
         return [row[child] for row in self.sockets]
 
-    def close_others(self, child: int) -> None:
-        """In a child: close the sockets of the other receivers."""
-        for row in self.sockets:
-            for index, sock in enumerate(row):
-                if index != child and sock is not None:
-                    sock.close()
-                    row[index] = None
+    def close_others(self, child: int, stream: int = -1) -> None:
+        """In a child: close the sockets of the other receivers, and of the TCP receivers but the one numbered *stream*."""
+        for rows, own in ((self.sockets, child), (self.accepting, stream)):
+            for row in rows:
+                for index, sock in enumerate(row):
+                    if index != own and sock is not None:
+                        sock.close()
+                        row[index] = None
 
     def close(self) -> None:
         """Close all."""
@@ -63,33 +71,64 @@ class Bound:
 def listeners_of(settings: Settings) -> list[Listener]:
     """The listeners that the settings ask for. Raises ConfigError."""
     wanted = [entry for text in settings.listen for entry in _split_group(text)]
-    found: list[tuple[str, int]] = []
+    found: dict[str, list[tuple[str, int]]] = {"udp": [], "tcp": []}
     if not wanted:
-        found = [(host, settings.port) for host in local_addresses()]
-        if not found:
+        for host in local_addresses():
+            _add(found, "", host, settings.port, settings)
+        if not found["udp"]:
             raise ConfigError("this machine has no address to listen on", hint="give one with -l or listen=")
     for text in wanted:
         transport, host, port = parse_address(text)
-        if transport not in ("", "udp"):
-            log.warning("listen %s: only UDP is served, ignored", text)
+        if transport not in ("", "udp", "tcp"):
+            log.warning("listen %s: %s is not served, ignored", text, transport.upper())
             continue
-        found.extend((address, port or settings.port) for address in _addresses_of(host, text))
+        if transport == "tcp" and not has_tcp(settings):
+            log.warning("listen %s: TCP is off (disable_tcp, or fork=no), ignored", text)
+            continue
+        for address in _addresses_of(host, text):
+            _add(found, transport, address, port or settings.port, settings)
     listeners: list[Listener] = []
-    for host, port in dict.fromkeys(found):
-        listeners.append(
-            Listener(
-                len(listeners),
-                "udp",
-                host,
-                port,
-                advertised_host=settings.advertised_address,
-                advertised_port=settings.advertised_port,
-                multicast=ipaddress.ip_address(host).is_multicast,
-            )
-        )
+    for transport in ("udp", "tcp"):
+        for host, port in dict.fromkeys(found[transport]):
+            listeners.append(_listener(len(listeners), transport, host, port, settings))
     if not listeners:
-        raise ConfigError("no UDP address to listen on", hint="add listen = udp:ADDRESS:PORT")
+        raise ConfigError("no address to listen on", hint="add listen = udp:ADDRESS:PORT")
     return listeners
+
+
+def has_tcp(settings: Settings) -> bool:
+    """True unless TCP is switched off; a server that does not fork has UDP only, as SER."""
+    return not settings.disable_tcp and bool(settings.fork)
+
+
+def stream_children(listeners: list[Listener], settings: Settings) -> int:
+    """How many TCP receivers this server has: none without a TCP listener."""
+    if not any(listener.transport == "tcp" for listener in listeners):
+        return 0
+    return settings.tcp_children or settings.children
+
+
+def _add(found: dict[str, list[tuple[str, int]]], transport: str, host: str, port: int, settings: Settings) -> None:
+    """Note one address for *transport*, "" for all that can have it."""
+    if transport in ("", "udp"):
+        found["udp"].append((host, port))
+    if transport == "tcp" or (transport == "" and has_tcp(settings) and not ipaddress.ip_address(host).is_multicast):
+        found["tcp"].append((host, port))
+
+
+def _listener(index: int, transport: str, host: str, port: int, settings: Settings) -> Listener:
+    multicast = ipaddress.ip_address(host).is_multicast
+    if multicast and transport != "udp":
+        raise ConfigError(f"listen {transport}:{host}: a multicast address is for UDP only")
+    return Listener(
+        index,
+        transport,
+        host,
+        port,
+        advertised_host=settings.advertised_address,
+        advertised_port=settings.advertised_port,
+        multicast=multicast,
+    )
 
 
 def aliases_of(settings: Settings, listeners: list[Listener]) -> set[tuple[str, int]]:
@@ -196,9 +235,13 @@ def _hosts_file() -> dict[str, list[str]]:
 
 def bind_all(listeners: list[Listener], children: int, settings: Settings) -> Bound:
     """Bind every listener for *children* receivers and steer. Raises ConfigError with the reason, nothing left open."""
-    bound = Bound(listeners, children)
+    bound = Bound(listeners, children, stream_children(listeners, settings))
     try:
         for listener in listeners:
+            if listener.transport == "tcp":
+                _probe(listener)
+                bound.accepting[listener.index][:] = [_listen(listener, settings) for _ in range(bound.streams)]
+                continue
             if listener.multicast:
                 bound.sockets[listener.index][0] = _bind_multicast(listener, settings)
                 continue
@@ -229,25 +272,40 @@ def _bind(listener: Listener, settings: Settings) -> socket.socket:
     return sock
 
 
+def _listen(listener: Listener, settings: Settings) -> socket.socket:
+    """A listening socket. What is set here, its connections inherit."""
+    sock = _socket(listener)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    _bind_to(sock, listener)
+    sock.setblocking(False)
+    set_stream_options(sock, settings)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def set_stream_options(sock: socket.socket, settings: Settings) -> None:
+    """What a connection of ours needs: no waiting for more to send, and a peer that vanished is found out one day."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sock.family == socket.AF_INET:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, settings.tos)
+
+
 def _bind_multicast(listener: Listener, settings: Settings) -> socket.socket:
+    """Bound to the group; the timer process joins it, see replication/sockets.py."""
     sock = _socket(listener)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _bind_to(sock, listener)
-    group = socket.inet_pton(sock.family, listener.host)
-    try:
-        if listener.ipv6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("@I", 0))
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + socket.inet_aton("0.0.0.0"))  # noqa: S104
-    except OSError as exc:
-        sock.close()
-        raise ConfigError(f"{listener}: cannot join the multicast group: {exc.strerror}") from None
     _set_options(sock, listener, settings)
     return sock
 
 
 def _socket(listener: Listener) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if listener.ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    kind = socket.SOCK_STREAM if listener.transport == "tcp" else socket.SOCK_DGRAM
+    sock = socket.socket(socket.AF_INET6 if listener.ipv6 else socket.AF_INET, kind)
+    if kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last server in TIME_WAIT
     if listener.ipv6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
@@ -258,7 +316,7 @@ def _bind_to(sock: socket.socket, listener: Listener) -> None:
         sock.bind((listener.host, listener.port))
     except OSError as exc:
         sock.close()
-        name = f"udp:{listener.host}:{listener.port}"
+        name = f"{listener.transport}:{listener.host}:{listener.port}"
         if exc.errno == errno.EADDRINUSE:
             raise ConfigError(f"{name} is in use by another program{_user_of(listener)}") from None
         if exc.errno == errno.EADDRNOTAVAIL:
@@ -285,7 +343,7 @@ def _set_options(sock: socket.socket, listener: Listener, settings: Settings) ->
 def _user_of(listener: Listener) -> str:
     """`` (pid N, name)`` of whoever holds the port, "" when it cannot be seen."""
     inodes: set[str] = set()
-    for table in ("/proc/net/udp", "/proc/net/udp6"):
+    for table in (f"/proc/net/{listener.transport}", f"/proc/net/{listener.transport}6"):
         with contextlib.suppress(OSError):
             for line in Path(table).read_text(encoding="ascii").split("\n")[1:]:
                 fields = line.split()

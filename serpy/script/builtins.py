@@ -16,6 +16,7 @@ from serpy.errors import ParseError
 from serpy.script.context import Context, Target
 from serpy.script.exports import FALSE, TRUE, Arg, Function, Routes
 from serpy.script.runtime import HOOKS, Scalar, is_reply, to_int, to_str
+from serpy.sip.flow import CLOSE, NO_CONNECT, Flow
 from serpy.sip.uri import Uri, parse_uri
 
 log = logging.getLogger("serpy.script")
@@ -193,26 +194,38 @@ def _with_phone(uri: Uri) -> Uri:
 
 def set_reply_close(ctx: Context) -> int:
     """Close the connection after the answer."""
-    ctx.notes["set_reply_close"] = True
+    _reply_option(ctx, CLOSE)
     return TRUE
 
 
 def set_reply_no_connect(ctx: Context) -> int:
     """Do not open a connection for the answer."""
-    ctx.notes["set_reply_no_connect"] = True
+    _reply_option(ctx, NO_CONNECT)
     return TRUE
 
 
 def set_forward_close(ctx: Context) -> int:
     """Close the connection after forwarding."""
-    ctx.notes["set_forward_close"] = True
+    _forward_option(ctx, CLOSE)
     return TRUE
 
 
 def set_forward_no_connect(ctx: Context) -> int:
     """Do not open a connection for forwarding."""
-    ctx.notes["set_forward_no_connect"] = True
+    _forward_option(ctx, NO_CONNECT)
     return TRUE
+
+
+def _reply_option(ctx: Context, option: int) -> None:
+    """Answers go where the request came from, so they inherit its options; a transaction that exists has its own."""
+    flow = ctx.flow
+    if flow.connection:
+        ctx.flow = Flow(flow.listener, flow.host, flow.port, flow.connection, flow.options | option)
+
+
+def _forward_option(ctx: Context, option: int) -> None:
+    options = ctx.notes.get("forward_options")  # Forwarder reads it
+    ctx.notes["forward_options"] = (options if isinstance(options, int) else 0) | option
 
 
 def _in_place(_ctx: Context) -> int:

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+# What becomes of the connection a message leaves by (``Flow.options``, bits).
+CLOSE: Final = 1  # close it when the message has left
+NO_CONNECT: Final = 2  # use one that is open, or do not send at all
+AS_HTTP: Final = 4  # the message answers an HTTP request: its status line must say so
+
 
 class Listener:
     """One listen address. *index* is the same in every process and names the socket to send from.
@@ -47,15 +52,17 @@ class Flow:
     """The two ends a message travels between: our *listener* and the peer's *host* and *port*.
 
     ``host`` is the address as text without brackets. ``connection`` is 0 for UDP, else the connection id of the
-    TCP receiver that holds it. ``sockaddr`` is what ``socket.sendto`` takes.
+    TCP receiver that holds it; where it is gone, or 0 over TCP, a connection to *host* and *port* is used or made.
+    ``sockaddr`` is what ``socket.sendto`` takes.
     """
 
-    def __init__(self, listener: Listener, host: str, port: int, connection: int = 0) -> None:
+    def __init__(self, listener: Listener, host: str, port: int, connection: int = 0, options: int = 0) -> None:
         self.listener: Final = listener
         self.transport: Final = listener.transport
         self.host: Final = host
         self.port: Final = port
         self.connection: Final = connection
+        self.options: Final = options
         self.sockaddr: Final[tuple[str, int]] = (host, port)
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from serpy.sip.nameaddr import parse_params, render_params, split_commas
 from serpy.sip.uri import parse_port
 
 MAGIC_COOKIE: Final = "z9hG4bK"
+HEX: Final = frozenset("0123456789abcdef")
 
 
 class Via:
@@ -39,6 +40,12 @@ class Via:
             return 0
         port = int(text)
         return port if port <= 65535 else 0
+
+    @property
+    def connection(self) -> int:
+        """The connection id in a Via that ``via_with_received`` has annotated, 0 when there is none."""
+        text = self.params.get("i", "")
+        return int(text, 16) if 0 < len(text) <= 14 and HEX.issuperset(text) else 0
 
     @property
     def has_cookie(self) -> bool:
@@ -97,6 +104,10 @@ def parse_via(text: str) -> Via:
     transport, host, port = known
     if semicolon < 0:
         return Via(transport, host, port, {})
+    if text.startswith(";branch=", semicolon) and text.find(";", semicolon + 1) < 0:
+        branch = text[semicolon + 8 :]  # nothing else: the Via of a proxy
+        if '"' not in branch and " " not in branch and "\t" not in branch:
+            return Via(transport, host, port, {"branch": branch})
     return Via(transport, host, port, parse_params(text, semicolon))
 
 
@@ -154,17 +165,18 @@ def _split_ipv6(sent_by: str, text: str) -> tuple[str, int]:
     return host, _port(rest[1:].strip(" \t"), text)
 
 
-def via_with_received(via: str, received: str, rport: int) -> str:
+def via_with_received(via: str, received: str, rport: int, connection: int = 0) -> str:
     """*via* (a line or a value, possibly with several values) with its first value annotated.
 
     *received* "" and *rport* 0 add nothing. A received parameter the sender put there is replaced; rport gets its
-    value (RFC 3581 §4), or is added when absent. Never raises: what cannot be understood is returned unchanged.
+    value (RFC 3581 §4), or is added when absent. *connection* goes into the parameter ``i``, as SER does it: the id of
+    the connection that answers go back by. Never raises: what cannot be understood is returned unchanged.
     """
-    if not received and not rport:
+    if not received and not rport and not connection:
         return via
     comma = via.find(",")
     if comma < 0:
-        return _annotate(via, received, rport)
+        return _annotate(via, received, rport, connection)
     if '"' in via:
         try:
             first = split_commas(via)[0]
@@ -173,15 +185,15 @@ def via_with_received(via: str, received: str, rport: int) -> str:
         comma = len(first)
         if via[:comma] != first or via[comma : comma + 1] not in {",", ""}:
             return via
-    return _annotate(via[:comma], received, rport) + via[comma:]
+    return _annotate(via[:comma], received, rport, connection) + via[comma:]
 
 
-def _annotate(value: str, received: str, rport: int) -> str:
+def _annotate(value: str, received: str, rport: int, connection: int) -> str:
     kept: list[str] = []
     placed = False
     for piece in value.split(";"):
         name = piece.partition("=")[0].strip(" \t\r\n").lower()
-        if kept and name == "received" and received:
+        if kept and ((name == "received" and received) or (name == "i" and connection)):
             continue
         if kept and name == "rport" and rport:
             kept.append(f"rport={rport}")
@@ -192,4 +204,6 @@ def _annotate(value: str, received: str, rport: int) -> str:
         kept.append(f"received={received}")
     if rport and not placed:
         kept.append(f"rport={rport}")
+    if connection:
+        kept.append(f"i={connection:x}")
     return ";".join(kept)

@@ -52,6 +52,7 @@ class ClientTransaction(Timed):
         self.dropped = False
         self.timed_out = False
         self.replied = False  # something was received from the peer
+        self.unreachable = False  # the connection it was to leave by failed
         self.retransmit_at = 0.0  # 0.0 = not any more
         self.interval_s = 0.0
         self.gives_up_at = 0.0  # B or F; C once a provisional has come

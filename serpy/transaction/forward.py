@@ -33,6 +33,7 @@ E_MAX_BREADTH: Final = -440
 E_OTHER: Final = -500
 
 MAX_CACHED_HOPS: Final = 4096
+FORWARD_OPTIONS: Final = "forward_options"  # note of a Context: Flow.options for what is forwarded
 
 # What only the registrar a phone asked may see, and what only our own envelope may say.
 NOT_REPLICATED: Final = ("authorization", "proxy-authorization", "serpy-replica")
@@ -55,13 +56,16 @@ class SendFilter:
 def reply_flow(request: Request, flow: Flow, *, to_source: bool) -> Flow:
     """Where answers to *request*, received over *flow*, go: back to its address, at the port its Via asks for.
 
-    *to_source*: the script called ``force_rport``.
+    Over a connection they go back by it or, when it is gone, to the port in Via. *to_source*: the script called
+    ``force_rport``.
     """
     via = request.via
+    if flow.connection:
+        return Flow(flow.listener, flow.host, via.port or default_port(flow.transport), flow.connection, flow.options)
     maddr = via.param("maddr")
     if maddr is not None and is_address(maddr):
         return Flow(flow.listener, maddr.strip("[]"), via.port or 5060)
-    if via.port == flow.port or to_source or flow.connection or via.rport >= 0:
+    if via.port == flow.port or to_source or via.rport >= 0:
         return flow
     port = via.port or 5060
     return flow if port == flow.port else Flow(flow.listener, flow.host, port)
@@ -79,6 +83,11 @@ def rport_value(via: Via, flow: Flow, *, to_source: bool) -> int:
     return flow.port if to_source or via.rport >= 0 else 0
 
 
+def default_port(transport: str) -> int:
+    """The port a URI or Via without one means (RFC 3261 §19.1.2)."""
+    return 5061 if transport == "tls" else 5060
+
+
 def is_address(host: str) -> bool:
     """True for an IPv4 or (with or without brackets) IPv6 address."""
     if host and host[0] not in "0123456789[" and ":" not in host:
@@ -94,6 +103,16 @@ def is_group(host: str) -> bool:
     """True for a multicast address."""
     head = host[:4]
     return ("224." <= head <= "239." and head.endswith(".") and len(head) == 4) or (head[:2] == "ff" and ":" in host)
+
+
+def with_options(flow: Flow, ctx: Context) -> Flow:
+    """*flow* with what the script wants of its connection (``set_forward_close`` …)."""
+    if flow.transport == "udp" or not ctx.notes:
+        return flow
+    options = ctx.notes.get(FORWARD_OPTIONS)
+    if not isinstance(options, int):
+        return flow
+    return Flow(flow.listener, flow.host, flow.port, flow.connection, options)
 
 
 class Forwarder:
@@ -117,7 +136,7 @@ class Forwarder:
         wanted = listener or ctx.send_listener or ctx.flow.listener
         cached = self._hops.get(next_hop)
         if cached is not None and cached.listener is wanted:
-            return [cached]
+            return [with_options(cached, ctx)]
         uri = parse_uri(next_hop)
         if uri.scheme not in {"sip", "sips"}:
             raise ProtocolError(f"no next hop for {uri.scheme}", status=416)
@@ -125,17 +144,19 @@ class Forwarder:
         host = maddr or uri.host
         if is_address(host):
             transport = (uri.param("transport") or "udp").lower()
-            flow = self.flow_to(transport, host.strip("[]"), uri.port or 5060, wanted)
+            if uri.scheme == "sips":
+                transport = "tls"  # §26.2.2; TCP under TLS is written transport=tcp
+            flow = self.flow_to(transport, host.strip("[]"), uri.port or default_port(transport), wanted)
             if len(self._hops) >= MAX_CACHED_HOPS:
                 self._hops.clear()
             self._hops[next_hop] = flow
-            return [flow]
+            return [with_options(flow, ctx)]
         if self.resolve is None:
             raise BackendError(f"no resolver for {host!r:.120}")
         found: list[Flow] = []
         for transport, address, port in self.resolve(uri):
             if self.can_reach(transport, address):
-                found.append(self.flow_to(transport, address, port, wanted))
+                found.append(with_options(self.flow_to(transport, address, port, wanted), ctx))
         if not found:
             raise BackendError(f"no usable address for {host!r:.120}")
         return found
@@ -146,17 +167,23 @@ class Forwarder:
         return any(each.transport == transport and each.ipv6 == ipv6 and not each.multicast for each in self.listeners)
 
     def flow_to(self, transport: str, host: str, port: int, wanted: Listener) -> Flow:
-        """A flow to *host*:*port* from *wanted* when it fits, else from the first listener that does.
+        """A flow to *host*:*port* from *wanted* when it fits, else from the first that does, at its address if possible.
 
         Raises TransportError when none does.
         """
         ipv6 = ":" in host
         if wanted.transport == transport and wanted.ipv6 == ipv6 and not wanted.multicast:
             return Flow(wanted, host, port)
+        found: Listener | None = None
         for listener in self.listeners:
             if listener.transport == transport and listener.ipv6 == ipv6 and not listener.multicast:
-                return Flow(listener, host, port)
-        raise TransportError(f"no listener for {transport} to {host}")
+                if listener.host == wanted.host:
+                    return Flow(listener, host, port)
+                if found is None:
+                    found = listener
+        if found is None:
+            raise TransportError(f"no listener for {transport} to {host}")
+        return Flow(found, host, port)
 
     def received_edits(self, ctx: Context, request: Request) -> Edits:
         """The edits of *ctx*, with the top Via annotated where it has to be."""
@@ -164,11 +191,12 @@ class Forwarder:
         to_source = ctx.reply_to_source
         received = received_value(via, ctx.flow, to_source=to_source)
         rport = rport_value(via, ctx.flow, to_source=to_source)
-        if not received and not rport:
+        connection = ctx.flow.connection
+        if not received and not rport and not connection:
             return ctx.edits
         edits = ctx.edits.copy()
         at = request.find("via")
-        edits.replace(at, via_with_received(request.lines[at], received, rport))
+        edits.replace(at, via_with_received(request.lines[at], received, rport, connection))
         return edits
 
     def is_loop(self, request: Request) -> bool:

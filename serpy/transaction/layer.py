@@ -57,6 +57,13 @@ class TransactionLayer(Upstream):
             return False
         return True
 
+    def not_sent(self, branch_id: str, now: float) -> None:
+        """The request of this branch did not leave after all (§18.4): fail it, when the turn of its Call-ID comes."""
+        branch = self.clients.get(branch_id)
+        if branch is not None and branch.state < states.COMPLETED and not branch.replied:
+            branch.unreachable = True
+            self.wheel.arm(branch, now)
+
     # --- responses from downstream
 
     def find_branch(self, response: Response) -> ClientTransaction | None:
@@ -290,6 +297,11 @@ class TransactionLayer(Upstream):
     def _fire_client(self, branch: ClientTransaction, now: float) -> None:
         if branch.state >= states.COMPLETED:
             return
+        if branch.unreachable:
+            branch.unreachable = False
+            if not branch.replied:
+                self._apply_client(branch, branch.step(states.TRANSPORT_ERROR), None, now)
+                return
         if branch.gives_up_at and now >= branch.gives_up_at:
             self._apply_client(branch, branch.step(states.TIMER_GIVE_UP), None, now)
             return

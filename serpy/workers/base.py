@@ -30,6 +30,7 @@ from serpy.errors import SerpyError
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
 from serpy.net.loop import Loop
 from serpy.net.sender import Sender
+from serpy.net.streams import StreamSender
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -74,7 +75,7 @@ class Worker:
         self.bound: Final = bound
         self.slot: Final = slot
         self.child: Final = child
-        self.layout: Final = Layout(bound.children)
+        self.layout: Final = Layout(bound.children, bound.streams)
         self.loop: Loop
         self.sender: Sender
         self.crashes = 0
@@ -101,12 +102,16 @@ class Worker:
         """Which child's sockets this process keeps: its own for a receiver; child 0's, for sending, otherwise."""
         return 0
 
+    def stream_sockets(self) -> int:
+        """Which TCP receiver's listening sockets this process keeps; -1: none."""
+        return -1
+
     def run(self, boot: Boot) -> int:
         """The whole life; returns the exit code. Runs right after the fork, on the master's image."""
         self._master_pid = boot.master_pid
         try:
             faulthandler.enable(file=boot.crash_fd, all_threads=False)
-            self.bound.close_others(self.receiver_sockets())
+            self.bound.close_others(self.receiver_sockets(), self.stream_sockets())
             setproctitle.setproctitle(f"serpy: {self.title}")
             serpy_log.set_slot(self.slot)
             _drop_privileges(boot.uid, boot.gid)
@@ -138,7 +143,8 @@ class Worker:
 
     def _fill_server(self) -> None:
         server = self.server
-        self.sender = Sender(self.bound.of_child(self.receiver_sockets()))
+        streams = StreamSender(self.channels, self.layout, server.counters.status.respawns)
+        self.sender = Sender(self.bound.of_child(self.receiver_sockets()), streams if self.layout.streams else None)
         server.slot = self.slot
         server.role = self.role
         server.child = self.child

@@ -5,12 +5,23 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §18.
 
 from __future__ import annotations
 
-from serpy.net.handoff import MESSAGE, decode_message
-from serpy.net.resolve import Resolver
+import contextlib
+from typing import Final
+
+from serpy.errors import ParseError, TransportError
+from serpy.net.handoff import HTTP, MESSAGE, STREAM_ALIAS, STREAM_FAILED, decode_message
+from serpy.net.resolve import Resolver, transports_of
+from serpy.net.streams import ALIAS_ADOPT, child_of, encode_alias
 from serpy.net.udp import UdpReader
 from serpy.pipeline import Pipeline
-from serpy.sip.flow import Flow
+from serpy.replication.handover import Handover
+from serpy.script.context import Context
+from serpy.script.exports import FALSE, TRUE
+from serpy.script.runtime import HOOKS
+from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing
 from serpy.workers.base import Worker
+
+NOT_FOUND: Final = b"SIP/2.0 404 Not Found\r\nContent-Length: 0\r\n\r\n"  # AS_HTTP makes it HTTP
 
 
 class UdpWorker(Worker):
@@ -34,12 +45,19 @@ class UdpWorker(Worker):
         self.loop.coalesce_s = server.settings.coalesce_ms / 1000.0
         self.pipeline = Pipeline(server)
         self.pipeline.set_owner(self.child, self.bound.children)
-        self.pipeline.forwarder.resolve = Resolver(self.loop, server.settings).resolve
+        self.pipeline.forwarder.resolve = Resolver(
+            self.loop, server.settings, transports=transports_of(server.listeners)
+        ).resolve
+        self.pipeline.forwarder.to_group = Handover(self.channels, self.layout.timer).send
         self.channels.on(MESSAGE, self._handed_over)
+        if self.layout.streams:
+            self.channels.on(STREAM_FAILED, self._not_sent)
+            self.channels.on(HTTP, self._http)
+            HOOKS.tcp_alias = self._alias
         self.readers = [
             UdpReader(self.loop, sock, listener, self.pipeline.receive)
             for listener, sock in zip(server.listeners, self.bound.of_child(self.child), strict=True)
-            if sock is not None
+            if sock is not None and not listener.multicast  # those are read by the timer process
         ]
 
     def on_bug(self, current: object) -> None:
@@ -49,7 +67,37 @@ class UdpWorker(Worker):
             self.pipeline.refuse_bug(data, flow)
 
     def _handed_over(self, payload: bytes, _from_slot: int) -> None:
-        data, index, host, port = decode_message(payload)
-        flow = Flow(self.server.listeners[index], host, port)
+        data, index, host, port, connection = decode_message(payload)
+        flow = Flow(self.server.listeners[index], host, port, connection)
         self.loop.current = (data, flow)
         self.pipeline.receive(data, flow)
+
+    def _not_sent(self, payload: bytes, _from_slot: int) -> None:
+        """A TCP receiver could not send this message: a request fails, a response is lost."""
+        self.pipeline.not_sent(payload)
+
+    def _http(self, payload: bytes, _from_slot: int) -> None:
+        data, index, host, port, connection = decode_message(payload)
+        flow = Flow(self.server.listeners[index], host, port, connection, AS_HTTP | NO_CONNECT)
+        self.loop.current = "HTTP request"
+        for handle in self.server.hooks.on_http:
+            if handle(data, flow):
+                return
+        with contextlib.suppress(TransportError):
+            self.server.send(Outgoing(NOT_FOUND, Flow(flow.listener, host, port, connection, AS_HTTP | NO_CONNECT)))
+
+    def _alias(self, ctx: Context, port: int) -> int:
+        """``force_tcp_alias``: the connection of *ctx* leads to *port* (0 = that of the top Via) of its peer, too."""
+        flow = ctx.flow
+        request = ctx.request
+        if not flow.connection or request is None:
+            return FALSE
+        try:
+            number = port or request.via.port or 5060
+        except ParseError:
+            return FALSE
+        if number == flow.port:
+            return TRUE
+        slot = self.layout.first_stream + child_of(flow.connection)
+        payload = encode_alias(ALIAS_ADOPT, flow.connection, flow.host, number)
+        return TRUE if self.channels.send(slot, STREAM_ALIAS, payload) else FALSE

@@ -13,14 +13,16 @@ from serpy.net.loop import Loop
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "index"),
+    ("host", "port", "index", "connection"),
     [
-        pytest.param("192.0.2.1", 5060, 0, id="ipv4"),
-        pytest.param("2001:db8::1", 65535, 300, id="ipv6-and-many-listeners"),
+        pytest.param("192.0.2.1", 5060, 0, 0, id="ipv4"),
+        pytest.param("2001:db8::1", 65535, 300, 0, id="ipv6-and-many-listeners"),
+        pytest.param("192.0.2.1", 5060, 0, 255 << 48 | 65535 << 32 | 0xFFFFFFFF, id="largest-connection-id"),
     ],
 )
-def test_a_message_keeps_its_flow(host, port, index):
-    assert decode_message(encode_message(b"\x00data\r\n", index, host, port)) == (b"\x00data\r\n", index, host, port)
+def test_a_message_keeps_its_flow(host, port, index, connection):
+    payload = encode_message(b"\x00data\r\n", index, host, port, connection)
+    assert decode_message(payload) == (b"\x00data\r\n", index, host, port, connection)
 
 
 def test_a_datagram_reaches_the_handler_of_its_kind_with_the_sender():
@@ -47,7 +49,7 @@ def test_a_largest_udp_datagram_fits():
     channels.on(MESSAGE, lambda payload, _slot: seen.append(len(payload)))
     assert channels.send(0, MESSAGE, encode_message(b"x" * 65507, 0, "::1", 1))
     channels.read()
-    assert seen == [65507 + 8]
+    assert seen == [65507 + 16]
 
 
 def test_a_full_socket_drops_and_counts():

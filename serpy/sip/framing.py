@@ -1,0 +1,235 @@
+"""A TCP byte stream -> whole messages: SIP by Content-Length, HTTP requests, and the keep-alives between them.
+
+Pure: bytes in, frames out, however the stream was cut. What cannot be a message raises FramingError with the status
+to answer before the connection is closed; ``refused`` is then what there is of the message. Nothing is parsed here
+beyond the start line and the one header that says where the body ends.
+
+Runs in: tcp receiver; ``with_content_length`` also in those who send. Locks: none.
+RFC: 3261 §7.5, §18.3, §18.4; 5626 §3.5.1 (CRLF keep-alives); 9112 §6 (HTTP).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.errors import FramingError
+from serpy.sip.limits import LINE_MAX, MESSAGE_MAX, STREAM_HEAD_MAX
+
+SIP: Final = 1
+HTTP: Final = 2
+PING: Final = 3  # a double CRLF: answer with one CRLF
+CONTINUE: Final = 4  # the HTTP client waits for "100 Continue" before it sends the body
+
+_LENGTH: Final = b"\nContent-Length:"
+_LENGTH_NAMES: Final = (b"content-length", b"l")
+
+
+class Frame:
+    """One whole message, or a keep-alive (without data)."""
+
+    def __init__(self, kind: int, data: bytes) -> None:
+        self.kind: Final = kind
+        self.data: Final = data
+
+
+class StreamFramer:
+    """The inbound side of one connection. ``feed()`` bytes, then take ``next()`` until it is None."""
+
+    def __init__(self) -> None:
+        self.refused = b""  # after a FramingError: the message that was refused, as far as it had come
+        self.refused_kind = 0  # SIP, HTTP, or 0 when it is neither
+        self._data = b""
+        self._scanned = 0  # no end of a head before this offset
+        self._total = 0  # size of the message at the front once its head is complete, 0 = not yet known
+        self._kind = 0
+        self._line_ends = 0  # CRLFs in a row before the message that comes next
+
+    @property
+    def is_inside(self) -> bool:
+        """True when a message has begun and not ended."""
+        return bool(self._data)
+
+    def feed(self, data: bytes) -> None:
+        """Take in what has been read."""
+        self._data = self._data + data if self._data else data
+
+    def next(self) -> Frame | None:
+        """The next frame, None when more has to be read first. Raises FramingError, after which nothing is left."""
+        try:
+            return self._next()
+        except FramingError:
+            self.refused = self._data
+            self.refused_kind = self._kind
+            self._data = b""
+            self._reset()
+            raise
+
+    def _next(self) -> Frame | None:
+        if self._total == 0:
+            if self._skip_line_ends():
+                return Frame(PING, b"")
+            if not self._data or not self._find_head():
+                return None
+        data = self._data
+        total = self._total
+        if len(data) < total:
+            if self._kind == HTTP and self._scanned:
+                self._scanned = 0  # asked once
+                if _wants_continue(data):
+                    return Frame(CONTINUE, b"")
+            return None
+        frame = Frame(self._kind, data if len(data) == total else data[:total])
+        self._data = data[total:]
+        self._reset()
+        return frame
+
+    def _reset(self) -> None:
+        self._total = 0
+        self._scanned = 0
+        self._kind = 0
+        self._line_ends = 0
+
+    def _skip_line_ends(self) -> bool:
+        """Drop what may stand before a start line; True when a double CRLF was among it.
+
+        However many there were, one answer will do: the peer wants to know that we live.
+        """
+        data = self._data
+        at = 0
+        ping = False
+        while at < len(data):
+            byte = data[at]
+            if byte == 13:
+                if at + 1 == len(data):
+                    break  # its LF is still to come
+                if data[at + 1] == 10:
+                    at += 2
+                    self._line_ends += 1
+                    if self._line_ends == 2:
+                        self._line_ends = 0
+                        ping = True
+                    continue
+            elif byte not in (0, 10, 32):  # 0: the four zero bytes that some send to keep a NAT binding
+                break
+            self._line_ends = 0
+            at += 1
+        if at:
+            self._data = data[at:]
+        return ping
+
+    def _find_head(self) -> bool:
+        """Find the end of the head and with it the size of the message; False when it has not come yet."""
+        data = self._data
+        if self._kind == 0:
+            line_end = data.find(b"\n")
+            if line_end < 0:
+                if len(data) > LINE_MAX or not _may_start(data):
+                    raise FramingError("no start line")
+                return False
+            self._kind = _kind_of(data[:line_end].rstrip(b"\r"))
+            self._scanned = line_end
+        end = data.find(b"\n\r\n", self._scanned)
+        bare = data.find(b"\n\n", self._scanned, end if end >= 0 else len(data))
+        if bare >= 0:
+            size = bare + 2
+        elif end >= 0:
+            size = end + 3
+        else:
+            self._scanned = max(self._scanned, len(data) - 2)
+            size = 0
+        if size > STREAM_HEAD_MAX or (size == 0 and len(data) > STREAM_HEAD_MAX):
+            raise FramingError("head too long", status=513 if self._kind == SIP else 431)
+        if size == 0:
+            return False
+        self._total = size + self._body_size(data[:size])
+        return True
+
+    def _body_size(self, head: bytes) -> int:
+        length = content_length(head)
+        if self._kind == HTTP:
+            if _find_header(head, b"transfer-encoding") is not None:
+                raise FramingError("a body without a length", status=411, reason="Length Required")
+            length = max(0, length)
+        if length < 0:
+            raise FramingError("no Content-Length", status=400, reason="Missing Content-Length")
+        if len(head) + length > MESSAGE_MAX:
+            raise FramingError("message too large", status=513 if self._kind == SIP else 413)
+        return length
+
+
+def content_length(head: bytes) -> int:
+    """The Content-Length in *head*, which ends with an empty line; -1 when there is none. Raises FramingError.
+
+    Two that differ cannot both be right: the parser refuses a message with two.
+    """
+    at = head.find(_LENGTH)
+    if at >= 0:
+        at += 16
+        value: bytes | None = head[at : head.find(b"\n", at)]
+    else:
+        value = _find_header(head, b"content-length")
+        if value is None:
+            value = _find_header(head, b"l")
+    if value is None:
+        return -1
+    digits = value.strip(b" \t\r")
+    if not digits.isdigit() or len(digits) > 9:
+        raise FramingError("bad Content-Length", status=400, reason="Bad Content-Length")
+    return int(digits)
+
+
+def with_content_length(data: bytes) -> bytes:
+    """The SIP message *data* with the Content-Length it needs on a connection (RFC 3261 §20.14).
+
+    One that has it, and what is no message (a keep-alive), is returned as it is.
+    """
+    head_end = data.find(b"\r\n\r\n")
+    if head_end < 0 or data.find(_LENGTH, 0, head_end) >= 0:
+        return data
+    head = data[: head_end + 4]
+    if _find_header(head, b"content-length") is not None or _find_header(head, b"l") is not None:
+        return data
+    return b"%b\r\nContent-Length: %d%b" % (data[:head_end], len(data) - head_end - 4, data[head_end:])
+
+
+def _kind_of(start_line: bytes) -> int:
+    """SIP or HTTP. Raises FramingError when *start_line* starts neither."""
+    words = start_line.split(b" ")
+    last = words[len(words) - 1].upper()
+    if len(words) == 3 and last[:7] == b"HTTP/1." and _may_start(start_line):
+        return HTTP
+    if (len(words) >= 3 and last[:4] == b"SIP/" and _may_start(start_line)) or words[0].upper()[:4] == b"SIP/":
+        return SIP
+    raise FramingError("neither SIP nor HTTP", status=400)
+
+
+def _may_start(data: bytes) -> bool:
+    """True when *data* can be the start of a start line: printable."""
+    return min(data[:32], default=32) >= 32
+
+
+def _find_header(head: bytes, name: bytes) -> bytes | None:
+    """The value of the first header *name* (lower case) in any spelling, None when there is none."""
+    at = head.find(b"\n")
+    while at >= 0:
+        at += 1
+        end = head.find(b"\n", at)
+        if end < 0:
+            return None
+        colon = head.find(b":", at, end)
+        if colon > 0 and head[at:colon].rstrip(b" \t").lower() == name:
+            return head[colon + 1 : end]
+        at = end
+    return None
+
+
+def _wants_continue(data: bytes) -> bool:
+    end = data.find(b"\n\r\n")
+    value = _find_header(data[: end + 3], b"expect") if end >= 0 else None
+    return value is not None and value.strip(b" \t\r").lower() == b"100-continue"
+
+
+def http_header(head: bytes, name: bytes) -> str:
+    """The value of the HTTP header *name* (lower case) as text, "" when there is none."""
+    value = _find_header(head, name)
+    return value.strip(b" \t\r").decode("latin-1") if value is not None else ""
