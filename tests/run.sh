@@ -21,6 +21,7 @@ need sip-tester command -v sipp
 need sipsak command -v sipsak
 need iproute2 command -v ip
 need nftables command -v nft
+need rtpengine-daemon command -v rtpengine
 need gcc command -v cc
 need postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
 if [ -z "${PYTHON:-}" ]; then
