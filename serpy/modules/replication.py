@@ -65,7 +65,7 @@ class Replication:
             server.channels.on(REPLICATION_TOLD, self._told)
 
     def status(self) -> object:
-        """This server as a member of its farm, the other members, and what was sent, taken, dropped and repaired."""
+        """Our place in the farm, the other servers, and what was sent, taken, dropped and repaired."""
         return self._ask("status")
 
     def diff(self, peer: int = -1) -> object:

@@ -14,7 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from serpy.api import LocationService
 from serpy.errors import SerpyError
@@ -39,6 +39,7 @@ from serpy.replication.envelope import (
 from serpy.replication.merge import milliseconds
 from serpy.replication.repair import Repair
 from serpy.replication.settings import ReplicationSettings
+from serpy.replication.store import LocationTables, Store
 from serpy.replication.tombstones import Tombstones
 from serpy.replication.window import Life, Senders
 from serpy.sip.flow import Flow
@@ -104,12 +105,13 @@ class Agent:
         self._server.channels.on(REPLICATION_ASK, self._asked)
         if self.server_id == 0:
             log.warning("server_id is 0: give every server of the farm its own, else nothing is replicated")
-        location = self._server.find(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        # usrloc's own, which has more than the service promises
+        location = cast("LocationTables | None", self._server.find(LocationService))
         tombstones = self._server.find(Tombstones)
         if self._settings.digest_interval_s > 0 and location is not None and tombstones is not None:
-            self.repair = Repair(
-                self._server, location, tombstones, self.tally, self._settings, self.multicast_frame, self.send_frame
-            )
+            store = Store(location, tombstones, self.server_id, persist=self._settings.store_replicas)
+            interval = self._settings.digest_interval_s
+            self.repair = Repair(loop, location, store, self.tally, interval, self.multicast_frame, self.send_frame)
             self.repair.start()
         self._tick()
         log.info("replication: group %s:%d by %s, server id %d", *self.groups[0].address, self.address, self.server_id)

@@ -1,14 +1,436 @@
-"""placeholder"""
+"""Digests and repair: how a server that was down, or lost datagrams, comes to the same table as the others by itself.
+
+Each server multicasts the sums of its buckets every ``digest_interval``. Who finds a difference asks the sender, alone, with
+the hashes of its own entries of those buckets (session.py); both then have what either had. One conversation at a time is
+started by a server, so traffic grows with the number of servers, not its square. A server that has just started says
+HELLO; the first to answer sends its digest at once, after a random wait, and the others keep still.
+
+    new server                    others
+    HELLO (multicast)      ->
+                           <-     DIGEST (multicast, one of them)
+    ASK, nothing here      ->     (unicast)
+                           <-     TELL, BINDINGS …
+
+Runs in: timer. Locks: none of its own.
+"""
 
 from __future__ import annotations
 
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from serpy.replication import messages
+from serpy.replication.answers import RECENT_MS, Outbox, SendFrame, answer
+from serpy.replication.digest import Sums, entry_hash, parse_sums
+from serpy.replication.merge import milliseconds
+from serpy.replication.scan import Entry, Index, Scanner
+from serpy.replication.session import Session
+from serpy.replication.store import BURIED, OLDER, STORED, LocationTables, Store
+
+if TYPE_CHECKING:
+    from serpy.net.loop import Loop
+    from serpy.replication.counters import Tally
+    from serpy.replication.window import Life
+    from serpy.shm.record import Binding
+
+log = logging.getLogger(__name__)
+
+STEP_S: Final = 0.05  # between two looks at a session
+BACKOFF_S: Final = 0.4  # who starts first is chosen by chance
+HELLO_BACKOFF_S: Final = 0.3
+HELLO_AGAIN_S: Final = 1.5
+HELLOS: Final = 5
+INDEX_AGE_S: Final = 3.0  # how old an index may be from which questions are answered
+FORGET_S: Final = 120.0
+DRY_S: Final = 6.0
+MOST_SHOWN: Final = 500
+
+Multicast = Callable[[int, bytes], bool]
+
+
+class Peer:
+    """Another server as its digests show it."""
+
+    def __init__(self, life: Life, address: tuple[str, int]) -> None:
+        self.life: Final = life
+        self.address = address
+        self.bindings = -1
+        self.sums: dict[int, int] = {}
+        self.digest_at = 0.0  # monotonic
+        self.differing: set[int] = set()
+
 
 class Repair:
-    def __init__(self, *a): ...
-    def start(self): ...
-    def take(self, *a): ...
-    def peer_status(self, life):
-        return {}
+    """Everything about digests and repair in one server."""
 
-    def diff(self, peer):
-        return []
+    def __init__(
+        self, loop: Loop, location: LocationTables, store: Store, tally: Tally, interval_s: float, multicast: Multicast,
+        send: SendFrame,
+    ) -> None:  # fmt: skip
+        self._loop: Final = loop
+        self._store: Final = store
+        self._tally: Final = tally
+        self._interval_s: Final = interval_s
+        self._multicast: Final = multicast
+        self.scanner: Final = Scanner(location.table, loop)
+        self.outbox: Final = Outbox(send, lambda delay, call: loop.call_at(loop.now() + delay, call))
+        self.peers: Final[dict[tuple[int, int], Peer]] = {}
+        self.session: Session | None = None
+        self.sessions = 0
+        self._dry: Session | None = None
+        self._shown: list[tuple[str, Binding]] = []
+        self._starting = False
+        self._sums: Sums | None = None
+        self._index = Index(set(), -INDEX_AGE_S)  # for answers
+        self._asked: list[tuple[int, list[messages.Range], tuple[str, int]]] = []
+        self._indexing = False
+        self._digest_at = 0.0
+        self._hellos = HELLOS
+        self._others_digest_at = 0.0
+
+    def start(self) -> None:
+        """Say hello and send digests from now on."""
+        self._loop.call_at(self._loop.now(), self._hello)
+        self._loop.call_at(self._loop.now() + self._interval_s * random.random(), self._digest)
+
+    # -- digests -------------------------------------------------------------------------------------------------------
+
+    def _hello(self) -> None:
+        """Until somebody's digest has come; a server alone says it a few times only."""
+        if self._hellos <= 0 or any(peer.bindings >= 0 for peer in self.peers.values()):
+            return
+        self._hellos -= 1
+        if self._store.is_loaded():
+            self._multicast(messages.HELLO, b"")
+        self._loop.call_at(self._loop.now() + HELLO_AGAIN_S, self._hello)
+
+    def _digest(self) -> None:
+        """Read the table and multicast its sums, then again after the interval."""
+        if self._store.is_loaded():
+            self.scanner.scan(set(), self._publish, soon=False)
+        else:
+            self._loop.call_at(self._loop.now() + 1.0, self._digest)
+
+    def _publish(self, sums: Sums, _index: Index) -> None:
+        self._send_sums(sums)
+        # not all at the same time
+        self._loop.call_at(self._loop.now() + self._interval_s * (0.75 + random.random() / 2), self._digest)
+
+    def _send_sums(self, sums: Sums) -> None:
+        self._sums = sums
+        self._digest_at = self._loop.now()
+        for payload in sums.datagrams():
+            self._multicast(messages.DIGEST, payload)
+            self._tally.add("digests_sent")
+
+    def _greeted(self) -> None:
+        """Somebody has started: our digest at once, unless another is quicker."""
+        if not self._store.is_loaded():
+            return
+        asked_at = self._loop.now()
+
+        def answer_hello(sums: Sums, _index: Index) -> None:
+            if self._others_digest_at < asked_at:
+                self._send_sums(sums)
+
+        def later() -> None:
+            if self._others_digest_at < asked_at and self._digest_at < asked_at:
+                self.scanner.scan(set(), answer_hello, soon=True)
+
+        self._loop.call_at(asked_at + HELLO_BACKOFF_S * random.random(), later)
+
+    def _compare(self, peer: Peer, payload: bytes) -> None:
+        _, bindings, sums = parse_sums(payload)
+        peer.bindings = bindings
+        peer.sums.update(sums)
+        peer.digest_at = self._others_digest_at = self._loop.now()
+        if self._sums is not None:
+            peer.differing.difference_update(sums)
+            peer.differing.update(self._sums.differing(sums))
+        elif self._store.is_loaded():
+            peer.differing.update(sums)  # we have not looked yet; the session will
+        if peer.differing and self.session is None and not self._starting and self._store.is_loaded():
+            self._starting = True
+            wait = BACKOFF_S * random.random()
+            self._loop.call_at(self._loop.now() + wait, lambda: self._begin(peer))
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, peer: Peer) -> None:
+        """Look again at the buckets that differ from *peer*'s, then ask about those that still do."""
+        buckets = set(peer.differing)
+        if not buckets:
+            self._starting = False
+            return
+
+        def ready(sums: Sums, index: Index) -> None:
+            self._starting = False
+            self._sums = sums
+            peer.differing = set(sums.differing(peer.sums))
+            still = sorted(peer.differing & buckets)
+            if still:
+                self.session = self._session(peer, still, index)
+                self._step()
+
+        self.scanner.scan(buckets, ready, soon=True)
+
+    def _session(self, peer: Peer, buckets: list[int], index: Index, *, dry: bool = False) -> Session:
+        self.sessions += 1
+        number = random.getrandbits(31)
+        return Session(number, peer.life.server_id, peer.address, buckets, index, self._loop.now(), dry=dry)
+
+    def _step(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        now = self._loop.now()
+        if session.is_over(now):
+            log.debug(
+                "repair with %s: %d ranges left after %.1f s", session.address, session.left, now - session.started
+            )
+            self.session = None
+            return
+        self._ask(session)
+        self._loop.call_at(now + STEP_S, self._step)
+
+    def _ask(self, session: Session) -> None:
+        for payload in messages.build_ask(session.number, session.questions(self._loop.now())):
+            self._put(messages.ASK, payload, session.address)
+
+    def _told(self, payload: bytes, address: tuple[str, int]) -> None:
+        number, answers = messages.parse_tell(payload)
+        for session in (self.session, self._dry):
+            if session is None or session.number != number or session.address != address:
+                continue
+            for told in answers:
+                if session.told(told, self._loop.now()) and not session.dry:
+                    self._push(session, told.wanted)
+                    self._remove(session.index, told.removed)
+            if not session.is_over(self._loop.now()):
+                self._ask(session)
+
+    def _push(self, session: Session, wanted: list[int]) -> None:
+        """Send the other what it misses."""
+        now_ms = milliseconds(self._loop.wall_now())
+        entries = session.index.entries
+        found: list[tuple[int, Entry]] = []
+        for entry in wanted:
+            for known in entries.values():
+                if entry in known:
+                    if abs(now_ms - known[entry].modified_ms) > RECENT_MS:
+                        found.append((entry, known[entry]))
+                    break
+        self._offer(found, session.address, messages.BINDINGS)
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+
+    def _take_ask(self, payload: bytes, address: tuple[str, int]) -> None:
+        number, ranges = messages.parse_ask(payload)
+        buckets = {each.bucket for each in ranges}
+        if self._loop.now() - self._index.made_at < INDEX_AGE_S and buckets <= self._index.buckets:
+            self._answer(number, ranges, address)
+            return
+        self._asked.append((number, ranges, address))
+        if not self._indexing:
+            self._indexing = True
+            # a little later: more questions come right behind
+            self._loop.call_at(self._loop.now() + 0.01, self._reindex)
+
+    def _reindex(self) -> None:
+        wanted = {each.bucket for _, ranges, _ in self._asked for each in ranges}
+        if self._loop.now() - self._index.made_at < 4 * INDEX_AGE_S:
+            wanted |= self._index.buckets
+
+        def ready(_sums: Sums, index: Index) -> None:
+            self._indexing = False
+            self._index = index
+            asked, self._asked = self._asked, []
+            for number, ranges, address in asked:
+                if {each.bucket for each in ranges} <= index.buckets:
+                    self._answer(number, ranges, address)
+
+        self.scanner.scan(wanted, ready, soon=True)
+
+    def _answer(self, number: int, ranges: list[messages.Range], address: tuple[str, int]) -> None:
+        wall_now = self._loop.wall_now()
+        removed = self._store.removed_entries(wall_now)
+        answers: list[messages.Told] = []
+        offered: list[tuple[int, Entry]] = []
+        for asked in ranges:
+            told, entries = answer(asked, self._index, removed, milliseconds(wall_now), self.outbox.delay_ms())
+            answers.append(told)
+            ours = self._index.entries[asked.bucket] if entries else {}
+            offered.extend((entry, ours[entry]) for entry in entries)
+        for payload in messages.build_tell(number, answers):
+            self._put(messages.TELL, payload, address)
+        self._offer(offered, address, messages.SHOWN if number & messages.DRY else messages.BINDINGS)
+
+    def _offer(self, entries: list[tuple[int, Entry]], address: tuple[str, int], kind: int) -> None:
+        """Send the bindings behind *entries*, as they are now."""
+        wall_now = self._loop.wall_now()
+        records: list[bytes] = []
+        for entry, known in entries:
+            binding = self._store.find(known.table, known.uid, entry)
+            if binding is not None:
+                records.append(messages.build_binding(known.table, binding, wall_now))
+        self._tally.add("offered", len(records))
+        for payload in messages.batches(record for record in records if record):
+            self._put(kind, payload, address)
+
+    def _put(self, kind: int, payload: bytes, address: tuple[str, int]) -> None:
+        self._tally.add("frames_sent")
+        self.outbox.put(kind, payload, address)
+
+    # -- taking in -----------------------------------------------------------------------------------------------------
+
+    def take(self, kind: int, payload: bytes, life: Life, address: tuple[str, int]) -> None:
+        """One verified frame. May park. Raises ValueError when it is not understood."""
+        peer = self.peers.get((life.server_id, life.boot))
+        if peer is None:
+            self._forget()
+            peer = self.peers[life.server_id, life.boot] = Peer(life, address)
+        peer.address = address
+        if kind == messages.DIGEST:
+            self._compare(peer, payload)
+        elif kind == messages.HELLO:
+            self._greeted()
+        elif kind == messages.ASK:
+            self._take_ask(payload, address)
+        elif kind == messages.TELL:
+            self._told(payload, address)
+        elif kind == messages.BINDINGS:
+            self._merge(messages.parse_bindings(payload, self._loop.wall_now()), address)
+        elif kind == messages.REMOVED:
+            removed = messages.parse_removed(payload)
+            for index in self._indexes():
+                self._remove(index, removed)
+        elif kind == messages.SHOWN:
+            self._shown.extend(messages.parse_bindings(payload, self._loop.wall_now()))
+        else:
+            raise ValueError(f"frame {kind}")
+
+    def _merge(self, found: list[tuple[str, Binding]], address: tuple[str, int]) -> None:
+        newer: list[bytes] = []
+        buried: list[tuple[int, int]] = []
+        wall_now = self._loop.wall_now()
+        for table, binding in found:
+            outcome, known = self._store.merge(table, binding)
+            if outcome == STORED:
+                self._tally.add("repaired")
+                for index in self._indexes():
+                    if known is not None:
+                        index.remove(table, known)
+                    index.add(table, binding)
+            elif outcome == OLDER and known is not None:
+                newer.append(messages.build_binding(table, known, wall_now))
+            elif outcome == BURIED:
+                when = self._store.removed_at(table, binding.uid, binding.contact)
+                buried.append((entry_hash(table, binding), when))
+        for payload in messages.batches(record for record in newer if record):
+            self._put(messages.BINDINGS, payload, address)
+        if buried:
+            self._put(messages.REMOVED, messages.build_removed(buried), address)
+
+    def _remove(self, index: Index, removed: list[tuple[int, int]]) -> None:
+        for entry, when_ms in removed:
+            known = index.find(entry)
+            if known is None:
+                continue
+            gone = self._store.remove(known.table, known.uid, known.contact, entry, when_ms)
+            if gone is not None:
+                self._tally.add("repaired")
+                for each in self._indexes():
+                    each.remove(known.table, gone)
+
+    def _indexes(self) -> list[Index]:
+        """The indexes in use, to be kept up to date."""
+        found = [self._index]
+        if self.session is not None:
+            found.append(self.session.index)
+        return found
+
+    def _forget(self) -> None:
+        """Drop those that have not been heard of for long."""
+        limit = self._loop.wall_now() - FORGET_S
+        for key in [key for key, peer in self.peers.items() if peer.life.heard_at < limit]:
+            del self.peers[key]
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def peer_status(self, life: Life) -> dict[str, object]:
+        """What ``replication.status`` shows of a peer's digests."""
+        peer = self.peers.get((life.server_id, life.boot))
+        if peer is None or peer.bindings < 0:
+            return {"address": "", "bindings": -1, "differing_buckets": -1, "digest_s_ago": -1.0}
+        return {
+            "address": f"{peer.address[0]}:{peer.address[1]}",
+            "bindings": peer.bindings,
+            "differing_buckets": len(peer.differing),
+            "digest_s_ago": round(self._loop.now() - peer.digest_at, 1),
+        }
+
+    def diff(self, server_id: int) -> list[dict[str, object]]:
+        """What differs from the peers' tables (*server_id* -1: each one's), entry by entry; parks until it is known."""
+        rows: list[dict[str, object]] = []
+        if self._dry is not None:
+            return rows
+        for peer in list(self.peers.values()):
+            if peer.bindings >= 0 and server_id in (-1, peer.life.server_id):
+                rows.extend(self._diff(peer))
+        return rows[:MOST_SHOWN]
+
+    def _diff(self, peer: Peer) -> list[dict[str, object]]:
+        loop = self._loop
+        ticket = loop.new_ticket()
+        self.scanner.scan(set(peer.sums), lambda sums, index: _resume(loop, ticket.id, (sums, index)), soon=True)
+        scanned = loop.wait(ticket, loop.now() + DRY_S)
+        if not isinstance(scanned, tuple):
+            return []
+        sums, index = scanned
+        buckets = sorted(sums.differing(peer.sums))
+        if not buckets:
+            return []
+        session = self._dry = self._session(peer, buckets, index, dry=True)
+        self._shown = []
+        deadline = loop.now() + DRY_S
+        while not session.is_over(loop.now()) and loop.now() < deadline:
+            self._ask(session)
+            loop.sleep(STEP_S)
+        while len(self._shown) < session.missing and loop.now() < deadline:
+            loop.sleep(STEP_S)
+        self._dry = None
+        return _rows(peer, session, self._shown)
+
+
+def _resume(loop: Loop, ticket: int, value: object) -> None:
+    loop.resume(ticket, value)
+
+
+def _rows(peer: Peer, session: Session, shown: list[tuple[str, Binding]]) -> list[dict[str, object]]:
+    """One row per contact: what is here and there."""
+    rows: dict[tuple[str, str, str], dict[str, object]] = {}
+
+    def row(table: str, uid: str, contact: str) -> dict[str, object]:
+        blank = {
+            "server_id": peer.life.server_id,
+            "table": table,
+            "uid": uid,
+            "contact": contact,
+            "here": "-",
+            "there": "-",
+        }
+        return rows.setdefault((table, uid, contact), blank)
+
+    removed = dict(session.removed)
+    for entry in [*session.wanted, *removed]:
+        known = session.index.find(entry)
+        if known is not None:
+            line = row(known.table, known.uid, known.contact)
+            line["here"] = "registered"
+            line["there"] = "removed" if entry in removed else "-"
+    for table, binding in shown:
+        line = row(table, binding.uid, binding.contact)
+        line["there"] = f"registered, CSeq {binding.cseq}"
+    return list(rows.values())

@@ -91,11 +91,8 @@ class Tombstones:
     def removed_entries(self, wall_now: float) -> dict[int, int]:
         """Hash of the entry -> when it was removed (ms), of everything that is remembered."""
         now = milliseconds(wall_now)
-        found: dict[int, int] = {}
-        for _, entry, when_ms, until_ms, _, _ in _ENTRY.iter_unpack(bytes(self._area)):
-            if entry and until_ms >= now:
-                found[entry] = when_ms
-        return found
+        entries = _ENTRY.iter_unpack(bytes(self._area))
+        return {entry: when_ms for _, entry, when_ms, until_ms, _, _ in entries if entry and until_ms >= now}
 
     def count(self, wall_now: float) -> int:
         """How many are remembered."""

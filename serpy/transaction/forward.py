@@ -122,7 +122,6 @@ class Forwarder:
         self.listeners: Final = listeners
         self.send: Final = send
         self.cookie: Final = cookie
-        self.cookie_bytes: Final = cookie.encode("ascii")
         self.resolve: Resolve | None = None
         self.filter: SendFilter = SendFilter()
         self.to_group: ToGroup | None = None  # who sends to multicast groups
@@ -201,9 +200,14 @@ class Forwarder:
 
     def is_loop(self, request: Request) -> bool:
         """True when *request* has been here with the same routing before (RFC 5393); cheap when it has not."""
-        if self.cookie_bytes not in request.raw:
-            return False
-        return is_loop(request, self.cookie, loop_value(request))
+        return self.has_been_here(request) and is_loop(request, self.cookie, loop_value(request))
+
+    def has_been_here(self, request: Request) -> bool:
+        """True when a Via line of *request* holds our cookie."""
+        for at, name in enumerate(request.names):
+            if name == "via" and self.cookie in request.lines[at]:
+                return True
+        return False
 
     def headers_on_top(self, ctx: Context, flow: Flow) -> list[str]:
         """What the script asked to put above everything, e.g. Record-Route for this way out."""
@@ -270,8 +274,11 @@ class Forwarder:
 
     def _send_to_group(self, ctx: Context, request: Request, flow: Flow, data: bytes) -> bool:
         """Have *data* multicast. Only a REGISTER, and never one that came from a group, or it would go round."""
-        if request.method == "REGISTER" and not ctx.flow.listener.multicast and self.to_group is not None:
-            if self.to_group(data, flow, ctx.wall_now):
-                return True
-        ctx.last_error = E_SEND
-        return False
+        to_group = self.to_group
+        if to_group is None or request.method != "REGISTER" or ctx.flow.listener.multicast:
+            ctx.last_error = E_SEND
+            return False
+        if not to_group(data, flow, ctx.wall_now):
+            ctx.last_error = E_SEND
+            return False
+        return True

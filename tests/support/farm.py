@@ -7,9 +7,11 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
 from support.netns import Host, Lab
 from support.running import BIN, TOP, Running, wait_for
+from support.wire import Wires
 
 GROUP = ("224.0.1.75", 5060)
 CONFIG = TOP / "tests/support/replication.conf"
@@ -25,7 +27,8 @@ class Member(Running):
         super().__init__(folder, config=farm.config, defines={"SERVER_ID": str(number), **defines})
         self.farm = farm
         self.number = number
-        self.place = farm.lab.host(f"s{number}", farm.switch, f"{NET}{number}/24")
+        make = farm.wires.host if farm.wires else farm.lab.host
+        self.place = make(f"s{number}", farm.switch, f"{NET}{number}/24")
         self.host = self.place.address
         self.port = 5060
         self.memory = "32"
@@ -72,25 +75,37 @@ class Member(Running):
 
 
 class Farm:
-    """*servers* servers on one switch, and a host for the phones."""
+    """*servers* servers on one switch, and a host for the phones. *bad*: ``disturb`` will be called; done by tc netem
+    where the kernel has it, else in user space.
+    """
 
-    def __init__(self, folder: Path, servers: int = 3, *, config: Path = CONFIG, defines: dict[str, str] | None = None):
+    def __init__(
+        self, folder: Path, servers: int = 3, *, config: Path = CONFIG, defines: dict[str, str] | None = None,
+        bad: bool = False,
+    ):  # fmt: skip
         self.folder = folder
         self.servers = servers
         self.config = config
         self.defines = {"REPLICATION_SECRET": "farm secret", **(defines or {})}
         self.lab = Lab("d")
+        self.bad = bad
+        self.wires: Wires | None = None
         self.members: list[Member] = []
 
-    def __enter__(self) -> Farm:
+    def __enter__(self) -> Self:
         self.lab.__enter__()
         try:
             self.switch = self.lab.switch("farm")
+            self.has_netem = self.bad and self._try_netem()
+            if self.bad and not self.has_netem:
+                self.wires = Wires(self.lab)
             self.phones = self.lab.host("phones", self.switch, f"{NET}{PHONES}/24")
             for number in range(1, self.servers + 1):
                 folder = self.folder / f"s{number}"
                 folder.mkdir(parents=True, exist_ok=True)
                 self.members.append(Member(self, number, folder, self.defines))
+            if self.wires:
+                self.wires.start()
         except BaseException:
             self.lab.close()
             raise
@@ -101,6 +116,8 @@ class Farm:
             if member.process is not None and member.process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     member.stop()
+        if self.wires:
+            self.wires.stop()
         self.lab.close()
 
     def start(self) -> Farm:
@@ -111,13 +128,21 @@ class Farm:
             wait_for(member.is_answering, timeout=30)
         return self
 
-    def disturb(self, *netem: str) -> None:
-        """Have every server's way out lose, reorder … as tc netem says; none: no more."""
+    def disturb(self, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.0, delay: float = 0.0) -> None:
+        """What leaves a server is lost, duplicated, delayed (seconds), or overtakes, with these probabilities."""
+        if self.wires:
+            self.wires.disturb(loss, duplicate, reorder, delay)
+            return
+        netem = [f"{name} {share:.0%}" for name, share in (("loss", loss), ("duplicate", duplicate)) if share]
+        if delay:
+            netem.append(f"delay {delay * 1000:.0f}ms {delay * 500:.0f}ms reorder {reorder:.0%}")
         for member in self.members:
-            if netem:
-                member.place.run("tc", "qdisc", "replace", "dev", "eth0", "root", "netem", "limit", "100000", *netem)
-            else:
-                member.place.run("tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+            words = " ".join(netem).split(" ") if netem else []
+            member.place.run("tc", "qdisc", "replace", "dev", "eth0", "root", "netem", "limit", "100000", *words)
+
+    def _try_netem(self) -> bool:
+        host = self.lab.host("netem", self.switch, f"{NET}253/24")
+        return host.run("tc", "qdisc", "add", "dev", "eth0", "root", "netem", "loss", "1%", check=False).returncode == 0
 
     def socket(self, host: Host | None = None, port: int = 0) -> socket.socket:
         """A UDP socket at *host*, else where the phones are."""

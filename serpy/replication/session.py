@@ -1,0 +1,106 @@
+"""The asking side of a repair: which ranges of which buckets still differ from one other server, and what to ask next.
+
+A range is asked about with the hashes of our entries; the answer says what we miss (it follows), what the other misses (we
+send it) and what was removed there. A range is done when an answer finds nothing. What gets lost is asked again. Pure: the
+caller brings the time and sends.
+
+Runs in: timer. Locks: none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.replication.messages import ALL, DRY, MAX_HASHES, Range, Told
+from serpy.replication.scan import Index
+
+OUTSTANDING: Final = 96  # ranges asked about at once
+RETRY_S: Final = 0.35  # without an answer
+SETTLE_S: Final = 0.15  # after the bindings of an answer should have come
+GIVE_UP_S: Final = 6.0  # without progress
+
+
+class _Open:
+    """One range that is not done."""
+
+    def __init__(self, bucket: int, low: int, high: int) -> None:
+        self.bucket: Final = bucket
+        self.low: Final = low
+        self.high: Final = high
+        self.asked = False
+        self.ask_at = 0.0
+
+
+class Session:
+    """A conversation with the server at *address* about *buckets*. *index* holds our entries of them, kept up to date."""
+
+    def __init__(
+        self, number: int, server_id: int, address: tuple[str, int], buckets: list[int], index: Index, now: float, *,
+        dry: bool = False,
+    ) -> None:  # fmt: skip
+        self.number: Final = number | DRY if dry else number
+        self.server_id: Final = server_id
+        self.address: Final = address
+        self.index: Final = index
+        self.dry: Final = dry
+        self.started: Final = now
+        self.progress_at = now
+        self.rounds = 0
+        # what a dry one has found
+        self.missing = 0
+        self.wanted: Final[list[int]] = []
+        self.removed: Final[list[tuple[int, int]]] = []
+        self._open: Final = {(bucket, 0): _Open(bucket, 0, ALL) for bucket in buckets}
+
+    @property
+    def left(self) -> int:
+        """Ranges that are not done."""
+        return len(self._open)
+
+    def is_over(self, now: float) -> bool:
+        """True when everything is done, or nothing has happened for too long."""
+        return not self._open or now - self.progress_at > GIVE_UP_S
+
+    def questions(self, now: float) -> list[Range]:
+        """What to ask now."""
+        due: list[_Open] = []
+        flying = 0
+        for each in self._open.values():
+            if each.asked and now < each.ask_at:
+                flying += 1
+            else:
+                due.append(each)
+        asked: list[Range] = []
+        for each in due[: max(0, OUTSTANDING - flying)]:
+            asked.extend(self._ask(each, now))
+        self.rounds += bool(asked)
+        return asked
+
+    def _ask(self, each: _Open, now: float) -> list[Range]:
+        """The questions about *each*, which is split while it has too many entries for one."""
+        hashes = self.index.hashes(each.bucket, each.low, each.high)
+        if len(hashes) <= MAX_HASHES:
+            each.asked = True
+            each.ask_at = now + RETRY_S
+            return [Range(each.bucket, each.low, each.high, hashes)]
+        middle = hashes[len(hashes) // 2]
+        lower = _Open(each.bucket, each.low, middle - 1)
+        upper = _Open(each.bucket, middle, each.high)
+        self._open[each.bucket, each.low] = lower
+        self._open[each.bucket, middle] = upper
+        return self._ask(lower, now) + self._ask(upper, now)
+
+    def told(self, answer: Told, now: float) -> bool:
+        """Take an answer in; False when it answers nothing that is open."""
+        each = self._open.get((answer.bucket, answer.low))
+        if each is None or each.high != answer.high:
+            return False
+        self.progress_at = now
+        if answer.is_clean or self.dry:
+            del self._open[answer.bucket, answer.low]
+            self.missing += answer.missing
+            self.wanted.extend(answer.wanted)
+            self.removed.extend(answer.removed)
+        else:
+            each.ask_at = now + answer.delay_ms / 1000.0 + SETTLE_S
+        return True
