@@ -17,6 +17,7 @@ import psycopg2
 import psycopg2.extensions
 
 from serpy.db.interface import DatabaseUrl, Row, Value
+from serpy.db.pool import DeadlineError, LostError
 from serpy.errors import BackendError, DatabaseDownError
 
 if TYPE_CHECKING:
@@ -26,14 +27,6 @@ MAX_PREPARED: Final = 200
 
 _POLL_OK: Final = psycopg2.extensions.POLL_OK
 _POLL_READ: Final = psycopg2.extensions.POLL_READ
-
-
-class LostError(Exception):
-    """The connection broke (or was found broken): another one may work."""
-
-
-class DeadlineError(Exception):
-    """The server did not answer in time."""
 
 
 class Link(psycopg2.extensions.connection):
