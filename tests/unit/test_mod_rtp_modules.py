@@ -65,11 +65,8 @@ def test_each_module_has_its_names(module, fake, names, asked):
             loop.sleep(0.02)
             return codes
 
-        codes = in_loop(loop, call)
-        assert codes == [1, -1, 1, 1]  # an ACK without To tag answers nothing
-        assert [text.split(" ")[0][:6] for text in proxy.asked] == [
-            text for text in asked if text not in ("L", "answer")
-        ]
+        assert in_loop(loop, call) == [1, 1, 1, 1]
+        assert [text.split(" ")[0] for text in proxy.asked] == asked
 
 
 @pytest.mark.parametrize("module", [rtpproxy, rtpengine])
