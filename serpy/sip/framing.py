@@ -68,7 +68,7 @@ class StreamFramer:
         if self._total == 0:
             if self._skip_line_ends():
                 return Frame(PING, b"")
-            if not self._data or not self._find_head():
+            if self._data in {b"", b"\r"} or not self._find_head():
                 return None
         data = self._data
         total = self._total
@@ -123,7 +123,7 @@ class StreamFramer:
         if self._kind == 0:
             line_end = data.find(b"\n")
             if line_end < 0:
-                if len(data) > LINE_MAX or not _may_start(data):
+                if len(data) > LINE_MAX or not _may_start(data.rstrip(b"\r")):
                     raise FramingError("no start line")
                 return False
             self._kind = _kind_of(data[:line_end].rstrip(b"\r"))
@@ -184,7 +184,7 @@ def with_content_length(data: bytes) -> bytes:
     One that has it, and what is no message (a keep-alive), is returned as it is.
     """
     head_end = data.find(b"\r\n\r\n")
-    if head_end < 0 or data.find(_LENGTH, 0, head_end) >= 0:
+    if head_end <= 0 or data.find(_LENGTH, 0, head_end) >= 0:
         return data
     head = data[: head_end + 4]
     if _find_header(head, b"content-length") is not None or _find_header(head, b"l") is not None:

@@ -32,7 +32,7 @@ class UdpWorker(Worker):
     @property
     def title(self) -> str:
         """With the child's index and addresses, as SER words it."""
-        names = ",".join(f"{item.host}:{item.port}" for item in self.server.listeners)
+        names = ",".join(f"{item.host}:{item.port}" for item in self.server.listeners if item.transport == "udp")
         return f"udp receiver child={self.child} sock={names[:200]}"
 
     def receiver_sockets(self) -> int:

@@ -1,0 +1,78 @@
+"""The phone of ``support.phone`` over one TCP connection, which it also takes calls on."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+from support.phone import Message, Phone
+
+
+class TcpPhone(Phone):
+    """As Phone; ``data`` is what has come and is no whole message yet."""
+
+    def __init__(self, server: tuple[str, int], user: str = "probe", domain: str = "example.com", password: str = ""):
+        super().__init__(server, user, domain, password)
+        self.socket.close()
+        self.data = b""
+        self.connect()
+
+    def connect(self) -> None:
+        """Open the connection, after ``close()`` another one."""
+        self.socket = socket.create_connection(self.server, 5.0)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = self.socket.getsockname()[1]
+        self.data = b""
+
+    @property
+    def contact(self) -> str:
+        return f"sip:{self.user}@127.0.0.1:{self.port};transport=tcp"
+
+    def via(self, branch: str = "") -> str:
+        return super().via(branch).replace("/UDP", "/TCP")
+
+    def send(self, text: str) -> None:
+        self.socket.sendall(text.encode("utf-8", "surrogateescape"))
+
+    def _read(self, timeout: float) -> Message | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            message = self._take()
+            if message is not None:
+                return message
+            ready, _, _ = select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self.data += data
+
+    def _take(self) -> Message | None:
+        """The first whole message in ``data``."""
+        data = self.data.lstrip(b"\r\n")
+        head, end, rest = data.partition(b"\r\n\r\n")
+        if not end:
+            return None
+        length = int(Message(head.decode("utf-8", "surrogateescape")).get("Content-Length"))
+        if len(rest) < length:
+            return None
+        self.data = rest[length:]
+        return Message((head + end + rest[:length]).decode("utf-8", "surrogateescape"))
+
+    def is_closed(self, timeout: float = 5.0) -> bool:
+        """True when the server closes the connection within *timeout* seconds; what it still sends goes to ``data``."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select([self.socket], [], [], left)
+            if not ready:
+                break
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                return True
+            if not data:
+                return True
+            self.data += data
+        return False
