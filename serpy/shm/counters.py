@@ -220,12 +220,13 @@ class Counters:
         self.status.heartbeat(now)
 
     def generation(self, name: str) -> int:
-        """The current number *name*; 0 until somebody bumps it."""
+        """The current number *name*; 0 until somebody bumps it. Who asks will ask again: a new name gets its place."""
         at = self._known.get(name)
         if at is None:
-            at = self._find(name)
-            if at < 0:
-                return 0
+            with self._lock.hold(0):
+                at = self._find(name)
+                if at < 0:
+                    at = self._create(name)
         return int(self._numbers[at])
 
     def bump(self, name: str) -> int:
@@ -243,7 +244,7 @@ class Counters:
         found: dict[str, int] = {}
         for line in range(MAX_GENERATIONS):
             stored = self._generations[line * 64 + 8 : line * 64 + 64].tobytes().rstrip(b"\0")
-            if stored:
+            if stored and self._numbers[line * 8]:
                 found[stored.decode("utf-8", "replace")] = int(self._numbers[line * 8])
         return found
 

@@ -23,23 +23,8 @@ class CSeq:
         return f"{self.number} {self.method}"
 
 
-# Calls start at the same few numbers: "1 INVITE", "1 ACK", "2 BYE".
-_CACHE_MAX: Final = 1024
-_cache: dict[str, CSeq] = {}
-
-
 def parse_cseq(text: str) -> CSeq:
-    """The CSeq written as *text*: ``1*DIGIT LWS Method``; shared, never changed. Raises ParseError."""
-    found = _cache.get(text)
-    if found is None:
-        found = _parse(text)
-        if len(_cache) >= _CACHE_MAX:
-            _cache.clear()
-        _cache[text] = found
-    return found
-
-
-def _parse(text: str) -> CSeq:
+    """The CSeq written as *text*: ``1*DIGIT LWS Method``. Raises ParseError."""
     digits, _, rest = text.partition(" ")
     if "\t" in text:  # LWS may be a tab
         digits, _, rest = text.replace("\t", " ").partition(" ")

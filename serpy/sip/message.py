@@ -29,6 +29,11 @@ BITS: Final[dict[str, int]] = {
     "from": 1, "to": 2, "call-id": 4, "cseq": 8, "max-forwards": _MAX_FORWARDS, "content-length": CONTENT_LENGTH,
 }  # fmt: skip
 
+# Whole header lines that many messages share, with what they say: "CSeq: 1 INVITE", "Max-Forwards: 70".
+_CACHE_MAX: Final = 1024
+_cseqs: Final[dict[str, CSeq]] = {}
+_hops: Final[dict[str, int]] = {}
+
 
 class Edits:
     """Deferred changes relative to the received message; indexes are those of ``Message.lines``.
@@ -154,6 +159,7 @@ class Message:
         # Which headers of BITS there are, and which twice; the parser fills them in when it has looked anyway.
         self.seen = 0
         self.twice = 0
+        self.length = -1  # the Content-Length when the parser has checked it, else -1
 
     # -- raw access
 
@@ -253,7 +259,17 @@ class Message:
         """The CSeq value."""
         cseq = self._cseq
         if cseq is None:
-            cseq = self._cseq = parse_cseq(self._required("cseq"))
+            at = self.find("cseq")
+            if at < 0:
+                raise ParseError("no cseq header", header="CSeq")
+            line = self.lines[at]
+            cseq = _cseqs.get(line)
+            if cseq is None:
+                cseq = parse_cseq(self.value(at))
+                if len(_cseqs) >= _CACHE_MAX:
+                    _cseqs.clear()
+                _cseqs[line] = cseq
+            self._cseq = cseq
         return cseq
 
     @property
@@ -287,7 +303,14 @@ class Message:
         """All Route values, top first."""
         found = self._routes
         if found is None:
-            found = self._routes = self._addresses("route")
+            found = self._routes = []
+            for at, known in enumerate(self.names):
+                if known == "route":
+                    line = self.lines[at]
+                    if "," in line or "\n" in line:
+                        found.extend(parse_nameaddr_list(self.value(at)))
+                    else:  # the same line comes in every request of a dialog
+                        found.append(cached_nameaddr(line))
         return found
 
     @property
@@ -303,10 +326,15 @@ class Message:
             at = self.find("max-forwards")
             if at < 0:
                 return None
-            text = self.value(at)
-            number = parse_number(text, MAX_FORWARDS_MAX)
+            number = _hops.get(self.lines[at], _NOT_PARSED)
             if number < 0:
-                raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
+                text = self.value(at)
+                number = parse_number(text, MAX_FORWARDS_MAX)
+                if number < 0:
+                    raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
+                if len(_hops) >= _CACHE_MAX:
+                    _hops.clear()
+                _hops[self.lines[at]] = number
             self._max_forwards = number
         return number
 
@@ -365,7 +393,7 @@ class Message:
             self.max_forwards  # noqa: B018
         if twice & CONTENT_LENGTH and len(set(self.get_all("content-length"))) > 1:
             raise ParseError("more than one Content-Length", header="Content-Length")
-        if seen & CONTENT_LENGTH:
+        if seen & CONTENT_LENGTH and self.length < 0:
             self.content_length  # noqa: B018
 
     def _check_cseq(self) -> None:

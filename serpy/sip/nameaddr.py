@@ -64,20 +64,22 @@ class NameAddr:
 
 # What stood in From and To stands in all messages of a call: parsed once, shared, never changed.
 _CACHE_MAX: Final = 4096
+_CACHED: Final = 512  # characters; with the number above it bounds what strangers can make us keep
 _cache: dict[str, NameAddr] = {}
 
 
 def cached_nameaddr(line: str) -> NameAddr:
     """The one address value of the whole header line *line*; the same object for the same line. Raises ParseError.
 
-    For From and To only, which repeat in every message of a dialog. Not for folded lines.
+    For From, To and Route, which repeat in every message of a dialog. Not for folded lines.
     """
     found = _cache.get(line)
     if found is None:
         found = parse_nameaddr(line[line.find(":") + 1 :].strip(" \t\r\n"))
-        if len(_cache) >= _CACHE_MAX:
-            _cache.clear()
-        _cache[line] = found
+        if len(line) <= _CACHED:
+            if len(_cache) >= _CACHE_MAX:
+                _cache.clear()
+            _cache[line] = found
     return found
 
 

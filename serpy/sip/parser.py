@@ -62,14 +62,21 @@ def _spellings() -> dict[str, str]:
 
 
 _CANONICAL: Final[dict[str, str]] = _spellings()
-_KNOWN: Final[dict[str, tuple[str, int]]] = {spelled: (name, BITS.get(name, 0)) for spelled, name in _CANONICAL.items()}
+_UNIQUE: Final = 0b1000000  # beside the bits of BITS: lines of this name never come again, so remembering them is no use
+_UNIQUE_NAMES: Final = ("via", "call-id", "authorization", "proxy-authorization")
+_KNOWN: Final[dict[str, tuple[str, int]]] = {
+    spelled: (name, BITS.get(name, 0) | (_UNIQUE if name in _UNIQUE_NAMES else 0))
+    for spelled, name in _CANONICAL.items()
+}
 
 # Whole header lines that come again: in every message of a call (From, To, Contact) or of a phone (User-Agent, Allow).
 # One look-up finds their name and leaves a hash for the look-ups of the values. Lines that never repeat stay out.
 _LINES_MAX: Final = 4096
 _LINE_CACHED: Final = 128  # characters; with the number above it bounds what strangers can make us keep
-_UNIQUE: Final = frozenset({"via", "call-id", "authorization", "proxy-authorization"})
-_lines: dict[str, tuple[str, int]] = {}
+_lines: Final[dict[str, tuple[str, int]]] = {}
+# Content-Length lines with their number.
+_LENGTHS_MAX: Final = 1024
+_lengths: Final[dict[str, int]] = {}
 
 
 def canonical_name(spelled: str) -> str:
@@ -98,11 +105,17 @@ def parse_message(data: bytes) -> Request | Response:
     """
     if len(data) > MESSAGE_MAX:
         raise LimitExceededError("message too large", status=513)
-    if data[:1] in {b"\r", b"\n"}:
+    if data.startswith((b"\r", b"\n")):
         data = data.lstrip(b"\r\n")  # §7.5: line ends before the start line
+    if data.endswith(b"\r\n\r\n"):  # most messages have no body: that spares the search
+        return _parse(data, len(data) - 4)
     head_end = data.find(b"\r\n\r\n")
     if head_end < 0:
         return _parse_slowly(data)
+    return _parse(data, head_end)
+
+
+def _parse(data: bytes, head_end: int) -> Request | Response:
     head = data[:head_end].decode("utf-8", "surrogateescape")
     lines = head.split("\r\n")
     breaks = len(lines) - 1
@@ -117,19 +130,22 @@ def parse_message(data: bytes) -> Request | Response:
     length_at = -1
     seen = 0
     twice = 0
+    cache = _lines
     for at, line in enumerate(lines):
-        known = _lines.get(line)
+        known = cache.get(line)
         if known is None:
+            if not line:  # the head ends here, and the body with an empty line
+                return _parse(data, data.find(b"\r\n\r\n"))
             known = _KNOWN.get(line[: line.find(":")])  # without a colon: all but the last character, no known name
             if known is None or len(line) > LINE_MAX:
                 if line[0] == " " or line[0] == "\t":  # folded
                     return _parse_slowly(data)
                 name = _unusual_name(line)
                 known = (name, BITS.get(name, 0))
-            if len(line) <= _LINE_CACHED and known[0] not in _UNIQUE:
-                if len(_lines) >= _LINES_MAX:
-                    _lines.clear()
-                _lines[line] = known
+            if len(line) <= _LINE_CACHED and not known[1] & _UNIQUE:
+                if len(cache) >= _LINES_MAX:
+                    cache.clear()
+                cache[line] = known
         name, bit = known
         names.append(name)
         if bit:
@@ -140,11 +156,17 @@ def parse_message(data: bytes) -> Request | Response:
     body = data[head_end + 4 :]
     if length_at >= 0:
         line = lines[length_at]
-        body = _cut_body(body, line[line.find(":") + 1 :])
-    message = _build(data, start_line, names, lines, body, [])
+        if _lengths.get(line, -1) != len(body):
+            body = _cut_body(body, line[line.find(":") + 1 :])
+            if len(_lengths) >= _LENGTHS_MAX:
+                _lengths.clear()
+            _lengths[line] = len(body)
+    built = _build(data, start_line, names, lines, body, [])
+    message: Message = built
     message.seen = seen
     message.twice = twice
-    return message
+    message.length = len(body) if length_at >= 0 else -1
+    return built
 
 
 def _unusual_name(line: str) -> str:

@@ -328,9 +328,7 @@ def _is_escape(text: str, at: int) -> bool:
 
 
 # RFC 3261 §25.1: unreserved and user-unreserved
-_USER_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.!~*'()&=+$,;?/"
-)
+_USER_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.!~*'()&=+$,;?/")
 
 
 def _is_hex(char: str) -> bool:

@@ -43,7 +43,7 @@ def relay(layer: TransactionLayer, forwarder: Forwarder, server: ServerTransacti
     if server.cancelled:
         return E_CANCELLED
     loop = loop_value(request)
-    if forwarder.cookie_bytes in request.raw and is_loop(request, forwarder.cookie, loop):
+    if forwarder.has_been_here(request) and is_loop(request, forwarder.cookie, loop):
         return E_LOOP
     if not ctx.branches and not ctx.uri_consumed and not ctx.on_branch:
         # One target and no branch route: nothing to keep apart, so no Target either.
