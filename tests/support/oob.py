@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.dns import NameServer
 from support.phone import Message, Phone
 from support.running import BIN, CONFIG, DOMAIN, Running, free_port
 
@@ -27,7 +28,8 @@ from serpy.rpc.provision import Provision
 DEBIAN = Path("/usr/share/doc/kamailio/examples/pkg/sip-router-oob.cfg")
 VARIABLES = {"ser-oob": "SERPY_OOB_2008", "sip-router-oob": "SERPY_OOB_FINAL"}
 GATEWAY = "127.0.0.2"
-PEER = "127.0.0.3"
+PEER = "127.0.0.3"  # in the published files: sems01.iptel.org:5074
+PEER_PORT = 5074
 BEHIND_NAT = "127.0.0.4"
 
 
@@ -80,17 +82,25 @@ class Oob(Running):
         self.name = name
         self.is_own = name == "serpy"
         self.phones: list[Phone] = []
-        self._peer = Phone(self.address, "peer", host=PEER)
+        self._peer = self._make_peer()
         self.url = self.defines["DB_URL"]
+        self.names = NameServer({("sems01.iptel.org.", "A"): [PEER]})
         if self.is_own:
-            self.defines |= {"PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "RELOAD_MS": "500"}
+            assert self._peer is not None
+            self.defines |= {
+                "PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "ENUM_SUFFIX": "e164.test.",
+                "RELOAD_TIMER": "ON_1MIN_TIMER=ON_1MIN_TIMER,500,slow,enable",
+            }  # fmt: skip
+            self.config = folder / "serpy.conf"
+            self.config.write_text(f'dns_servers = "{self.names.text}"\ninclude_file "{CONFIG}"\n')
         self.rtp_proxy = f"udp:127.0.0.1:{free_port()}"
         if not self.is_own:
             self.config = folder / f"{name}.cfg"
             text = adapted(
                 published(name), url=self.defines["DB_URL"], port=self.port, folder=folder, rtp_proxy=self.rtp_proxy
             )
-            self.config.write_text(text, encoding="utf-8", errors="surrogateescape")
+            dns = f'dns_servers = "{self.names.text}"\n'  # stands for /etc/resolv.conf
+            self.config.write_text(dns + text, encoding="utf-8", errors="surrogateescape")
             self.defines = {}
 
     # what the files do differently
@@ -118,9 +128,15 @@ class Oob(Running):
         """The gateway to the telephone network; its ``attributes`` are what the server must know of it."""
         return self._kept(Gateway(self.address, "gateway", host=GATEWAY))
 
+    def _make_peer(self) -> Phone | None:
+        try:
+            return Phone(self.address, "peer", host=PEER, port=0 if self.is_own else PEER_PORT)
+        except OSError:
+            return None
+
     def peer(self) -> Phone | None:
-        """The peer of SITE_SPECIFIC; None when it is a host of the real world."""
-        return self._peer if self.is_own else None
+        """The peer of SITE_SPECIFIC; None when another test has the port that the published files want."""
+        return self._peer
 
     def _kept(self, phone):
         self.phones.append(phone)
@@ -180,6 +196,12 @@ class Oob(Running):
     def start(self, *extra: str) -> Oob:
         super().start(*extra)
         return self
+
+    def stop(self) -> int:
+        self.names.stop()
+        if self._peer is not None:
+            self._peer.close()
+        return super().stop()
 
     def command(self, *extra: str) -> list[str]:
         if self.is_own:
