@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ import pytest
 CLONE_NEWNET = 0x40000000
 SETTLE_S = 5.0
 
+_numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -129,7 +131,7 @@ class Lab:
     def __init__(self, letter: str = "t"):
         assert re.fullmatch("[a-z]", letter)
         self.letter = letter
-        self.prefix = f"{letter}{os.getpid()}-"
+        self.prefix = f"{letter}{os.getpid()}-{next(_numbers)}-"  # the process is looked for when it is gone
         self.processes: list[subprocess.Popen] = []
         self._made: list[str] = []
         self._links = 0
