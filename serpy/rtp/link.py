@@ -85,6 +85,7 @@ class UdpLink:
         self._waiting: Final[dict[bytes, Question]] = {}
         self._prefix: Final = f"{os.getpid()}{secrets.token_hex(3)}_"
         self._number = 0
+        self.is_suspect = False  # a question had to be repeated and nothing has been answered since
 
     def start(self, payload: bytes, *, wanted: bool) -> Question | None:
         """Send *payload*; None when too many questions wait. With *wanted*, ``result()`` must follow."""
@@ -174,12 +175,16 @@ class UdpLink:
             if question is None:
                 self._on_stray()
             else:
+                self.is_suspect = False
                 self._end(question, Answer(ANSWERED, answer))
+            if not self._waiting:
+                return  # nothing can be there but strays: they may wait for the next poll
 
     def _unanswered(self, question: Question) -> None:
         question.timer = None
         if question.cookie not in self._waiting:
             return
+        self.is_suspect = True
         if question.tries_left > 0:
             self._send(question)
             return

@@ -124,7 +124,13 @@ class RtpRelay:
             node = pick(left, number)
             usable.append(node)
             left.remove(node)
+        if is_new and len(usable) > 1 and self._is_suspect(usable[0]):
+            usable.append(usable.pop(0))  # do not let new calls wait to find out what others will know soon
         return usable
+
+    def _is_suspect(self, node: Node) -> bool:
+        link = self._links.get(node.index)
+        return isinstance(link, UdpLink) and link.is_suspect
 
     def _remember(self, call_id: str, node: Node) -> None:
         self._moved.pop(call_id, None)

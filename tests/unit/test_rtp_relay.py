@@ -451,6 +451,27 @@ def test_when_one_proxy_dies_the_other_takes_over_and_keeps_the_call():
         assert setup.count("node_down") == setup.count("node_up") == 1
 
 
+def test_new_calls_avoid_a_proxy_that_has_left_a_question_unanswered():
+    first, second, setup = two({"rtpproxy_retr": 3})
+    with first, second:
+        first.fault = "dead"
+        mine = call_id_for(setup, 0)
+        codes = []
+
+        def call():
+            setup.loop.spawn(lambda: codes.append(setup.module.force_rtp_proxy(invite(mine))))
+            while len(first.asked) < 2:
+                setup.loop.sleep(0.005)
+            codes.append(setup.module.force_rtp_proxy(invite(mine + "x" * 32)))
+            assert len(codes) == 1, "the first call still waits"
+            while len(codes) < 2:
+                setup.loop.sleep(0.01)
+
+        setup.run(call)
+        assert codes == [1, 1]
+        assert len(first.commands("U")) == 3  # one question, three times
+
+
 def test_an_answer_is_not_given_to_another_proxy():
     first, second, setup = two()
     with first, second:
