@@ -241,27 +241,84 @@ def exchange(one, one_to, other, other_to):
     return received[one], received[other]
 
 
-@pytest.mark.skipif(not RtpEngine.is_installed(), reason="needs Debian's rtpengine-daemon")
-def test_rtp_flows_both_ways_through_rtpengine(serve, pair, tmp_path):
-    engine = RtpEngine(tmp_path).wait()
+@pytest.fixture
+def engine(tmp_path):
+    if not RtpEngine.is_installed():
+        pytest.skip("needs Debian's rtpengine-daemon")
+    daemon = RtpEngine(tmp_path).wait()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def ears():
+    """Two sockets for RTP, alice's and bob's."""
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-            sock.settimeout(0.02)
-        ports = [sock.getsockname()[1] for sock in sockets]
-        alice, bob = pair(serve(engine.address))
-        sent, got, ok = call(alice, bob, offer=SDP.format(port=ports[0]), answer=SDP.format(port=ports[1]))
-        to_bob, to_alice = media(ok), media(got)
-        assert to_bob[1] != ports[1]
-        assert to_alice[1] != ports[0]
-        at_alice, at_bob = exchange(sockets[0], to_bob, sockets[1], to_alice)
-        assert at_alice == {(b"from oth", to_bob[1])}
-        assert at_bob == {(b"from one", to_alice[1])}
-        assert engine.ask(command="query", call_id=alice.call_id)[b"result"] == b"ok"
-        hang_up(alice, bob, sent, ok)
-        wait_for(lambda: engine.ask(command="query", call_id=alice.call_id).get(b"result") == b"error")
-    finally:
-        for sock in sockets:
-            sock.close()
-        engine.close()
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(0.02)
+    yield sockets
+    for sock in sockets:
+        sock.close()
+
+
+def sdp_of(sock):
+    return SDP.format(port=sock.getsockname()[1])
+
+
+def assert_rtp_flows(ears, for_alice, for_bob):
+    """*for_alice*, *for_bob*: the descriptions they were sent."""
+    to_bob, to_alice = media(for_alice), media(for_bob)
+    assert {to_bob[1], to_alice[1]}.isdisjoint({sock.getsockname()[1] for sock in ears})
+    at_alice, at_bob = exchange(ears[0], to_bob, ears[1], to_alice)
+    assert at_alice == {(b"from oth", to_bob[1])}
+    assert at_bob == {(b"from one", to_alice[1])}
+
+
+def with_sdp(request, body):
+    """*request* with a description added."""
+    return request.replace("Content-Length: 0\r\n\r\n", f"{TYPE}\r\nContent-Length: {len(body)}\r\n\r\n{body}")
+
+
+def test_rtp_flows_both_ways_through_rtpengine(serve, pair, engine, ears):
+    alice, bob = pair(serve(engine.address))
+    sent, got, ok = call(alice, bob, offer=sdp_of(ears[0]), answer=sdp_of(ears[1]))
+    assert_rtp_flows(ears, ok, got)
+    assert engine.ask(command="query", call_id=alice.call_id)[b"result"] == b"ok"
+    hang_up(alice, bob, sent, ok)
+    wait_for(lambda: engine.ask(command="query", call_id=alice.call_id).get(b"result") == b"error")
+
+
+def test_rtp_flows_after_an_offer_in_the_200(serve, pair, engine, ears):
+    alice, bob = pair(serve(engine.address))
+    sent = alice.request("INVITE", bob.contact)
+    alice.send(sent)
+    got = bob.expect("INVITE")
+    bob.reply(got, 200, headers=(TYPE,), body=sdp_of(ears[1]))
+    ok = alice.final()
+    alice.send(with_sdp(alice.in_dialog("ACK", sent, ok, cseq=alice.cseq), sdp_of(ears[0])))
+    ack = bob.expect("ACK")
+    assert_rtp_flows(ears, ok, ack)
+    hang_up(alice, bob, sent, ok)
+    wait_for(lambda: engine.ask(command="query", call_id=alice.call_id).get(b"result") == b"error")
+
+
+def test_rtp_flows_after_a_reinvite_of_the_callee(serve, pair, engine, ears):
+    alice, bob = pair(serve(engine.address))
+    sent, got, ok = call(alice, bob, offer=sdp_of(ears[0]), answer=sdp_of(ears[1]))
+    bob.expect("ACK")
+    routes = tuple(f"Route: {value}" for value in got.all("Record-Route"))
+    again = bob.request(
+        "INVITE",
+        alice.contact,
+        to=got.get("From"),
+        call_id=alice.call_id,
+        headers=(*routes, TYPE),
+        body=sdp_of(ears[1]),
+    ).replace(f"From: <{bob.aor}>;tag={bob.tag}", f"From: {ok.get('To')}")
+    bob.send(again)
+    offered = alice.expect("INVITE")
+    alice.reply(offered, 200, headers=(TYPE,), body=sdp_of(ears[0]))
+    answered = bob.final()
+    assert_rtp_flows(ears, offered, answered)
+    hang_up(alice, bob, sent, ok)
