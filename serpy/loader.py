@@ -26,13 +26,13 @@ from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of, stream_children
 from serpy.net.resolve import servers_of
+from serpy.net.streams import COUNTERS
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
 from serpy.script.runtime import HOOKS
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
-from serpy.transaction import statistics
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 MIB: Final = 1024 * 1024
 SECRETS: Final = ("AUTH_SECRET", "COOKIE_SECRET", "REPLICATION_SECRET")
 SECRETS_FILE: Final = "secrets"
-DRIVERS: Final = {"sqlite": "db_sqlite", "postgres": "db_postgres", "postgresql": "db_postgres"}
+DRIVERS: Final = {
+    "sqlite": "db_sqlite", "postgres": "db_postgres", "postgresql": "db_postgres", "mysql": "db_mysql", "mariadb": "db_mysql",
+}  # fmt: skip
 WRITING_ROLES: Final = ("store", "ctl")
 URL_MODULES: Final = ("usrloc", "auth_db", "domain", "uri_db", "avp_db", "gflags")
 
@@ -174,7 +176,7 @@ def _make_shared(server: Server, environment: Environment) -> None:
     streams = stream_children(server.listeners, settings)
     server.counters = Counters(server.segment, Layout(settings.children, streams).slots)
     if streams:
-        for name, text in statistics.TCP:
+        for name, text in COUNTERS:
             server.counters.declare(name, text)
     variables = Variables()
     for exports in server.exports.values():
@@ -256,7 +258,9 @@ def _driver(url: str, loaded: Mapping[str, Exports]) -> Any:  # Any: a driver mo
             return exports.module
     name = DRIVERS.get(scheme)
     if name is None:
-        raise ConfigError(f"no database driver for {scheme!r:.40} URLs", hint="sqlite:////path or postgres://…")
+        raise ConfigError(
+            f"no database driver for {scheme!r:.40} URLs", hint="sqlite:////path, postgres://… or mysql://…"
+        )
     return load_module(name).module
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from serpy.errors import TransportError
 from serpy.net.handoff import LARGEST, STREAM_SEND, Channels, Layout
 from serpy.net.steering import owner
-from serpy.sip.flow import AS_HTTP, NO_CONNECT, Outgoing
+from serpy.sip.flow import AS_HTTP, AS_IS, NO_CONNECT, Outgoing
 from serpy.sip.framing import with_content_length
 
 RELAYED: Final = 128  # option of an order: the home has passed it on, do not ask it again
@@ -29,6 +29,19 @@ FAILED_MAX: Final = 8192  # bytes of a message that come back when it could not 
 ALIAS_ADD: Final = 1
 ALIAS_REMOVE: Final = 2
 ALIAS_ADOPT: Final = 3  # for the holder of the connection: add this one to your own
+
+# What the TCP receivers count: name, meaning.
+COUNTERS: Final = (
+    ("tcp.connections", "TCP connections open"),
+    ("tcp.queued_bytes", "bytes that wait for slow readers"),
+    ("tcp.accepted", "TCP connections accepted"),
+    ("tcp.connected", "TCP connections made"),
+    ("tcp.turned_away", "times a TCP connection was one too many"),
+    ("tcp.messages", "messages received over TCP"),
+    ("tcp.malformed", "TCP connections closed for what is no message"),
+    ("tcp.failed", "messages that could not be sent over TCP"),
+    ("tcp.paused", "times a TCP connection had to wait for a receiver"),
+)
 
 _ORDER_HEAD: Final = 16
 _SERIAL: Final = 0xFFFFFFFF
@@ -155,7 +168,10 @@ class StreamSender:
             connection = 0
         child = child_of(connection) if connection else home_of(flow.host, flow.port, self._streams)
         data = outgoing.data
-        data = b"HTTP/1.1" + data[7:] if flow.options & AS_HTTP else with_content_length(data)
+        if flow.options & AS_HTTP:
+            data = b"HTTP/1.1" + data[7:]
+        elif not flow.options & AS_IS:
+            data = with_content_length(data)
         order = Order(
             data, connection, flow.listener.index, flow.host, flow.port, flow.options, self._channels.slot & 0xFFFF
         )

@@ -16,11 +16,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ConfigError, FramingError, ResourceError
-from serpy.rpc import binrpc, metrics
+from serpy.net.listen import stream_children
+from serpy.rpc import binrpc, metrics, xmlrpc
 from serpy.rpc.core import CoreRpc
+from serpy.rpc.http import HttpCalls
 from serpy.rpc.listen import Address, RpcSettings, open_socket
 from serpy.rpc.protocol import HEADER, MAX_REQUEST, RpcFault, decode, frame, frame_size
 from serpy.rpc.registry import Registry
+from serpy.rpc.streams import StreamRpc
 from serpy.script.exports import Rpc
 
 if TYPE_CHECKING:
@@ -48,12 +51,17 @@ class RpcServer:
         CoreRpc(server, self.registry).register()
         for name, call in (("ctl.who", self.who), ("ctl.connections", self.count), ("ctl.listen", self.listening)):
             self.registry.add(Rpc(name, call))
+        streams = StreamRpc(server, stream_children(server.listeners, server.settings))
+        for rpc in streams.methods():
+            self.registry.add(rpc)
         for exports in server.exports.values():
             for rpc in exports.rpc:
                 self.registry.add(rpc)
 
     def start(self) -> None:
         """Open the sockets. Raises ConfigError."""
+        if stream_children(self.server.listeners, self.server.settings):
+            HttpCalls(self.server, self.answer_xmlrpc).start()
         settings = self.server.find(RpcSettings) or RpcSettings()
         addresses = list(settings.addresses)
         if self.server.run_dir:
@@ -121,6 +129,17 @@ class RpcServer:
             return binrpc.build_message(binrpc.REPLY, cookie, _records(values[0], result))
         except RpcFault as fault:
             return binrpc.build_message(binrpc.FAULT, cookie, (fault.code, fault.text))
+
+    def answer_xmlrpc(self, body: bytes, escape_cr: bool) -> bytes:
+        """The XML document that answers the call in *body*; may park."""
+        try:
+            method, params = xmlrpc.parse_call(body)
+            result = self.registry.call(method, params)
+            if isinstance(result, list) and method in _FLAT:
+                result = _records(method, result)
+            return xmlrpc.build_answer(result, escape_cr=escape_cr)
+        except RpcFault as fault:
+            return xmlrpc.build_fault(fault.code, fault.text, escape_cr=escape_cr)
 
     # -- RPC ------------------------------------------------------------------------------------------------------
 

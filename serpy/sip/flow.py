@@ -12,6 +12,7 @@ from typing import Final
 CLOSE: Final = 1  # close it when the message has left
 NO_CONNECT: Final = 2  # use one that is open, or do not send at all
 AS_HTTP: Final = 4  # the message answers an HTTP request: its status line must say so
+AS_IS: Final = 8  # the bytes are no SIP message, or a part of one: nothing is added to them
 
 
 class Listener:

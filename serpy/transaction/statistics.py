@@ -33,17 +33,6 @@ TM: Final = (
     ("tm.final_5xx", "transactions answered 5xx"),
     ("tm.final_6xx", "transactions answered 6xx"),
 )
-TCP: Final = (  # counted by the TCP receivers
-    ("tcp.connections", "TCP connections open"),
-    ("tcp.queued_bytes", "bytes that wait for slow readers"),
-    ("tcp.accepted", "TCP connections accepted"),
-    ("tcp.connected", "TCP connections made"),
-    ("tcp.turned_away", "times a TCP connection was one too many"),
-    ("tcp.messages", "messages received over TCP"),
-    ("tcp.malformed", "TCP connections closed for what is no message"),
-    ("tcp.failed", "messages that could not be sent over TCP"),
-    ("tcp.paused", "times a TCP connection had to wait for a receiver"),
-)
 SL: Final = (
     ("sl.sent", "stateless replies sent"),
     ("sl.failed", "stateless replies that could not be sent"),

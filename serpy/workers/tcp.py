@@ -38,7 +38,6 @@ from serpy.sip.parser import parse_for_reply, quick_call_id
 from serpy.sip.status import reason_phrase
 from serpy.sip.via import parse_via
 from serpy.sip.writer import build_reply
-from serpy.transaction.statistics import TCP
 from serpy.workers.base import Worker
 
 if TYPE_CHECKING:
@@ -345,7 +344,7 @@ class _Counts:
         self, declare: Callable[[str, str], int], add: Callable[[int], None], put: Callable[[int, int], None],
         own: Callable[[int], int],
     ) -> None:  # fmt: skip
-        ids = [declare(name, text) for name, text in TCP]
+        ids = [declare(name, text) for name, text in streams.COUNTERS]
         self.current, self.queued, self.accepted, self.connected, self.turned_away, self.messages = ids[:6]
         self.malformed, self.failed, self.paused = ids[6:]
         self.add: Final = add
