@@ -242,7 +242,10 @@ class Agent:
         """What ``replication.status`` returns."""
         group = self.groups[0]
         peers: list[dict[str, object]] = []
-        for life in sorted(group.senders.lives.values(), key=lambda item: (item.server_id, item.boot)):
+        newest: dict[int, Life] = {}
+        for life in sorted(group.senders.lives.values(), key=lambda item: item.heard_at):
+            newest[life.server_id] = life  # its earlier lives are of no interest
+        for _, life in sorted(newest.items()):
             registers = life.windows.get(STREAM_REGISTER)
             row: dict[str, object] = {
                 "server_id": life.server_id,

@@ -206,23 +206,18 @@ class Repair:
                 continue
             for told in answers:
                 if session.told(told, self._loop.now()) and not session.dry:
-                    self._push(session, told.wanted)
+                    self._push(session, told)
                     self._remove(session.index, told.removed)
             if not session.is_over(self._loop.now()):
                 self._ask(session)
 
-    def _push(self, session: Session, wanted: list[int]) -> None:
+    def _push(self, session: Session, told: messages.Told) -> None:
         """Send the other what it misses."""
         now_ms = milliseconds(self._loop.wall_now())
-        entries = session.index.entries
-        found: list[tuple[int, Entry]] = []
-        for entry in wanted:
-            for known in entries.values():
-                if entry in known:
-                    if abs(now_ms - known[entry].modified_ms) > RECENT_MS:
-                        found.append((entry, known[entry]))
-                    break
-        self._offer(found, session.address, messages.BINDINGS)
+        known = session.index.entries.get(told.bucket, {})
+        found = [(entry, known[entry]) for entry in told.wanted if entry in known]
+        ripe = [(entry, each) for entry, each in found if abs(now_ms - each.modified_ms) > RECENT_MS]
+        self._offer(ripe, session.address, messages.BINDINGS)
 
     # -- answering -----------------------------------------------------------------------------------------------------
 

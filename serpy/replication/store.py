@@ -21,6 +21,7 @@ STORED: Final = 0  # it is here now
 KNOWN: Final = 1  # it was here
 OLDER: Final = 2  # what is here is newer
 BURIED: Final = 3  # it was removed
+REREAD_S: Final = 1.0  # the tombstones are read whole; not for every question
 FAILED: Final = 4  # no room, or no database
 
 Decision = tuple[list[Binding], list[Binding]]
@@ -53,6 +54,8 @@ class Store:
         self._tombstones: Final = tombstones
         self._server_id: Final = server_id
         self._persist: Final = persist
+        self._removed: dict[int, int] = {}
+        self._removed_read_at = 0.0
 
     def is_loaded(self) -> bool:
         """True when every table has been read from the database."""
@@ -95,8 +98,11 @@ class Store:
         return self._tombstones.removed_at(table, uid, contact)
 
     def removed_entries(self, wall_now: float) -> dict[int, int]:
-        """Hash -> when, of everything that was removed lately."""
-        return self._tombstones.removed_entries(wall_now)
+        """Hash -> when, of everything that was removed until about a second ago."""
+        if not 0.0 <= wall_now - self._removed_read_at < REREAD_S:
+            self._removed = self._tombstones.removed_entries(wall_now)
+            self._removed_read_at = wall_now
+        return self._removed
 
     def find(self, table: str, uid: str, entry: int) -> Binding | None:
         """The binding of *uid* with hash *entry*."""

@@ -278,6 +278,22 @@ def _plain_rpc(method: str) -> Handler:
     return run
 
 
+def _replication_status(ctl: Ctl) -> None:
+    status = ctl.rpc("replication.status")
+    if ctl.options.json or not isinstance(status, dict):
+        ctl.show(status)
+        return
+    peers, counters = status.pop("peers"), status.pop("counters")
+    for number, (title, part) in enumerate((("this server", status), ("peers", peers), ("counters", counters))):
+        sys.stdout.write(f"{chr(10) if number else ''}{title}:\n")
+        ctl.show(part, "no other server has been heard")
+
+
+def _replication_diff(ctl: Ctl) -> None:
+    server = _number(ctl.options.server) if ctl.options.server else -1
+    ctl.show(ctl.rpc("replication.diff", server), "no difference")
+
+
 def _version(ctl: Ctl) -> None:
     versions = {"serpyctl": serpy.__version__}
     if Path(ctl.socket()).exists():
@@ -382,6 +398,10 @@ COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
     ("usrloc add", "register a contact by hand (permanent without expires=)", _usrloc_add,
      (_URI, _arg("contact", metavar="CONTACT"), _arg("wish", metavar="expires=S q=Q flags=N", nargs="*"))),
     ("usrloc rm", "remove one contact, or all of a user", _usrloc_rm, (_URI, _CONTACT)),
+    ("replication status", "show the other servers of the farm, and what was sent, taken, dropped and repaired",
+     _replication_status, ()),
+    ("replication diff", "compare the location table with those of the other servers", _replication_diff,
+     (_arg("server", metavar="SERVER", nargs="?", help="server id of one of them"),)),
     ("ps", "list the server's processes", _plain_rpc("core.ps"), ()),
     ("stats", "show counters", _plain_rpc("stats.get"), ()),
     ("uptime", "show since when the server runs", _plain_rpc("core.uptime"), ()),

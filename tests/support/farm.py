@@ -68,7 +68,7 @@ class Member(Running):
         return int(self.place.run("cat", "/sys/class/net/eth0/statistics/tx_packets").stdout)
 
     def status(self):
-        return self.json("rpc", "replication.status")
+        return self.json("replication", "status")
 
     def counters(self) -> dict[str, int]:
         return self.status()["counters"]

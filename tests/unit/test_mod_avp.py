@@ -31,6 +31,9 @@ A = parse_avp_name("$a")
         ("uri", '"N" <sip:new@example.org>;q=1', "sip:new@example.org"),
         ("prefix", "00", "sip:00bob@example.com:5070;x=1"),
         ("user", "carol", "sip:carol@example.com:5070;x=1"),
+        ("user", "carol@example.org", "sip:carol%40example.org@example.com:5070;x=1"),
+        ("user", "a b", "sip:a%20b@example.com:5070;x=1"),
+        ("user", "a%40b%4", "sip:a%40b%254@example.com:5070;x=1"),
         ("username", 431, "sip:431@example.com:5070;x=1"),
         ("userpass", "a:b", "sip:a:b@example.com:5070;x=1"),
         ("host", "h.org", "sip:bob@h.org:5070;x=1"),
@@ -50,7 +53,7 @@ def test_attr2uri_parts(part, value, after):
 
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("uri", None), ("uri", "no uri"), ("user", "a b"), ("port", "x"), ("port", 0), ("strip", -1), ("hostport", "a@b"),
+    [("uri", None), ("uri", "no uri"), ("port", "x"), ("port", 0), ("strip", -1), ("hostport", "a@b"),
      ("host", "a>b")],
 )  # fmt: skip
 def test_attr2uri_leaves_the_uri_alone_when_the_value_does_not_fit(part, value):

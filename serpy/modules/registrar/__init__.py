@@ -26,6 +26,7 @@ from serpy.api import (
 from serpy.modules.registrar.lookup import Targets, is_request, source_uri, to_uid
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
 from serpy.modules.registrar.replica import Replica
+from serpy.replication.settings import ReplicationSettings
 from serpy.replication.tombstones import Tombstones
 from serpy.script.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
 
@@ -99,6 +100,7 @@ class Registrar:
         self._location: LocationService
         self._reply: ReplyService
         self._tombstones: Tombstones | None = None
+        self._store_replicas = False
         self._targets: Targets
 
     def init(self, server: Server) -> None:
@@ -127,6 +129,8 @@ class Registrar:
         self._location = server.bind(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
         self._reply = server.bind(ReplyService)  # type: ignore[type-abstract]  # likewise
         self._tombstones = server.find(Tombstones)
+        replication = server.find(ReplicationSettings)
+        self._store_replicas = replication is not None and replication.store_replicas
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
@@ -143,8 +147,8 @@ class Registrar:
         return self._note(ctx, self._save(ctx, table, _text(aor), persist=True, replica=False))
 
     def save_mem_nr(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
-        """Like save_contacts_noreply, without the database: for replicas."""
-        return self._note(ctx, self._save(ctx, table, _text(aor), persist=False, replica=True))
+        """Like save_contacts_noreply for replicas; without the database unless replication's store_replicas is set."""
+        return self._note(ctx, self._save(ctx, table, _text(aor), persist=self._store_replicas, replica=True))
 
     def _save(self, ctx: Context, table: str, aor: str, *, persist: bool, replica: bool) -> Outcome:
         try:
