@@ -61,11 +61,12 @@ class Timeouts:
 class Question:
     """One datagram on its way. *ticket* is None when nobody waits for the answer."""
 
-    def __init__(self, cookie: bytes, datagram: bytes, ticket: Ticket | None, tries: int) -> None:
+    def __init__(self, cookie: bytes, datagram: bytes, ticket: Ticket | None, tries: int, answers: int) -> None:
         self.cookie: Final = cookie
         self.datagram: Final = datagram
         self.ticket: Final = ticket
         self.tries_left = tries
+        self.answers_before: Final = answers  # how many the proxy had given when this was asked
         self.timer: Timer | None = None
 
 
@@ -85,6 +86,7 @@ class UdpLink:
         self._waiting: Final[dict[bytes, Question]] = {}
         self._prefix: Final = f"{os.getpid()}{secrets.token_hex(3)}_"
         self._number = 0
+        self._answers = 0
         self.is_suspect = False  # a question had to be repeated and nothing has been answered since
 
     def start(self, payload: bytes, *, wanted: bool) -> Question | None:
@@ -94,7 +96,7 @@ class UdpLink:
         self._number += 1
         cookie = f"{self._prefix}{self._number}".encode("ascii")
         ticket = self._loop.new_ticket() if wanted else None
-        question = Question(cookie, cookie + b" " + payload, ticket, self._timeouts.tries)
+        question = Question(cookie, cookie + b" " + payload, ticket, self._timeouts.tries, self._answers)
         self._waiting[cookie] = question
         self._send(question)
         return question
@@ -176,6 +178,7 @@ class UdpLink:
                 self._on_stray()
             else:
                 self.is_suspect = False
+                self._answers += 1
                 self._end(question, Answer(ANSWERED, answer))
             if not self._waiting:
                 return  # nothing can be there but strays: they may wait for the next poll
@@ -189,7 +192,9 @@ class UdpLink:
             self._send(question)
             return
         self._end(question, _SILENT)
-        self._on_silence(self._node)
+        if question.answers_before == self._answers:
+            # Else it answers others: it is overloaded, or this one question (a stranger's names) is too much for it.
+            self._on_silence(self._node)
 
     def _refused(self) -> None:
         if self._waiting:

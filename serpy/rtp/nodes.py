@@ -133,10 +133,16 @@ class NodeStates:
         return float(self._words[node.index * _WORDS + _DOWN_UNTIL]) / 1000.0
 
     def set_down(self, node: Node, test_at: float) -> bool:
-        """Say that it does not answer; True when it was up so far."""
-        was_up = not self.is_down(node)
+        """Say that it does not answer, to be tested at *test_at*; False when that is known, then nothing changes."""
+        if self.is_down(node):
+            return False
         self._words[node.index * _WORDS + _DOWN_UNTIL] = max(1, int(test_at * 1000.0))
-        return was_up
+        return True
+
+    def test_later(self, node: Node, test_at: float) -> None:
+        """Put off the next test of a node that is down."""
+        if self.is_down(node):
+            self._words[node.index * _WORDS + _DOWN_UNTIL] = max(1, int(test_at * 1000.0))
 
     def set_up(self, node: Node, features: int) -> bool:
         """Say that it answers and what it can; True when it was down so far."""

@@ -275,7 +275,8 @@ class RtpRelay:
         self._set_down(node, "does not answer")
 
     def _set_down(self, node: Node, why: str) -> None:
-        if self.states.set_down(node, self._loop.now() + self._settings.disable_s):
+        # To be tested at the next tick: it may have been the question.
+        if self.states.set_down(node, self._loop.now()):
             self._count(_DOWN)
             log.error("media proxy %s %s: calls go on without it", node, why)
         link = self._links.get(node.index)
@@ -294,6 +295,7 @@ class RtpRelay:
             due = at_start or (states.is_down(node) and (all_down or states.test_at(node) <= now))
             if due and node.index not in self._testing and not states.is_out(node):
                 self._testing.add(node.index)
+                states.test_later(node, now + self._settings.disable_s)
                 self._loop.spawn(lambda node=node: self._test(node))  # type: ignore[misc]  # mypy cannot infer it
 
     def _test(self, node: Node) -> None:

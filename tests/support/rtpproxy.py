@@ -32,6 +32,7 @@ class MediaProxy:
     def __init__(self, *, path: Path | None = None, port: int = 0, host: str = "127.0.0.1"):
         self.fault = ""
         self.delay = 0.0
+        self.deaf_to = "\0"  # questions with this text get no answer
         self.asked: list[str] = []
         self.seen: dict[bytes, bytes] = {}  # answers by cookie, for repetitions
         self.repeated = 0
@@ -83,7 +84,7 @@ class MediaProxy:
         raise NotImplementedError
 
     def _reply_to(self, question: bytes) -> bytes | None:
-        if self.fault == "dead":
+        if self.fault == "dead" or self.deaf_to.encode() in question:
             self.asked.append(question.decode("utf-8", "replace"))
             return None
         if self.fault == "late":

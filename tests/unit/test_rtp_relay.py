@@ -521,6 +521,40 @@ def test_others_do_not_wait_for_a_dead_proxy():
         assert setup.count("node_down") == 1
 
 
+def test_a_question_that_alone_stays_unanswered_does_not_take_the_proxy_down():
+    with FakeRtpProxy() as proxy:
+        proxy.deaf_to = "poison"
+        setup = Setup(proxy.address)
+        codes = []
+
+        def call():
+            setup.loop.spawn(lambda: codes.append(setup.module.force_rtp_proxy(invite("poison"))))
+            setup.loop.sleep(0.01)
+            codes.append(setup.module.force_rtp_proxy(invite("c1")))
+            while len(codes) < 2:
+                setup.loop.sleep(0.01)
+
+        setup.run(call)
+        assert codes == [1, -1]
+        assert setup.count("node_down") == 0
+
+
+def test_a_proxy_that_is_found_silent_is_tested_at_once():
+    with FakeRtpProxy() as proxy, FakeRtpProxy() as other:
+        proxy.deaf_to = "U"
+        setup = Setup(proxy.address, other.address)
+
+        def call():
+            assert setup.module.force_rtp_proxy(invite(call_id_for(setup, 0))) == 1  # through the other
+            assert setup.relay.list_nodes()[0]["state"] == "down"
+            while setup.relay.list_nodes()[0]["state"] == "down":
+                setup.relay.on_tick(setup.loop.now(), 0.0)
+                setup.loop.sleep(0.01)
+            return True
+
+        assert setup.run(call)
+
+
 def test_a_proxy_that_hangs_cannot_take_all_parking_places(monkeypatch):
     monkeypatch.setattr(links, "WAITING_MAX", 2)
     with FakeRtpProxy() as proxy:
