@@ -7,7 +7,6 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §19.1.4 (comparison of user parts
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
@@ -27,13 +26,12 @@ from serpy.api import (
 )
 from serpy.db.cache import TtlCache
 from serpy.script.avps import FROM_USER, TRACK_TO
+from serpy.script.runtime import log_limited
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.uri import parse_uri, unescape
 
 if TYPE_CHECKING:
     from serpy.db.interface import Value
-
-log = logging.getLogger(__name__)
 
 GENERATION: Final = "speed_dial"
 _AUTH_NOTE: Final = "auth"
@@ -89,14 +87,14 @@ class SpeedDial:
         try:
             found = self._cache.get((table, uid, str(did), user))
         except BackendError as exc:
-            log.error("sd_lookup: %s", exc)  # noqa: TRY400 - the text says it all
+            log_limited("sd_lookup", "sd_lookup: %s", exc)
             return self._refuse(ctx, 500, "Server Internal Error")
         if not found:
             return FALSE
         try:
             parse_uri(found)
         except ParseError:
-            log.error("the speed dial of %.80r for %.80r is no URI: %.120r", uid, user, found)  # noqa: TRY400
+            log_limited("sd_lookup URI", "the speed dial of %.80r for %.80r is no URI: %.120r", uid, user, found)
             return self._refuse(ctx, 500, "Server Internal Error")
         ctx.request_uri = found
         return TRUE

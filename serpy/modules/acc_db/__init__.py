@@ -9,7 +9,6 @@ Runs in: udp receiver. Locks: none. RFC: none; SER's ``acc_db``.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
@@ -30,12 +29,11 @@ from serpy.api import (
 )
 from serpy.modules.acc_db.row import ALL_LETTERS, LETTERS, Row
 from serpy.script.avps import parse_avp_name
+from serpy.script.runtime import log_limited
 from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:
     from serpy.db.interface import Value
-
-log = logging.getLogger(__name__)
 
 EARLY_NOTE: Final = "acc_db.early"
 ACK_WAIT_S: Final = 40.0  # how long the ACK of a 2xx is recognised; RFC 3261 gives it 64*T1
@@ -236,7 +234,8 @@ class AccDb:
             store.write([("insert", table, row)], wait=False, url=self.db_url)
         except BackendError as exc:
             self._server.counters.add(self._lost)
-            log.error("an accounting row is lost: %s", exc)  # noqa: TRY400 - the text says it all
+            # At most once a second: under overload every call would say so.
+            log_limited("acc_db", "an accounting row is lost: %s", exc)
             return False
         return True
 

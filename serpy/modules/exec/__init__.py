@@ -29,6 +29,7 @@ from serpy.api import (
 )
 from serpy.modules.exec.environment import as_bytes, environment_of
 from serpy.modules.exec.program import Limit, Outcome, run_program
+from serpy.script.runtime import log_limited
 from serpy.sip.uri import parse_uri
 
 log = logging.getLogger(__name__)
@@ -84,13 +85,13 @@ class Exec:
                     self._server.loop, command, arguments, environment, data, deadline, wants_output=wants_output
                 )
         except (OSError, ResourceError) as exc:
-            log.error("cannot run %.80s: %s", command, exc)  # noqa: TRY400 - the text says it all
+            log_limited(f"exec {command}", "cannot run %.80s: %s", command, exc)
             return None
         if outcome.status is None:
-            log.error("%.80s was killed after %d s", command, self.time_to_kill or LONGEST_S)
+            log_limited(f"exec {command}", "%.80s was killed after %d s", command, self.time_to_kill or LONGEST_S)
             return None
         if outcome.status < 0:
-            log.error("%.80s was ended by signal %d", command, -outcome.status)
+            log_limited(f"exec {command}", "%.80s was ended by signal %d", command, -outcome.status)
         return outcome
 
 
