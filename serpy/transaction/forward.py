@@ -204,10 +204,9 @@ class Forwarder:
 
     def has_been_here(self, request: Request) -> bool:
         """True when a Via line of *request* holds our cookie."""
-        for at, name in enumerate(request.names):
-            if name == "via" and self.cookie in request.lines[at]:
-                return True
-        return False
+        cookie = self.cookie
+        lines = request.lines
+        return any(name == "via" and cookie in lines[at] for at, name in enumerate(request.names))
 
     def headers_on_top(self, ctx: Context, flow: Flow) -> list[str]:
         """What the script asked to put above everything, e.g. Record-Route for this way out."""
