@@ -23,6 +23,8 @@ need iproute2 command -v ip
 need nftables command -v nft
 need rtpengine-daemon command -v rtpengine
 need gcc command -v cc
+need openssl command -v openssl
+need mariadb-server test -x /usr/sbin/mariadbd
 need postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
 if [ -z "${PYTHON:-}" ]; then
   if [ ! -x /usr/bin/python3 ] && ! command -v python3 >/dev/null 2>&1; then missing="$missing python3 python3-venv python3-dev"; fi
