@@ -200,13 +200,11 @@ def _attrs_show(ctl: Ctl) -> None:
 def _speeddial_add(ctl: Ctl) -> None:
     attributes.speed_dial_add(ctl.provision, ctl.options.uri, ctl.options.number, ctl.options.target)
     ctl.changed("speed_dial")
-    ctl.changed("speed_dial")
     ctl.say(f"{ctl.options.number} of {ctl.options.uri} is {ctl.options.target}")
 
 
 def _speeddial_rm(ctl: Ctl) -> None:
     attributes.speed_dial_rm(ctl.provision, ctl.options.uri, ctl.options.number)
-    ctl.changed("speed_dial")
     ctl.changed("speed_dial")
     ctl.say(f"{ctl.options.number} of {ctl.options.uri} removed")
 
