@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.mariadb import Mariadb
 from support.postgres import Postgres, UnavailableError
 
 
@@ -20,8 +21,22 @@ def postgres():
 @pytest.fixture
 def postgres_url(postgres):
     """The URL of an empty database on it."""
-    if postgres.server is None:
-        postgres.start()
-    postgres.sql("drop database if exists ser with (force)")
-    postgres.sql("create database ser owner ser")
-    return postgres.url
+    return postgres.fresh()
+
+
+@pytest.fixture(scope="session")
+def mysql():
+    """A MariaDB server for this test run."""
+    pytest.importorskip("pymysql", reason="PyMySQL is not installed (pip install 'serpy[mysql]')")
+    try:
+        server = Mariadb()
+    except UnavailableError as exc:
+        pytest.skip(str(exc))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mysql_url(mysql):
+    """The URL of an empty database on it."""
+    return mysql.fresh()

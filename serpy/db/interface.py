@@ -1,6 +1,6 @@
 """What a database driver offers and what it may raise.
 
-A driver is a module (``db_sqlite``, ``db_postgres``) whose instance has ``schemes`` and ``open(url, *, read_only,
+A driver is a module (``db_sqlite``, ``db_postgres``, ``db_mysql``) whose instance has ``schemes`` and ``open(url, *, read_only,
 loop=None, create=False) -> Database``. Values travel as parameters only; identifiers pass ``schema.quoted``. Columns of
 kind ``datetime`` are Unix seconds (int) on this side of the interface and UTC text or timestamps on the other; text
 given for them is passed as it is.
@@ -97,4 +97,4 @@ def parse_url(url: str) -> DatabaseUrl:
     )
 
 
-_URL_HINT = "use sqlite:///relative/path, sqlite:////absolute/path or postgres://user:password@host[:port]/database"
+_URL_HINT = "use sqlite:///relative/path, sqlite:////absolute/path or postgres://user:password@host[:port]/database (or mysql://…)"

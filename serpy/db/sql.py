@@ -84,11 +84,24 @@ class Dialect:
             if after:
                 if len(after) != len(key):
                     raise UsageError("a page continues after one value for each key column")
-                marks = ", ".join([self.placeholder] * len(key))
-                text += f" where ({names}) > ({marks})"
+                text += f" where {self._behind(key)}"
             text += f" order by {names} limit {self.placeholder}"
             self._keep(shape, text)
+        if self.name == "mysql" and after:
+            return text, [value for count in range(len(after)) for value in after[: count + 1]] + [limit]
         return text, [*after, limit]
+
+    def _behind(self, key: Sequence[str]) -> str:
+        """The condition for rows behind the values of *key*."""
+        mark = self.placeholder
+        if self.name != "mysql":
+            return f"({', '.join(map(quoted, key))}) > ({', '.join([mark] * len(key))})"
+        # MySQL compares rows too, but reads the whole index from its start to do so.
+        parts: list[str] = []
+        for count in range(len(key)):
+            equal = [f"{quoted(name)} = {mark}" for name in key[:count]]
+            parts.append(f"({' and '.join([*equal, f'{quoted(key[count])} > {mark}'])})")
+        return f"({' or '.join(parts)})"
 
     def _columns(self, table: str, columns: Sequence[str]) -> str:
         parts: list[str] = []
@@ -118,14 +131,20 @@ class Dialect:
         shape = ("u", table, columns, values)
         text = self._texts.get(shape)
         if text is None:
-            key = key_of(table)
-            names = ", ".join(map(quoted, key))
-            changed = [f"{quoted(c)} = excluded.{quoted(c)}" for c in columns if c not in key]
-            action = f"update set {', '.join(changed)}" if changed else "nothing"
-            text = f"{self._insert(table, columns, values)} on conflict ({names}) do {action}"
+            text = f"{self._insert(table, columns, values)} {self._on_conflict(key_of(table), columns)}"
             if len(values) < 200:
                 self._keep(shape, text)
         return text
+
+    def _on_conflict(self, key: tuple[str, ...], columns: tuple[str, ...]) -> str:
+        """What an upsert does with the row that is there."""
+        names = [name for name in columns if name not in key]
+        if self.name == "mysql":
+            changed = [f"{quoted(name)} = values({quoted(name)})" for name in names or key[:1]]
+            return f"on duplicate key update {', '.join(changed)}"
+        changed = [f"{quoted(name)} = excluded.{quoted(name)}" for name in names]
+        action = f"update set {', '.join(changed)}" if changed else "nothing"
+        return f"on conflict ({', '.join(map(quoted, key))}) do {action}"
 
     def insert(self, table: str, columns: tuple[str, ...], values: str = "") -> str:
         """INSERT of *columns*."""

@@ -12,6 +12,7 @@ import pytest
 from serpy.db import schema
 from serpy.db.writer import StoreClient
 from serpy.errors import BackendError
+from serpy.modules.db_mysql import MysqlModule
 from serpy.modules.db_postgres import PostgresModule
 from serpy.modules.db_sqlite import SqliteModule
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Channels
@@ -28,7 +29,8 @@ class Farm:
 
     def __init__(self, url, policy="refuse", run_dir=""):
         self.url = url
-        self.module = SqliteModule() if url.startswith("sqlite") else PostgresModule()
+        drivers = {"sqlite": SqliteModule, "postgres": PostgresModule, "mysql": MysqlModule}
+        self.module = drivers[url.partition(":")[0]]()
         setup = self.module.open(url, read_only=False, create=True)
         schema.create(setup)
         setup.close()
@@ -106,9 +108,19 @@ class Farm:
             handle.close()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("mysql", marks=pytest.mark.mysql),
+    ]
+)
 def farm(request, tmp_path):
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite:///{tmp_path}/serpy.db"
+    url = (
+        f"sqlite:///{tmp_path}/serpy.db"
+        if request.param == "sqlite"
+        else request.getfixturevalue(f"{request.param}_url")
+    )
     made = Farm(url)
     yield made
     made.close()

@@ -5,6 +5,7 @@ As root the server runs as user ``postgres`` (PostgreSQL refuses root). ``fsync`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -121,7 +122,8 @@ class Postgres:
     def thaw(self) -> None:
         """Let it go on."""
         for pid in self.pids():
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # one that was ending has ended
+                os.kill(pid, signal.SIGCONT)
 
     def sql(self, text: str, database: str = "postgres") -> str:
         """Run *text* as superuser, return psql's unaligned output."""
@@ -129,6 +131,18 @@ class Postgres:
             "psql", "-X", "-A", "-t", "-h", self.directory, "-p", str(self.port), "-U", "postgres", "-d", database,
             "-v", "ON_ERROR_STOP=1", "-c", text,
         ).strip()  # fmt: skip
+
+    def fresh(self) -> str:
+        """The URL of the database, emptied."""
+        if self.server is None:
+            self.start()
+        self.sql("drop database if exists ser with (force)")
+        self.sql("create database ser owner ser")
+        return self.url
+
+    def cut(self) -> None:
+        """End all connections to the database."""
+        self.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = 'ser'")
 
     def close(self) -> None:
         """Stop and delete everything."""
