@@ -9,6 +9,7 @@ Runs in: timer. Locks: none.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import socket
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from serpy.api import LocationService
-from serpy.errors import SerpyError
+from serpy.errors import ParseError, SerpyError
 from serpy.net.handoff import REPLICATE, REPLICATION_ASK, REPLICATION_TOLD
 from serpy.replication import handover, sockets
 from serpy.replication.counters import Tally
@@ -43,6 +44,7 @@ from serpy.replication.store import LocationTables, Store
 from serpy.replication.tombstones import Tombstones
 from serpy.replication.window import Life, Senders
 from serpy.sip.flow import Flow
+from serpy.sip.via import parse_via
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST: Final = 65535
+DEFAULT_PORT: Final = 5060
 BATCH: Final = 32  # datagrams per wake-up, before timers and the other sockets get their turn
 TICK_S: Final = 1.0
 REPORT_S: Final = 60.0
@@ -62,6 +65,22 @@ SUSPICIOUS: Final = {
 }
 
 Receive = Callable[[bytes, Flow], None]
+
+
+def _signed_source(data: bytes, flow: Flow) -> Flow:
+    """Where the script sees a signed replica come from: the SIP address that its sender has put into Via, as SER, which
+    sends from there. The port it really came from would make every replica look like a phone behind a NAT.
+    """
+    start = data.find(b"\r\nVia: ") + 7
+    end = data.find(b"\r\n", start)
+    if start < 7 or end < 0:
+        return flow
+    try:
+        via = parse_via(data[start:end].decode("ascii", "replace"))
+        ipaddress.ip_address(via.host.strip("[]"))
+    except (ParseError, ValueError):
+        return flow  # a name: nothing to compare with
+    return Flow(flow.listener, via.host.strip("[]"), via.port or DEFAULT_PORT)
 
 
 class Group:
@@ -194,6 +213,7 @@ class Agent:
             group.senders.admit(stamp, STREAM_REGISTER, self._loop.wall_now())
             if not data.startswith(b"REGISTER "):
                 raise DroppedError(MALFORMED)
+            flow = _signed_source(data, flow)
         self.tally.add("taken")
         self._loop.current = (data, flow)  # for the report of a bug
         self._receive(data, flow)

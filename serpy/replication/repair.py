@@ -88,7 +88,6 @@ class Repair:
         self._indexing = False
         self._digest_at = 0.0
         self._hellos = HELLOS
-        self._others_digest_at = 0.0
 
     def start(self) -> None:
         """Say hello and send digests from now on."""
@@ -125,18 +124,22 @@ class Repair:
             self._multicast(messages.DIGEST, payload)
             self._tally.add("digests_sent")
 
-    def _greeted(self) -> None:
+    def _greeted(self, greeter: Peer) -> None:
         """Somebody has started: our digest at once, unless another is quicker."""
         if not self._store.is_loaded():
             return
         asked_at = self._loop.now()
 
+        def is_answered() -> bool:
+            others = (peer.digest_at for peer in self.peers.values() if peer is not greeter)
+            return max(self._digest_at, *others, 0.0) > asked_at
+
         def answer_hello(sums: Sums, _index: Index) -> None:
-            if self._others_digest_at < asked_at:
+            if not is_answered():
                 self._send_sums(sums)
 
         def later() -> None:
-            if self._others_digest_at < asked_at and self._digest_at < asked_at:
+            if not is_answered():
                 self.scanner.scan(set(), answer_hello, soon=True)
 
         self._loop.call_at(asked_at + HELLO_BACKOFF_S * random.random(), later)
@@ -145,7 +148,7 @@ class Repair:
         _, bindings, sums = parse_sums(payload)
         peer.bindings = bindings
         peer.sums.update(sums)
-        peer.digest_at = self._others_digest_at = self._loop.now()
+        peer.digest_at = self._loop.now()
         if self._sums is not None:
             peer.differing.difference_update(sums)
             peer.differing.update(self._sums.differing(sums))
@@ -290,7 +293,7 @@ class Repair:
         if kind == messages.DIGEST:
             self._compare(peer, payload)
         elif kind == messages.HELLO:
-            self._greeted()
+            self._greeted(peer)
         elif kind == messages.ASK:
             self._take_ask(payload, address)
         elif kind == messages.TELL:

@@ -110,7 +110,7 @@ class Scanner:
             if spent >= SLICE_S:
                 self.busy_s += spent
                 rest = REST_S if any(soon for _, _, soon in self._running) else LONG_REST_S
-                self._loop.call_at(started + spent + rest, self._slice)
+                self._loop.call_at(self._loop.now() + spent + rest, self._slice)
                 return
         self.busy_s += time.monotonic() - started
         finished, self._running = self._running, []

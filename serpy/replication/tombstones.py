@@ -55,26 +55,35 @@ class Tombstones:
     ) -> None:  # fmt: skip
         """Remember that *contact* (or ALL) was removed by, or last was of, the REGISTER with *call_id* and *cseq*."""
         contact_id = contact_hash(table, uid, contact)
+        call = _call_hash(call_id)
         when_ms = milliseconds(when)
+        until_ms = max(0, milliseconds(keep_until))
+        cseq &= 0xFFFFFFFF
         start, stripe = self._place(contact_id)
         self._lock.acquire(stripe)
         try:
-            victim, least = start, -1
-            for at in range(start, start + WAYS * SIZE, SIZE):
-                known, _, known_ms, until_ms, _, _ = _ENTRY.unpack_from(self._area, at)
-                if known == contact_id:
-                    if known_ms > when_ms:
-                        return
-                    victim = at
-                    break
-                if least < 0 or until_ms < least:
-                    victim, least = at, until_ms
-            until = max(0, milliseconds(keep_until))
-            _ENTRY.pack_into(
-                self._area, victim, contact_id, entry, when_ms, until, _call_hash(call_id), cseq & 0xFFFFFFFF
-            )
+            at, known_ms, known_until_ms, known_call, known_cseq = self._victim(start, contact_id)
+            if known_ms and known_call == call:  # one removal is noted for the request, and for what it removed
+                cseq = max(cseq, known_cseq)
+                when_ms = max(when_ms, known_ms)
+                until_ms = max(until_ms, known_until_ms)
+                entry = entry or _ENTRY.unpack_from(self._area, at)[1]
+            elif known_ms > when_ms:
+                return
+            _ENTRY.pack_into(self._area, at, contact_id, entry, when_ms, until_ms, call, cseq)
         finally:
             self._lock.release(stripe)
+
+    def _victim(self, start: int, contact_id: int) -> tuple[int, int, int, int, int]:
+        """(where to put *contact_id*, and what it has there: when, until, hash of Call-ID, CSeq)."""
+        victim, least = start, -1
+        for at in range(start, start + WAYS * SIZE, SIZE):
+            known, _, known_ms, until_ms, call, cseq = _ENTRY.unpack_from(self._area, at)
+            if known == contact_id:
+                return at, known_ms, until_ms, call, cseq
+            if least < 0 or until_ms < least:
+                victim, least = at, until_ms
+        return victim, 0, 0, 0, 0
 
     def covers(self, table: str, uid: str, contact: str, call_id: str, cseq: int, when: float) -> bool:
         """True when a registration taken at *when* is older than the removal of its contact."""

@@ -164,6 +164,8 @@ class Registrar:
             registration = self._registration(ctx, uid, aor, table if replica else "")
             if registration.contacts:
                 bindings = self._location.update(table, uid, registration.decide, persist=persist)
+                if registration.removed and self._tombstones is not None:
+                    self._bury(self._tombstones, table, registration)
             else:
                 bindings = self._location.bindings(table, uid)
         except IntervalTooBriefError as brief:
@@ -214,6 +216,14 @@ class Registrar:
             signed = request.get("serpy-replica") if ctx.flow.listener.multicast else None
             registration.replica = Replica(replica_of, signed, ctx.wall_now, self._tombstones)
         return registration
+
+    def _bury(self, tombstones: Tombstones, table: str, registration: Registration) -> None:
+        """Note which request removed the contacts: refreshes between it and the last one we have seen are older, too."""
+        for gone in registration.removed:
+            tombstones.add(
+                table, gone.uid, gone.contact, registration.call_id, registration.cseq, registration.wall_now,
+                float(gone.expires_at),
+            )  # fmt: skip
 
     def _named_owner(self, ctx: Context) -> int:
         """The server id in the attribute, -1 when it is absent or not a number."""

@@ -88,6 +88,7 @@ class Registration:
         self.server_id: Final = server_id
         self.wall_now: Final = wall_now
         self.replica: Replica | None = None
+        self.removed: list[Binding] = []  # by the last decision
 
     def decide(self, current: list[Binding]) -> Decision:
         """Return the bindings to put and those to remove. Raises ProtocolError: then nothing may change."""
@@ -96,6 +97,7 @@ class Registration:
         if self._is_star():
             for binding in current:
                 self._check_order(binding)
+            self.removed = current
             return [], current
         working = {binding.contact: binding for binding in current}
         put: dict[str, Binding] = {}
@@ -111,7 +113,8 @@ class Registration:
                 fresh = self._binding(contact, expires)
                 working[fresh.contact] = put[fresh.contact] = fresh
         self._check_count(current, working)
-        return list(put.values()), [binding for text, binding in removed.items() if text not in put]
+        self.removed = [binding for text, binding in removed.items() if text not in put]
+        return list(put.values()), self.removed
 
     def _decide_replica(self, replica: Replica, current: list[Binding]) -> Decision:
         """The same for what another server has accepted: nothing is refused, what is older than ours is left out."""
@@ -139,7 +142,7 @@ class Registration:
                 fresh = self._binding(contact, expires)
                 fresh.modified_at = replica.taken_at
                 working[fresh.contact] = put[fresh.contact] = fresh
-            elif not matching:
+            else:
                 replica.bury(self.uid, contact.uri_text, self.call_id, self.cseq)
         return list(put.values()), [binding for text, binding in removed.items() if text not in put]
 
