@@ -61,7 +61,10 @@ _MAX_NONCE: Final = 96  # characters; the longest of ours has 60
 _DEFAULT_DID: Final = "_default"
 _NOTE: Final = "auth"
 _WORD: Final = 0xFFFFFFFF
-_DUMMY_HA1: Final = {MD5: "0" * 32, SHA256: "0" * 64}
+_UNKNOWN: Final[dict[str, list[tuple[str, list[tuple[str, str]]]]]] = {
+    MD5: [("0" * 32, [])],
+    SHA256: [("0" * 64, [])],
+}
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 
 
@@ -259,11 +262,9 @@ class Auth:
         domain = _DEFAULT_DID if did is None else str(did)
         try:
             rows = self._service.credentials(table, credentials.username, realm, domain, algorithm)
-            if not rows:  # unknown: the same arithmetic as for a wrong password
-                self._matches(ctx, credentials, _DUMMY_HA1[algorithm], algorithm)
-                return FALSE
-            if self._try_rows(ctx, credentials, rows, algorithm):
+            if self._try_rows(ctx, credentials, rows or _UNKNOWN[algorithm], algorithm) and rows:
                 return TRUE
+            # An unknown user goes the whole way of a wrong password: shorter code shows in the time of the answer.
             rows = self._service.recheck(table, credentials.username, realm, domain, algorithm)
         except BackendError as exc:
             log.debug("credentials: %s", exc)

@@ -171,6 +171,9 @@ class TransactionLayer(Upstream):
         while not server.is_final() and all_final(server.branches):
             winner = pick(server.branches)
             ctx = server.ctx
+            if server.replicated:
+                self.end_silently(server, now)
+                return
             if winner is None or ctx is None:
                 self.reply(server, self.settings.default_code, self.settings.default_reason, now)
                 return

@@ -15,6 +15,7 @@ from serpy.sip.message import Response
 from serpy.transaction.client import ClientTransaction
 
 RETRYABLE: Final = frozenset({401, 407, 415, 420, 484})
+NO_ANSWER: Final = 9000  # worse than any answer
 
 
 def priority(status: int) -> int:
@@ -42,6 +43,8 @@ def pick(branches: list[ClientTransaction]) -> ClientTransaction | None:
         if branch.status < 300 or branch.dropped:
             continue
         mine = priority(branch.status)
+        if branch.status == 408 and not branch.is_invite:
+            mine = NO_ANSWER  # RFC 4320 §4.2: it would not be sent, so any other is better
         if mine < rank:
             best, rank = branch, mine
     return best

@@ -115,6 +115,8 @@ class Upstream:
             return
         if server.delayed_error and all_final(server.branches):
             self.reply(server, server.delayed_error, "", now)
+        elif server.replicated and all_final(server.branches):
+            self.end_silently(server, now)
         elif not server.branches and server.fires_at == 0.0:
             self.wheel.arm(server, server.expires_at)
 

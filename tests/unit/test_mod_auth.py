@@ -160,6 +160,13 @@ def test_an_unknown_user_costs_the_arithmetic_of_a_known_one(identity, monkeypat
     assert costs[0] == costs[1] > 0
 
 
+@pytest.mark.parametrize("user", ["alice", "nobody"])
+def test_the_stand_in_for_an_unknown_user_is_no_password(identity, monkeypatch, user):
+    setup = Setup(identity)
+    monkeypatch.setattr(digest, "ha1", lambda *_, **__: "0" * 32)
+    assert setup.call(register(credentials(setup.nonce(), user=user))) == -1
+
+
 def test_a_wrong_password_asks_the_database_when_an_unknown_user_does(identity):
     setup = Setup(identity, {"cache_all_rows": 0})
     setup.module.check_nonce = lambda ctx, text: auth.VALID

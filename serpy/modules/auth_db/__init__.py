@@ -123,7 +123,9 @@ class AuthDb:
             return []
         known = self._cache.get(key)
         rows = known
-        if now < asked + self.cache_negative_ttl + self.cache_ttl:
+        if not known:
+            pass  # the cache has asked for an unknown user
+        elif now < asked + self.cache_negative_ttl + self.cache_ttl:
             self._cache.refresh(key)
         elif now >= self._loaded.get(key, -1e9) + SAME_REQUEST_S:
             rows = self._cache.fetch(key)
