@@ -12,15 +12,18 @@ import contextlib
 import gzip
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from support.dns import NameServer
 from support.phone import Message, Phone
+from support.rtpproxy import FakeRtpProxy
 from support.running import BIN, CONFIG, DOMAIN, Running, free_port
 
 from serpy import loader
+from serpy.replication.envelope import Sealer
 from serpy.rpc import attributes
 from serpy.rpc.protocol import RpcFault, call
 from serpy.rpc.provision import Provision
@@ -30,6 +33,7 @@ VARIABLES = {"ser-oob": "SERPY_OOB_2008", "sip-router-oob": "SERPY_OOB_FINAL"}
 GATEWAY = "127.0.0.2"
 PEER = "127.0.0.3"  # in the published files: sems01.iptel.org:5074
 PEER_PORT = 5074
+GROUP = "224.0.1.75"
 BEHIND_NAT = "127.0.0.4"
 
 
@@ -84,24 +88,29 @@ class Oob(Running):
         self.phones: list[Phone] = []
         self._peer = self._make_peer()
         self.url = self.defines["DB_URL"]
+        self.media = FakeRtpProxy()
         self.names = NameServer({("sems01.iptel.org.", "A"): [PEER]})
         if self.is_own:
             assert self._peer is not None
             self.defines |= {
-                "PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "ENUM_SUFFIX": "e164.test.",
+                "PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "URI_ATTRS": "yes", "ENUM_SUFFIX": "e164.test.",
+                "RTP_PROXY": self.media.address, "REPLICATION": GROUP, "REPLICATION_PORT": str(self.port),
                 "RELOAD_TIMER": "ON_1MIN_TIMER=ON_1MIN_TIMER,500,slow,enable",
             }  # fmt: skip
             self.config = folder / "serpy.conf"
-            self.config.write_text(f'dns_servers = "{self.names.text}"\ninclude_file "{CONFIG}"\n')
-        self.rtp_proxy = f"udp:127.0.0.1:{free_port()}"
+            self.config.write_text(f'{self._preamble}include_file "{CONFIG}"\n')
         if not self.is_own:
             self.config = folder / f"{name}.cfg"
             text = adapted(
-                published(name), url=self.defines["DB_URL"], port=self.port, folder=folder, rtp_proxy=self.rtp_proxy
+                published(name), url=self.defines["DB_URL"], port=self.port, folder=folder, rtp_proxy=self.media.address
             )
-            dns = f'dns_servers = "{self.names.text}"\n'  # stands for /etc/resolv.conf
-            self.config.write_text(dns + text, encoding="utf-8", errors="surrogateescape")
+            self.config.write_text(self._preamble + text, encoding="utf-8", errors="surrogateescape")
             self.defines = {}
+
+    @property
+    def _preamble(self) -> str:
+        """Settings of the place: a name server in the stead of /etc/resolv.conf's, and we hear our own multicast."""
+        return f'dns_servers = "{self.names.text}"\nmcast_loopback = yes\n'
 
     # what the files do differently
 
@@ -133,6 +142,16 @@ class Oob(Running):
             return Phone(self.address, "peer", host=PEER, port=0 if self.is_own else PEER_PORT)
         except OSError:
             return None
+
+    @contextlib.contextmanager
+    def neighbour(self) -> Iterator[Neighbour]:
+        """Another server of the farm; replication is on meanwhile."""
+        neighbour = Neighbour(self)
+        try:
+            with self.attrs("global", replicate="1"):
+                yield neighbour
+        finally:
+            neighbour.close()
 
     def peer(self) -> Phone | None:
         """The peer of SITE_SPECIFIC; None when another test has the port that the published files want."""
@@ -199,15 +218,54 @@ class Oob(Running):
 
     def stop(self) -> int:
         self.names.stop()
+        self.media.close()
         if self._peer is not None:
             self._peer.close()
         return super().stop()
 
     def command(self, *extra: str) -> list[str]:
         if self.is_own:
-            return super().command(*extra)
+            return super().command("-l", f"udp:{GROUP}:{self.port}", *extra)
         # no -l: the file's own listen lines count
         return [str(BIN / "serpy"), "-D", "-D", "-E", "-m", "64", "-n", "2", *self.options(), *extra]
+
+
+class Neighbour:
+    """Another server of the farm of *oob*, as far as it can be heard on the group."""
+
+    def __init__(self, oob: Oob):
+        self.group = (GROUP, oob.port)
+        lines = (oob.folder / "secrets").read_text().splitlines()
+        key = dict(line.split("=", 1) for line in lines)["REPLICATION_SECRET"]
+        self.sealer = Sealer(key.encode(), f"{GROUP}:{oob.port}", 7, int(time.time() * 1000))
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.group)
+        loopback = socket.inet_aton("127.0.0.1")
+        self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(GROUP) + loopback)
+        self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, loopback)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.sender.close()
+
+    def heard(self, timeout: float = 5.0) -> Message:
+        """The next REGISTER on the group that the farm's key has signed."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            data = self.socket.recv(65536)
+            if data.startswith(b"REGISTER "):
+                self.sealer.open_register(data)
+                return Message(data.decode())
+        raise AssertionError("no REGISTER on the group")
+
+    def tell(self, text: str, *, is_signed: bool = True) -> None:
+        """Multicast a REGISTER."""
+        data = text.encode()
+        data = self.sealer.seal_register(data, int(time.time() * 1000)) if is_signed else data
+        self.sender.sendto(data, self.group)
 
 
 class Gateway(Phone):
