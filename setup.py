@@ -26,6 +26,7 @@ HOT = [
     "serpy/sip/message.py",
     "serpy/sip/nameaddr.py",
     "serpy/sip/parser.py",
+    "serpy/sip/sdp.py",
     "serpy/sip/status.py",
     "serpy/sip/uri.py",
     "serpy/sip/via.py",

@@ -163,21 +163,27 @@ def _field(data: bytes, at: int, end: int) -> int:
     return end if space < 0 else space
 
 
+def _behind(space: int, end: int) -> int:
+    """Where the word behind the blank at *space* starts. Never above *end*: compiled slices must not run backwards."""
+    return space + 1 if space < end else end
+
+
 def _media(data: bytes, at: int, end: int, session: Session) -> Media:
     """m= <media> <port>[/<number of ports>] <proto> <fmt> …"""
     kind_end = _field(data, at + 2, end)
-    port_end = _field(data, kind_end + 1, end)
-    proto_end = _field(data, port_end + 1, end)
-    word = data[kind_end + 1 : port_end]
+    start = _behind(kind_end, end)
+    port_end = _field(data, start, end)
+    proto_start = _behind(port_end, end)
+    proto_end = _field(data, proto_start, end)
+    word = data[start:port_end]
     slash = word.find(b"/")
     if slash >= 0:
         word = word[:slash]
     port = _number(word)
     if port < 0 or kind_end == at + 2 or port_end >= end:
         raise ParseError("bad m= line", value=data[at:end].decode("latin-1"))
-    start = kind_end + 1
     kind = data[at + 2 : kind_end].decode("latin-1")
-    transport = data[port_end + 1 : proto_end].upper().decode("latin-1")
+    transport = data[proto_start:proto_end].upper().decode("latin-1")
     media = Media(session, kind, port, start, start + len(word), transport)
     if proto_end < end:
         media.formats = data[proto_end + 1 : end].decode("latin-1")
@@ -195,13 +201,15 @@ def _number(word: bytes) -> int:
 def _network_address(data: bytes, at: int, end: int, where: str) -> Address:
     """<nettype> <addrtype> <connection-address>; the address may be a name."""
     net_end = _field(data, at, end)
-    type_end = _field(data, net_end + 1, end)
-    stop = _field(data, type_end + 1, end)
-    host = data[type_end + 1 : stop]
+    type_start = _behind(net_end, end)
+    type_end = _field(data, type_start, end)
+    host_start = _behind(type_end, end)
+    stop = _field(data, host_start, end)
+    host = data[host_start:stop]
     slash = host.find(b"/")
     if slash >= 0:
         host = host[:slash]
-    kind = data[net_end + 1 : type_end].upper()
+    kind = data[type_start:type_end].upper()
     if (
         data[at:net_end].upper() != b"IN"
         or kind not in {b"IP4", b"IP6"}
@@ -209,7 +217,7 @@ def _network_address(data: bytes, at: int, end: int, where: str) -> Address:
         or not _is_plain(host)
     ):
         raise ParseError(f"bad address in {where}", value=data[at:end].decode("latin-1"))
-    return Address(net_end + 1, stop, host.decode("ascii"), kind == b"IP6")
+    return Address(type_start, stop, host.decode("ascii"), kind == b"IP6")
 
 
 def _is_plain(host: bytes) -> bool:
