@@ -48,7 +48,7 @@ def build_town(tmp_path_factory, method):
     folder = tmp_path_factory.mktemp("town")
     config = folder / "nat.conf"
     config.write_text(f'include_file "{CONFIG}"\nmodparam("nathelper", "natping_method", "{method}")\n')
-    defines = {"KEEPALIVE": str(PING_S), "RELOAD_TIMER": "no"}
+    defines = {"KEEPALIVE": str(PING_S)}
     if HAS_RTPENGINE:
         defines["RTP_PROXY"] = f"ng:127.0.0.1:{NG_PORT}"
     with Lab("a") as lab:

@@ -45,7 +45,7 @@ BRANCH: Final = "z9hG4bK-GnIp-"
 DATAGRAM: Final = b"\r\n\r\n"  # RFC 5626 section 3.5.1 calls it a ping on connections; over UDP nobody answers it
 CRLF: Final = b"\r\n"  # the method that is none: two bytes
 
-SHORTEST_PAUSE_S: Final = 0.02
+SHORTEST_PAUSE_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.25
 CATCH_UP_PAUSE_S: Final = 0.005
 PER_PAUSE: Final = 32.0  # contacts between two pauses, unless that would make the pauses too short
@@ -152,17 +152,17 @@ class KeepAlive:
             self._round_at = now - (self._next + share) * interval / buckets  # the lost time is not made good
         if due <= 0:
             return False
-        records, after = location.page(self._next, min(due, share))
-        for _, _, bindings in records:
-            for binding in bindings:
-                if (binding.flags & 1 or not self.nated_only) and binding.is_live(wall_now):
-                    self.ping(binding)
-        if after < 0:
+        start = self._next
+        count = min(due, share)
+        self._next = start + count  # before anything can fail: a record we stumble over is not met again and again
+        if self._next >= buckets:
             self._next = 0
             self._round_at += interval
             self._server.counters.add(self._rounds_id)
-            return False
-        self._next = after
+        for _, _, bindings in location.page(start, count)[0]:
+            for binding in bindings:
+                if (binding.flags & 1 or not self.nated_only) and binding.is_live(wall_now):
+                    self.ping(binding)
         return due > share
 
     # -- one ping --------------------------------------------------------------------------------------------------------
