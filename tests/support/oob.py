@@ -62,7 +62,7 @@ def adapted(text: str, *, url: str, port: int, folder: Path, rtp_proxy: str) -> 
         (r'^loadmodule "(?:db_mysql|mysql)"', f'loadmodule "{driver}"'),
         (r'"mysql://[^"]*"', f'"{url}"'),
         (r"^listen *= *(?:udp:)?224\.0\.1\.75.*$", f"listen=udp:224.0.1.75:{port}"),
-        (r"^listen *= *127\.0\.0\.1.*$", f"listen=udp:127.0.0.1:{port}"),
+        (r"^listen *= *127\.0\.0\.1.*$", f"listen=127.0.0.1:{port}"),
         (r"^listen *= *udp:127\.0\.0\.1 *$", ""),
         (r"force_send_socket\(udp:127\.0\.0\.1\)", f"force_send_socket(udp:127.0.0.1:{port})"),
         (r"forward_udp\(224\.0\.1\.75, *5060\)", f"forward_udp(224.0.1.75,{port})"),
@@ -78,6 +78,15 @@ def adapted(text: str, *, url: str, port: int, folder: Path, rtp_proxy: str) -> 
     return text
 
 
+def _free_for_both() -> int:
+    """A port that is free for UDP and for TCP."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Oob(Running):
     """A server with the configuration *name*: ``serpy``, ``sip-router-oob`` or ``ser-oob``. Raises AbsentError."""
 
@@ -85,6 +94,7 @@ class Oob(Running):
         super().__init__(folder, config=CONFIG, url=url, defines=defines)
         self.name = name
         self.is_own = name == "serpy"
+        self.port = _free_for_both()
         self.phones: list[Phone] = []
         self._peer = self._make_peer()
         self.url = self.defines["DB_URL"]
@@ -93,7 +103,7 @@ class Oob(Running):
         if self.is_own:
             assert self._peer is not None
             self.defines |= {
-                "PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "URI_ATTRS": "yes", "ENUM_SUFFIX": "e164.test.",
+                "PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "URI_ATTRS": "yes", "XMLRPC_FROM": "127.0.0.1", "ENUM_SUFFIX": "e164.test.",
                 "RTP_PROXY": self.media.address, "REPLICATION": GROUP, "REPLICATION_PORT": str(self.port),
                 "RELOAD_TIMER": "ON_1MIN_TIMER=ON_1MIN_TIMER,500,slow,enable",
             }  # fmt: skip
@@ -105,7 +115,7 @@ class Oob(Running):
                 published(name), url=self.defines["DB_URL"], port=self.port, folder=folder, rtp_proxy=self.media.address
             )
             self.config.write_text(self._preamble + text, encoding="utf-8", errors="surrogateescape")
-            self.defines = {}
+            self.defines = {"WITH_XMLRPC": ""}
 
     @property
     def _preamble(self) -> str:
@@ -189,6 +199,17 @@ class Oob(Running):
         """The result of an RPC, as JSON gives it."""
         return call(str(self.folder / "ctl"), method, list(arguments), 10.0)
 
+    def http(self, body: str) -> str:
+        """What a POST of *body* to the SIP port over TCP is answered."""
+        request = (
+            f"POST /RPC2 HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: text/xml\r\nContent-Length: {len(body)}\r\n"
+            f"Connection: close\r\n\r\n{body}"
+        )
+        with socket.create_connection(self.address, 5) as connection:
+            connection.sendall(request.encode())
+            with connection.makefile("rb") as answer:
+                return answer.read().decode()
+
     def provision(self, action):
         """Change the database behind the server's back."""
         database = loader.open_database(self.url)
@@ -225,9 +246,10 @@ class Oob(Running):
 
     def command(self, *extra: str) -> list[str]:
         if self.is_own:
-            return super().command("-l", f"udp:{GROUP}:{self.port}", *extra)
+            listen = ("-l", f"tcp:127.0.0.1:{self.port}", "-l", f"udp:{GROUP}:{self.port}")
+            return super().command("-N", "1", *listen, *extra)
         # no -l: the file's own listen lines count
-        return [str(BIN / "serpy"), "-D", "-D", "-E", "-m", "64", "-n", "2", *self.options(), *extra]
+        return [str(BIN / "serpy"), "-D", "-D", "-E", "-m", "64", "-n", "2", "-N", "1", *self.options(), *extra]
 
 
 class Neighbour:

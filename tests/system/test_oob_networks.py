@@ -281,6 +281,14 @@ def test_reload_when_the_domain_table_changes(oob):
     wait_for(is_served, timeout=8, every=0.1)
 
 
+def test_xml_rpc_on_the_sip_port(oob):
+    if oob.name == "ser-oob":
+        pytest.skip("the older file has the module in a comment")
+    answer = oob.http("<?xml version='1.0'?><methodCall><methodName>core.uptime</methodName></methodCall>")
+    assert answer.startswith("HTTP/1.")
+    assert "<name>uptime</name>" in answer
+
+
 # ---- accounting
 
 
