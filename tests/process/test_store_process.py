@@ -40,7 +40,7 @@ class Farm:
         self.settings = SimpleNamespace(store_policy=policy, max_parked=100, crash_limit=0)
         self.run_dir = run_dir
         self._handles = {}
-        bound = SimpleNamespace(children=0)
+        bound = SimpleNamespace(children=0, streams=0)
         self.worker = StoreWorker(self, self.channels, bound, STORE, 0)
         self.pid = 0
         self.start()

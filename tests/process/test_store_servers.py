@@ -86,6 +86,17 @@ def test_schema_passes_its_check_and_can_be_created_again(database):
     assert schema.upgrade(database) == []
 
 
+def test_upgrade_adds_tables_and_columns_and_keeps_the_rows(database):
+    database.write([("insert", "uri", {"uid": "u1", "did": "d", "username": "a"})])
+    database.execute("drop table speed_dial")
+    database.execute("alter table uri drop column flags")
+    database.execute("alter table location drop column user_agent")
+    assert schema.check(database)
+    assert schema.upgrade(database) == ["added uri.flags", "added location.user_agent", "created table speed_dial"]
+    assert schema.check(database) == []
+    assert database.select("uri", ("uid", "flags"), {}) == [("u1", 0)]
+
+
 def test_upsert_replaces_and_times_are_seconds(database):
     database.write([("upsert", "location", binding()), ("upsert", "location", binding(contact="sip:b@h"))])
     database.write([("upsert", "location", binding(expires=2_000_000_100))])
