@@ -13,6 +13,8 @@ from support.netns import Host, Lab
 from support.running import BIN, TOP, Running, wait_for
 from support.wire import Wires
 
+from serpy.rpc.protocol import call
+
 GROUP = ("224.0.1.75", 5060)
 CONFIG = TOP / "tests/support/replication.conf"
 NET = "10.99.0."
@@ -51,24 +53,28 @@ class Member(Running):
     def is_answering(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()[-3000:]
-        with contextlib.suppress(AssertionError):
-            return bool(self.json("uptime"))
+        with contextlib.suppress(OSError):
+            return bool(self.rpc("core.uptime"))
         return False
+
+    def rpc(self, method: str, *params: object):
+        """As serpyctl asks, without starting it."""
+        return call(str(self.folder / "ctl"), method, list(params), 10.0)
 
     def table(self) -> dict[tuple[str, str], tuple[str, int]]:
         """(uid, contact) → (Call-ID, CSeq) of what is registered here."""
-        rows = self.json("rpc", "usrloc.dump", "location")
+        rows = self.rpc("usrloc.dump", "location")
         return {(row["uid"], row["contact"]): (row["callid"], row["cseq"]) for row in rows}
 
     def count(self) -> int:
-        return int(self.json("rpc", "usrloc.stats")[0]["contacts"])
+        return int(self.rpc("usrloc.stats")[0]["contacts"])
 
     def packets(self) -> int:
         """Packets sent since the interface came up."""
         return int(self.place.run("cat", "/sys/class/net/eth0/statistics/tx_packets").stdout)
 
     def status(self):
-        return self.json("replication", "status")
+        return self.rpc("replication.status")
 
     def counters(self) -> dict[str, int]:
         return self.status()["counters"]
@@ -100,6 +106,7 @@ class Farm:
             if self.bad and not self.has_netem:
                 self.wires = Wires(self.lab)
             self.phones = self.lab.host("phones", self.switch, f"{NET}{PHONES}/24")
+            self.trusted = self.lab.host("trusted", self.switch, f"{NET}{PHONES - 2}/24")
             for number in range(1, self.servers + 1):
                 folder = self.folder / f"s{number}"
                 folder.mkdir(parents=True, exist_ok=True)
