@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOVED_MAX: Final = 20_000
+_REFUSALS_TOLD: Final = 10
 
 # Counters, below the module's name.
 _COUNTERS: Final = (
@@ -76,6 +77,7 @@ class RtpRelay:
         # Calls that are not where their Call-ID says, because that proxy was down or taken out.
         self._moved: Final[OrderedDict[str, Node]] = OrderedDict()
         self._testing: Final[set[int]] = set()
+        self._refusals: Final[dict[int, int]] = {}  # by node: how many in a row
         self._tested = not settings.test_at_start
         self._counters: Counters | None = getattr(server, "counters", None)
         self._ids: Final[list[int]] = []
@@ -108,7 +110,8 @@ class RtpRelay:
     def _candidates(self, call_id: str, flags: Flags, *, is_offer: bool, is_new: bool) -> list[Node]:
         """The proxies to try in this order. An answer must go where the offer went."""
         if 0 <= flags.node < len(self.nodes):
-            return [self.nodes[flags.node]]
+            chosen = self.nodes[flags.node]
+            return [] if self.states.is_down(chosen) else [chosen]
         home = self.home(call_id)
         if home is None:
             return []
@@ -160,17 +163,17 @@ class RtpRelay:
         except ProtocolError as exc:
             log.debug("no description to relay: %s", exc)
             return False
-        if sdp.is_marked and not flags.force:
+        if (sdp.is_marked and not flags.force) or not _has_addresses(sdp):
             return False
         is_new = ctx.request is ctx.message and not message.to_tag
         for node in self._candidates(names.call_id, flags, is_offer=is_offer, is_new=is_new):
             try:
                 text = self._through(node, ctx, flags, names, sdp, media_address, is_offer=is_offer)
             except ProtocolError as exc:
-                self._count(_ERRORS)
-                log.debug("media proxy %s: %s", node, exc)
+                self._refused(node, exc)
                 continue
             if text:
+                self._taken(node)
                 if is_offer:
                     self._remember(names.call_id, node)
                 ctx.edits.body = body[:start] + text + body[end:]
@@ -194,9 +197,7 @@ class RtpRelay:
             if not media.is_relayed:
                 continue
             written = media.connection
-            if written is None:
-                raise ProtocolError("media without c=")
-            host = written.host if flags.trust else ctx.flow.host
+            host = written.host if written is not None and flags.trust else ctx.flow.host
             command = rtpproxy.media_command(
                 flags, names, media, index + 1, host, is_offer=is_offer, features=features
             )  # fmt: skip
@@ -214,6 +215,18 @@ class RtpRelay:
                 target = Target(media_address, target.port, ":" in media_address)
             targets[index] = target
         return rewrite(sdp, targets, session_connection=flags.session_connection, origin=flags.origin)
+
+    def _refused(self, node: Node, why: ProtocolError) -> None:
+        """*node* has refused a call, or answered nonsense. One call says nothing about it, many in a row do."""
+        self._count(_ERRORS)
+        log.debug("media proxy %s: %s", node, why)
+        count = self._refusals[node.index] = self._refusals.get(node.index, 0) + 1
+        if count == _REFUSALS_TOLD:
+            log.warning("media proxy %s has refused %d calls in a row: %.200s", node, count, why)
+
+    def _taken(self, node: Node) -> None:
+        if self._refusals.pop(node.index, 0) >= _REFUSALS_TOLD:
+            log.warning("media proxy %s takes calls again", node)
 
     # -- the end of a session, recording ---------------------------------------------------------------------------
 
@@ -366,6 +379,11 @@ class RtpRelay:
         for node in chosen:
             self.states.set_out(node, out=out)
         return len(chosen)
+
+
+def _has_addresses(sdp: Sdp) -> bool:
+    """True when every media a proxy would carry has a c=."""
+    return all(media.connection is not None for media in sdp.medias if media.is_relayed)
 
 
 def _resolved(node: Node) -> Node:

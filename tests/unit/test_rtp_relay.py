@@ -496,6 +496,30 @@ def test_a_proxy_that_refuses_passes_the_call_to_the_next():
         assert setup.relay.home(mine).index == 1
 
 
+def test_many_refusals_in_a_row_are_told_once(caplog):
+    with FakeRtpProxy() as proxy:
+        setup = Setup(proxy.address)
+
+        def call():
+            for fault in ["error"] * 12 + ["", "error", ""]:
+                proxy.fault = fault
+                setup.module.force_rtp_proxy(invite())
+
+        setup.run(call)
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+        assert "takes calls again" in caplog.records[1].getMessage()
+
+
+def test_a_proxy_named_by_the_script_is_not_waited_for_when_it_is_down():
+    first, second, setup = two()
+    with first, second:
+        first.fault = "dead"
+        force = setup.module.force_rtp_proxy
+        assert setup.run(lambda: [force(invite(f"c{n}"), "n0") for n in range(3)]) == [-1, -1, -1]
+        assert len(first.asked) == 2  # one question, twice
+        assert second.asked == []
+
+
 def test_others_do_not_wait_for_a_dead_proxy():
     with FakeRtpProxy() as proxy:
         proxy.fault = "dead"

@@ -139,7 +139,7 @@ def rtp_params() -> list[Param]:
             "str",
             DEFAULT_SOCKET,
             "media proxies: udp:HOST:PORT, unix:PATH (rtpproxy) or ng:HOST:PORT (rtpengine), with =WEIGHT behind; several "
-            "in one text or call by call",
+            "in one text or one by one",
             repeat=True,
         ),
         Param("rtpproxy_disable", "int", 0, "1: all media proxies are out of use until an RPC puts them in"),
