@@ -19,6 +19,7 @@ need() { # package, test command…: the package is missing when the command fai
 # ---- Debian packages: root installs what is missing, anybody else is told -----------------------------------------
 need sip-tester command -v sipp
 need sipsak command -v sipsak
+need baresip-core command -v baresip
 need iproute2 command -v ip
 need nftables command -v nft
 need rtpengine-daemon command -v rtpengine

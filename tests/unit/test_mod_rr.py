@@ -256,6 +256,13 @@ def test_a_served_domain_is_ours_on_a_port_we_listen_on():
     assert loose(context(other), module(domains=["example.com"])) == -1
 
 
+def test_the_route_of_a_phone_with_an_outbound_proxy_is_no_dialog_whatever_port_we_listen_on():
+    one = Listener(0, "udp", "192.0.2.1", 5070)
+    ctx = context(request_text("Route: <sip:192.0.2.1:5070;lr>", uri="sip:bob@example.com"))
+    assert loose(ctx, module(one, domains=["example.com"])) == -1
+    assert sent_values(ctx, "Route") == []
+
+
 def test_a_malformed_route_is_not_followed():
     ctx = context(request_text("Route: <sip:", uri="sip:bob@198.51.100.9", to_tag="t1"))
     assert loose(ctx) == -1

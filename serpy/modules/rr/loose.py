@@ -59,7 +59,8 @@ class LooseRouter:
         port = uri.port or (5061 if uri.scheme == "sips" else 5060)
         if server.is_myself(host, port):
             return True
-        return self._domains is not None and port in self._ports and self._domains.is_local(host)
+        # A served domain without a port is ours whatever port we listen on: SRV records may say so.
+        return self._domains is not None and (not uri.port or port in self._ports) and self._domains.is_local(host)
 
     def route(self, ctx: Context) -> int:
         """True when the Route set says where the request goes; ``ctx`` is changed accordingly."""
