@@ -23,6 +23,7 @@ from support.rtpproxy import FakeRtpProxy
 from support.running import BIN, CONFIG, DOMAIN, Running, free_port
 
 from serpy import loader
+from serpy.db import schema
 from serpy.replication.envelope import Sealer
 from serpy.rpc import attributes
 from serpy.rpc.protocol import RpcFault, call
@@ -209,6 +210,24 @@ class Oob(Running):
             connection.sendall(request.encode())
             with connection.makefile("rb") as answer:
                 return answer.read().decode()
+
+    def prepare(self, *users: str) -> Oob:
+        """As serpyctl would, in this process: three servers are started in a row."""
+        database = loader.open_database(self.url, create=True)
+        schema.create(database)
+        provision = Provision(database)
+        provision.domain_add(DOMAIN)
+        for user in users:
+            provision.user_add(f"{user}@{DOMAIN}", user)
+        database.close()
+        return self
+
+    def contacts(self, user: str) -> list[dict[str, object]]:
+        """What is registered for *user*."""
+        try:
+            return self.rpc("usrloc.show_contacts", "location", f"{user}@{DOMAIN}")
+        except RpcFault:
+            return []
 
     def provision(self, action):
         """Change the database behind the server's back."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 from support.steps import cancel, hang_up, invite, refused
 
+from serpy.rpc.attributes import speed_dial_add
+
 pytestmark = pytest.mark.system
 
 # ---- registration, calls
@@ -16,10 +18,10 @@ pytestmark = pytest.mark.system
 def test_register(oob):
     bob = oob.phone("bob")
     assert bob.register().status == 200
-    (row,) = oob.json("usrloc", "show", "bob@example.com")
+    (row,) = oob.contacts("bob")
     assert row["contact"] == bob.contact
     assert bob.register(expires=0).status == 200
-    assert oob.json("usrloc", "show", "bob@example.com") == []
+    assert oob.contacts("bob") == []
 
 
 def test_register_with_a_wrong_password(oob):
@@ -86,7 +88,8 @@ def test_site_specific(oob):
 
 
 def test_speed_dial(oob):
-    oob.ctl("speeddial", "add", "alice@example.com", "22", "bob@example.com")
+    oob.provision(lambda provision: speed_dial_add(provision, "alice@example.com", "22", "bob@example.com"))
+    oob.rpc("cache.bump", "speed_dial")
     alice = oob.phone("alice")
     answer = refused(alice, invite(alice, "sip:22@example.com"), 302)
     assert answer.get("Contact").strip("<>") == "sip:bob@example.com"

@@ -43,7 +43,7 @@ def test_nated_callee(oob):
     """A phone with a private Contact is reached through the address it has registered from, also inside a call."""
     alice, nated = oob.phone("alice"), oob.nated_phone("bob")
     assert nated.register().status == 200
-    (row,) = oob.rpc("usrloc.show_contacts", "location", "bob@example.com")
+    (row,) = oob.contacts("bob")
     assert row["recv"].startswith(f"sip:{nated.host}:{nated.port}")
     text = invite(alice, nated.aor)
     request = nated.expect("INVITE")
@@ -210,7 +210,7 @@ def test_replica_of_a_neighbour_is_stored(oob):
     with oob.neighbour() as neighbour:
         bob, text = replica(oob, "bob")
         neighbour.tell(text)
-        wait_for(lambda: oob.json("usrloc", "show", "bob@example.com"))
+        wait_for(lambda: oob.contacts("bob"))
     assert oob.select("location", ("contact",), {"uid": "bob@example.com"}) == []
     text = invite(alice, bob.aor)
     bob.reply(bob.expect("INVITE"), 486, "Busy Here")
@@ -223,7 +223,7 @@ def test_unsigned_replica_is_dropped(oob):
         before = oob.rpc("stats.get", "replication.")
         neighbour.tell(text, is_signed=False)
         wait_for(lambda: oob.rpc("stats.get", "replication.") != before)
-    assert oob.json("usrloc", "show", "carol@example.com") == []
+    assert oob.contacts("carol") == []
 
 
 # ---- settings that change while the server runs

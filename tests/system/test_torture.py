@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support.running import Running
+from support.running import Running, wait_for
 
 TORTURE = Path(__file__).parent.parent / "corpus" / "torture"
 CASES = sorted(path.stem for path in TORTURE.glob("*.sip"))
@@ -52,6 +52,7 @@ ANSWERED = {
 def torture_server(tmp_path_factory):
     """A server for example.com with one user, and the pids of its processes."""
     running = Running(tmp_path_factory.mktemp("torture")).prepare("alice").start()
+    wait_for(lambda: "serpy: ctl" in running.children())  # the last to take its title
     pids = running.children()
     yield running
     assert running.children() == pids
