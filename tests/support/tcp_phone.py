@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 
@@ -41,13 +40,20 @@ class TcpPhone(Phone):
             message = self._take()
             if message is not None:
                 return message
-            ready, _, _ = select.select([self.socket], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return None
-            data = self.socket.recv(65536)
+            data = self._some(deadline - time.monotonic())
             if not data:
                 return None
             self.data += data
+
+    def _some(self, timeout: float) -> bytes | None:
+        """What comes next, None when nothing comes in time, b"" at the end. Not by select(): it knows 1,024 sockets."""
+        self.socket.settimeout(max(0.001, timeout))
+        try:
+            return self.socket.recv(65536)
+        except TimeoutError:
+            return None
+        finally:
+            self.socket.settimeout(5.0)
 
     def _take(self) -> Message | None:
         """The first whole message in ``data``."""
@@ -65,14 +71,11 @@ class TcpPhone(Phone):
         """True when the server closes the connection within *timeout* seconds; what it still sends goes to ``data``."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select([self.socket], [], [], left)
-            if not ready:
-                break
             try:
-                data = self.socket.recv(65536)
+                data = self._some(left)
             except ConnectionResetError:
                 return True
-            if not data:
+            if data == b"":
                 return True
-            self.data += data
+            self.data += data or b""
         return False

@@ -1,0 +1,401 @@
+"""SIP over TCP (RFC 3261 §18, RFC 5626 §3.5.1): calls, mixed calls, a killed TCP receiver, and clients that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from support.phone import Phone
+from support.running import DOMAIN, TOP, Running, wait_for
+from support.tcp_phone import TcpPhone
+
+pytestmark = pytest.mark.system
+
+USERS = ("alice", "bob")
+
+
+class TcpRunning(Running):
+    """A server that listens on its port over UDP and TCP."""
+
+    slow: list[TcpPhone]
+
+    def command(self, *extra: str) -> list[str]:
+        return [
+            word.replace("udp:", "") if word.startswith("udp:127.0.0.1") else word for word in super().command(*extra)
+        ]
+
+    def tcp_phone(self, user: str) -> TcpPhone:
+        return TcpPhone(self.address, user, DOMAIN, user)
+
+    def tcp_children(self) -> list[int]:
+        """The TCP receivers' process ids."""
+        return [pid for title, pid in self.children().items() if title.startswith("serpy: tcp receiver")]
+
+    def tcp_info(self) -> dict[str, int]:
+        return self.json("rpc", "core.tcp_info")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = TcpRunning(tmp_path_factory.mktemp("tcp")).prepare(*USERS).start()
+    running.slow = [running.tcp_phone("alice") for _ in range(100)]  # they are there during all tests
+    for phone in running.slow:
+        phone.socket.sendall(b"OPTIONS sip:a SIP/2.0\r\nVia: ")
+    yield running
+    assert running.stop() == 0, running.log.read_text()[-3000:]
+
+
+@pytest.fixture
+def phones(server):
+    """``phones("alice", "tcp")``: a phone, closed at the end."""
+    made = []
+
+    def make(user, transport):
+        made.append(server.tcp_phone(user) if transport == "tcp" else server.phone(user))
+        return made[-1]
+
+    yield make
+    for phone in made:
+        with contextlib.suppress(OSError, AssertionError):
+            if phone.is_registered:
+                phone.pending.clear()
+                phone.register(expires=0, contact="*")
+        phone.close()
+
+
+def call(caller, callee):
+    """One call from INVITE to BYE; (the INVITE as the callee got it, the 200 as the caller got it)."""
+    caller.send(caller.request("INVITE", callee.aor))
+    challenge = caller.expect(407)
+    caller.send(caller.ack(caller.request("INVITE", callee.aor, cseq=caller.cseq), challenge))
+    text = caller.request("INVITE", callee.aor, headers=(caller.authorization(challenge, "INVITE", callee.aor),))
+    caller.send(text)
+    invite = callee.expect("INVITE")
+    callee.reply(invite, 180, "Ringing")
+    caller.expect(180)
+    callee.reply(invite, 200)
+    answer = caller.expect(200)
+    caller.send(caller.in_dialog("ACK", text, answer, cseq=caller.cseq))
+    callee.expect("ACK")
+    caller.send(caller.in_dialog("BYE", text, answer))
+    callee.reply(callee.expect("BYE"), 200)
+    assert "BYE" in caller.expect(200).get("CSeq")
+    return invite, answer
+
+
+def is_served(phone, timeout=2.0):
+    """True when the server answers OPTIONS of *phone*."""
+    phone.send(phone.request("OPTIONS", f"sip:{phone.server[0]}:{phone.server[1]}"))
+    return phone.final(timeout).status == 200
+
+
+@pytest.mark.parametrize(
+    ("from_", "to"),
+    [
+        pytest.param("tcp", "tcp", id="tcp-to-tcp"),
+        pytest.param("udp", "tcp", id="udp-to-tcp"),
+        pytest.param("tcp", "udp", id="tcp-to-udp"),
+    ],
+)
+def test_a_call_crosses_transports_and_each_leg_says_its_own(server, phones, from_, to):
+    alice, bob = phones("alice", from_), phones("bob", to)
+    assert (alice.register().status, bob.register().status) == (200, 200)
+    connected = server.tcp_info()["connected"]
+    invite, answer = call(alice, bob)
+    vias = [value.split(" ")[0] for value in invite.all("Via")]
+    assert vias == [f"SIP/2.0/{to.upper()}", f"SIP/2.0/{from_.upper()}"]
+    routes = ", ".join(invite.all("Record-Route")).split(",")
+    assert len(routes) == (1 if from_ == to else 2)
+    assert ("transport=tcp" in routes[0]) == (to == "tcp")
+    assert len(answer.all("Via")) == 1
+    assert server.tcp_info()["connected"] == connected  # the phones' own connections were used
+
+
+def test_requests_of_the_callee_in_the_dialog_reach_the_caller_over_its_connection(phones):
+    alice, bob = phones("alice", "tcp"), phones("bob", "udp")
+    alice.register()
+    bob.register()
+    text, _ = None, None
+    alice.send(alice.request("INVITE", bob.aor))
+    challenge = alice.expect(407)
+    alice.send(alice.ack(alice.request("INVITE", bob.aor, cseq=alice.cseq), challenge))
+    text = alice.request("INVITE", bob.aor, headers=(alice.authorization(challenge, "INVITE", bob.aor),))
+    alice.send(text)
+    invite = bob.expect("INVITE")
+    bob.reply(invite, 200)
+    alice.send(alice.in_dialog("ACK", text, alice.expect(200), cseq=alice.cseq))
+    bob.expect("ACK")
+    routes = [route.strip() for line in invite.all("Record-Route") for route in line.split(",")]
+    bob.send(bob.request(
+        "BYE", alice.contact, to=invite.get("From"), from_=bob.aor, call_id=invite.get("Call-ID"),
+        headers=tuple(f"Route: {route}" for route in routes),
+    ))  # fmt: skip
+    alice.reply(alice.expect("BYE"), 200)
+    assert bob.expect(200).get("Call-ID") == invite.get("Call-ID")
+
+
+def test_nothing_is_repeated_over_tcp(phones):
+    alice, bob = phones("alice", "udp"), phones("bob", "tcp")
+    alice.register()
+    bob.register()
+    alice.send(alice.request("INVITE", bob.aor))
+    challenge = alice.expect(407)
+    alice.send(alice.ack(alice.request("INVITE", bob.aor, cseq=alice.cseq), challenge))
+    alice.send(alice.request("INVITE", bob.aor, headers=(alice.authorization(challenge, "INVITE", bob.aor),)))
+    invite = bob.expect("INVITE")
+    assert bob.receive(1.2) is None  # over UDP there were two more by now
+    bob.reply(invite, 486, "Busy Here")
+    bob.expect("ACK")
+    assert alice.expect(486)
+
+
+def test_a_message_for_udp_gets_the_content_length_it_lacks(phones):
+    alice, bob = phones("alice", "udp"), phones("bob", "tcp")
+    alice.register()
+    bob.register()
+    text = alice.request("MESSAGE", bob.aor, from_="sip:carol@foreign.example").replace("Content-Length: 0\r\n", "")
+    alice.send(text + "hello")
+    message = bob.expect("MESSAGE")
+    assert (message.get("Content-Length"), message.split("\r\n\r\n")[1]) == ("5", "hello")
+    bob.reply(message, 200)
+    alice.expect(200)
+
+
+def test_an_unreachable_tcp_target_is_answered_at_once(phones):
+    alice = phones("alice", "udp")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    alice.register(contact=f"<sip:alice@127.0.0.1:{port};transport=tcp>")
+    started = time.monotonic()
+    alice.send(alice.request("MESSAGE", alice.aor, from_="sip:carol@foreign.example"))
+    assert alice.final().status in (478, 500, 503)
+    assert time.monotonic() - started < 4
+
+
+def test_double_crlf_is_answered_by_one(phones):
+    phone = phones("alice", "tcp")
+    phone.socket.sendall(b"\r\n\r\n")
+    phone.socket.settimeout(5)
+    assert phone.socket.recv(10) == b"\r\n"
+
+
+def test_an_answer_finds_the_port_in_via_when_the_connection_has_gone(server, phones):
+    """The callee takes the call, but the caller's connection closes first: §18.2.2 has us make one to sent-by."""
+    bob = phones("bob", "udp")
+    bob.register()
+    with socket.socket() as waiting:
+        waiting.bind(("127.0.0.1", 0))
+        waiting.listen()
+        waiting.settimeout(5)
+        port = waiting.getsockname()[1]
+        caller = server.tcp_phone("carol")
+        text = caller.request("MESSAGE", bob.aor, from_="sip:carol@foreign.example")
+        caller.send(text.replace(f"127.0.0.1:{caller.port};branch", f"127.0.0.1:{port};branch"))
+        message = bob.expect("MESSAGE")
+        caller.close()
+        wait_for(
+            lambda: not any(row["source"].endswith(f":{caller.port}") for row in server.json("rpc", "core.tcp_list"))
+        )
+        bob.reply(message, 200)
+        connection, _ = waiting.accept()
+        with connection:
+            connection.settimeout(5)
+            assert connection.recv(65536).startswith(b"SIP/2.0 200 ")
+
+
+@pytest.mark.parametrize(
+    ("stream", "answer"),
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"", id="tls-hello"),
+        pytest.param(b"hello server\r\n", b"", id="no-sip"),
+        pytest.param(os.urandom(20000), b"", id="noise"),
+        pytest.param(
+            b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/TCP a;branch=z9hG4bK1\r\nCSeq: 1 OPTIONS\r\n\r\n", b"SIP/2.0 400 Missing",
+            id="no-content-length",
+        ),
+        pytest.param(
+            b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/TCP a;branch=z9hG4bK1\r\nCSeq: 1 OPTIONS\r\n" + b"X: y\r\n" * 9000,
+            b"SIP/2.0 513 ", id="head-without-end",
+        ),
+        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 404 ", id="http-without-the-module"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sip_closes_its_own_connection_only(phones, stream, answer):
+    other, bad = phones("alice", "tcp"), phones("bob", "tcp")
+    with contextlib.suppress(ConnectionError):
+        bad.socket.sendall(stream)
+    assert bad.is_closed()
+    assert bad.data.startswith(answer)
+    assert bool(bad.data) == bool(answer)
+    assert is_served(other)
+
+
+def test_a_client_that_does_not_read_disturbs_nobody(server, phones):
+    deaf = server.tcp_phone("alice")
+    deaf.socket.setblocking(False)
+    text = deaf.request("OPTIONS", f"sip:{server.address[0]}:{server.port}").encode() * 50
+    for _ in range(200):
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            deaf.socket.send(text)
+    assert is_served(phones("bob", "tcp"))
+    assert is_served(phones("bob", "udp"))
+    deaf.close()
+
+
+def test_a_thousand_connections_are_all_served(server):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1500:
+        pytest.skip(f"only {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1500), hard))
+    before = server.tcp_info()["opened_connections"]
+    phones = [server.tcp_phone("alice") for _ in range(1000)]
+    try:
+        wait_for(lambda: server.tcp_info()["opened_connections"] >= before + 1000)
+        for phone in phones:
+            phone.send(phone.request("OPTIONS", f"sip:{server.address[0]}:{server.port}"))
+        assert sum(phone.final().status == 200 for phone in phones) == 1000
+    finally:
+        for phone in phones:
+            phone.close()
+    wait_for(lambda: server.tcp_info()["opened_connections"] <= before)
+
+
+def test_a_killed_tcp_receiver_comes_back_and_udp_does_not_notice(server, phones):
+    udp = phones("alice", "udp")
+    tcp = [server.tcp_phone("bob") for _ in range(8)]
+    old = server.tcp_children()
+    os.kill(old[0], signal.SIGKILL)
+    assert is_served(udp)
+    lost = [phone for phone in tcp if phone.is_closed(0.25)]
+    wait_for(lambda: len(server.tcp_children()) == len(old) and old[0] not in server.tcp_children())
+    assert len(lost) < len(tcp)
+    for phone in tcp:
+        if phone in lost:
+            phone.close()
+            phone.connect()
+        assert is_served(phone, 5.0)
+    assert tcp[0].register().status == 200
+    invite, _ = call(_registered(udp), tcp[0])
+    assert invite.all("Via")[0].startswith("SIP/2.0/TCP")
+    for phone in tcp:
+        phone.close()
+
+
+def _registered(phone: Phone) -> Phone:
+    assert phone.register().status == 200
+    return phone
+
+
+def test_clients_that_never_finish_a_message_are_closed(server, phones):
+    for phone in server.slow:
+        assert phone.is_closed(15.0)
+        phone.close()
+    assert is_served(phones("alice", "tcp"))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param("t1", id="one-connection"), pytest.param("tn", id="a-connection-per-call")],
+)
+@pytest.mark.skipif(shutil.which("sipp") is None, reason="SIPp is not installed")
+def test_sipp_calls_over_tcp(server, phones, tmp_path, mode):
+    uas = _free_tcp_port()
+    phones("bob", "udp").register(contact=f"<sip:bob@127.0.0.1:{uas};transport=tcp>")
+    scenario = tmp_path / "uac.xml"
+    scenario.write_text(UAC)
+    callee = subprocess.Popen(
+        ["sipp", "-sf", str(TOP / "bench/sipp/call_uas.xml"), "-i", "127.0.0.1", "-p", str(uas), "-t", "t1", "-nostdin", "-timeout", "30"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: _accepts(uas))
+        done = subprocess.run(
+            ["sipp", f"127.0.0.1:{server.port}", "-sf", str(scenario), "-s", "bob", "-i", "127.0.0.1", "-t", mode,
+             "-m", "50", "-r", "50", "-nostdin", "-timeout", "30", "-max_socket", "500", "-trace_err"],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        callee.terminate()
+        callee.wait(10)
+    assert done.returncode == 0, done.stdout[-2000:] + "".join(
+        path.read_text()[-2000:] for path in tmp_path.glob("*err*")
+    )
+
+
+@pytest.mark.skipif(shutil.which("sipsak") is None, reason="sipsak is not installed")
+def test_sipsak_is_answered_over_tcp(server):
+    done = subprocess.run(
+        ["sipsak", "-vv", "-E", "tcp", "-s", f"sip:127.0.0.1:{server.port}"],
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+    assert b"final received" in done.stdout  # it cuts a digit off the port in its Request-URI, so not always 200
+
+
+def _free_tcp_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+UAC = """<?xml version="1.0" encoding="ISO-8859-1" ?>
+<scenario name="call over TCP">
+  <send><![CDATA[
+INVITE sip:[service]@example.com SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+From: <sip:sipp@foreign.example>;tag=[call_number]
+To: <sip:[service]@example.com>
+Call-ID: [call_id]
+CSeq: 1 INVITE
+Contact: <sip:sipp@[local_ip]:[local_port];transport=[transport]>
+Max-Forwards: 70
+Content-Length: 0
+
+]]></send>
+  <recv response="100" optional="true"/>
+  <recv response="180" optional="true"/>
+  <recv response="200" rrs="true"/>
+  <send><![CDATA[
+ACK [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+[routes]
+From: <sip:sipp@foreign.example>;tag=[call_number]
+To: <sip:[service]@example.com>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: 1 ACK
+Max-Forwards: 70
+Content-Length: 0
+
+]]></send>
+  <send><![CDATA[
+BYE [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+[routes]
+From: <sip:sipp@foreign.example>;tag=[call_number]
+To: <sip:[service]@example.com>[peer_tag_param]
+Call-ID: [call_id]
+CSeq: 2 BYE
+Max-Forwards: 70
+Content-Length: 0
+
+]]></send>
+  <recv response="200"/>
+</scenario>
+"""
