@@ -14,6 +14,7 @@ import select
 import shutil
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from support.netns import Lab, needs_namespaces
@@ -277,3 +278,20 @@ def rtp(number, ssrc, mark):
 
 def contacts(town, phone):
     return town.running.json("usrloc", "show", f"{phone.user}@example.com")
+
+
+def test_the_network_of_a_failed_test_is_removed_with_its_processes():
+    made = []
+
+    def fail():
+        with Lab("a") as lab:
+            host = lab.host("lonely", lab.switch("street"), "198.51.100.7/24")
+            made.extend([Path("/run/netns", host.namespace), host.popen("sleep", "60")])
+            assert made[0].exists()
+            raise RuntimeError("the test failed")
+
+    with pytest.raises(RuntimeError, match="the test failed"):
+        fail()
+    namespace, process = made
+    assert process.poll() is not None
+    assert not namespace.exists()
