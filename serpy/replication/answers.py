@@ -12,7 +12,7 @@ from typing import Final
 from serpy.replication.messages import Range, Told
 from serpy.replication.scan import Index
 
-RECENT_MS: Final = 1500  # younger ones are on their way by multicast
+RECENT_MS: Final = 3000  # younger ones are on their way by multicast
 MOST_OFFERED: Final = 200  # bindings of one range in one answer
 MOST_REMOVED: Final = 20
 PER_PULSE: Final = 12

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 STEP_S: Final = 0.05  # between two looks at a session
 BACKOFF_S: Final = 0.4  # who starts first is chosen by chance
+BEHIND_S: Final = RECENT_MS / 2000.0
 HELLO_BACKOFF_S: Final = 0.3
 HELLO_AGAIN_S: Final = 1.5
 HELLOS: Final = 5
@@ -154,7 +155,9 @@ class Repair:
             peer.differing.update(self._sums.differing(sums))
         elif self._store.is_loaded():
             peer.differing.update(sums)  # we have not looked yet; the session will
-        if peer.differing and self.session is None and not self._starting and self._store.is_loaded():
+        if self.session is not None or self._starting or not peer.differing or not self._store.is_loaded():
+            return
+        if max(each.life.delay for each in self.peers.values()) < BEHIND_S:  # else: what we miss waits in our own queue
             self._starting = True
             wait = BACKOFF_S * random.random()
             self._loop.call_at(self._loop.now() + wait, lambda: self._begin(peer))
@@ -243,6 +246,7 @@ class Repair:
 
         def ready(_sums: Sums, index: Index) -> None:
             self._indexing = False
+            index.made_at = self._loop.now()
             self._index = index
             asked, self._asked = self._asked, []
             for number, ranges, address in asked:

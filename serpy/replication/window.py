@@ -13,6 +13,7 @@ from typing import Final
 from serpy.replication.envelope import OWN, REPLAYED, STALE, DroppedError, Stamp
 
 WIDTH: Final = 8192  # datagrams: four seconds at 2,000 a second, far more than any network reorders
+LAG_DRIFT: Final = 0.001  # seconds a second
 MAX_SENDERS: Final = 512  # only holders of the key get one
 
 
@@ -52,7 +53,21 @@ class Life:
         self.boot: Final = boot
         self.heard_at = 0.0  # Unix time
         self.lag = 0.0  # seconds between sending and receiving by our clock, of the last datagram
+        self.least_lag = 0.0  # the shortest one lately: how far the clocks are apart
         self.windows: Final[dict[int, Window]] = {}
+
+    def heard(self, lag: float, wall_now: float) -> None:
+        """Note one more datagram."""
+        # It drifts up slowly, so that a clock that was set is not remembered for ever.
+        drift = (wall_now - self.heard_at) * LAG_DRIFT
+        self.least_lag = lag if self.heard_at == 0.0 else min(lag, self.least_lag + drift)
+        self.lag = lag
+        self.heard_at = wall_now
+
+    @property
+    def delay(self) -> float:
+        """Seconds the last datagram had to wait on its way and in our queue."""
+        return self.lag - self.least_lag
 
 
 class Senders:
@@ -82,8 +97,7 @@ class Senders:
             life.windows[stream] = Window(stamp.sequence)
         elif not window.take(stamp.sequence):
             raise DroppedError(REPLAYED)
-        life.heard_at = wall_now
-        life.lag = age
+        life.heard(age, wall_now)
         return life
 
     def forget(self, wall_now: float) -> None:
