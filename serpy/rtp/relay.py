@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _MOVED_MAX: Final = 20_000
 _REFUSALS_TOLD: Final = 10
+_NOTE: Final = "rtp"
 
 # Counters, below the module's name.
 _COUNTERS: Final = (
@@ -176,7 +177,7 @@ class RtpRelay:
                 self._taken(node)
                 if is_offer:
                     self._remember(names.call_id, node)
-                ctx.edits.body = body[:start] + text + body[end:]
+                _replace_body(ctx, body[:start] + text + body[end:])
                 return True
         return False
 
@@ -250,6 +251,7 @@ class RtpRelay:
             return False
         if forget:
             self._moved.pop(names.call_id, None)
+            _restore_body(ctx)
         if self.states.is_down(node):
             return False  # its sessions are gone, or end by themselves without packets
         payload = request(names) if node.protocol == NG else command(names).encode("utf-8", "surrogateescape")
@@ -379,6 +381,30 @@ class RtpRelay:
         for node in chosen:
             self.states.set_out(node, out=out)
         return len(chosen)
+
+
+class _Replaced:
+    """A body we have put in, and what was there before (None: the one received)."""
+
+    def __init__(self, before: bytes | None, after: bytes) -> None:
+        self.before: Final = before
+        self.after: Final = after
+
+
+def _replace_body(ctx: Context, body: bytes) -> None:
+    before = ctx.edits.body
+    earlier = ctx.notes.get(_NOTE)
+    if isinstance(earlier, _Replaced) and earlier.after is before:
+        before = earlier.before
+    ctx.notes[_NOTE] = _Replaced(before, body)
+    ctx.edits.body = body
+
+
+def _restore_body(ctx: Context) -> None:
+    """Take our body out again: the next branch of a failure route must not offer ports of a session that has ended."""
+    earlier = ctx.notes.pop(_NOTE, None)
+    if isinstance(earlier, _Replaced) and earlier.after is ctx.edits.body:
+        ctx.edits.body = earlier.before
 
 
 def _has_addresses(sdp: Sdp) -> bool:

@@ -251,6 +251,21 @@ def test_f_forces_again_and_a_second_call_does_nothing():
         assert ctx.edits.body.count(b"nortpproxy") == 1
 
 
+def test_after_the_end_of_a_session_the_next_branch_can_be_offered_again():
+    with FakeRtpProxy() as proxy:
+        setup = Setup(proxy.address)
+        ctx = invite()
+        module = setup.module
+
+        def call():
+            codes = [module.force_rtp_proxy(ctx), module.unforce_rtp_proxy(ctx)]
+            assert ctx.edits.body is None
+            return [*codes, module.force_rtp_proxy(ctx)]
+
+        assert setup.run(call) == [1, 1, 1]
+        assert media(ctx) == ("203.0.113.9", [50004])
+
+
 def test_explicit_offer_and_answer():
     with FakeRtpProxy() as proxy:
         setup = Setup(proxy.address)
