@@ -27,6 +27,7 @@ from serpy.api import (
 from serpy.db.cache import TtlCache
 from serpy.script.attribute_rows import attributes_of
 from serpy.script.avps import CLASS_URI, CLASS_USER
+from serpy.script.param_sets import cache_params
 from serpy.sip.uri import parse_uri, unescape
 
 if TYPE_CHECKING:
@@ -129,10 +130,6 @@ class AvpDb:
         return attributes_of(self._server.database(self.db_url).select(table, columns, where))
 
 
-def _positive(value: object) -> str:
-    return "" if isinstance(value, int) and value > 0 else "must be at least 1"
-
-
 def exports() -> Exports:
     """The module's export table."""
     module = AvpDb()
@@ -157,8 +154,7 @@ def exports() -> Exports:
             Param("type_column", "str", "type", "column: attribute type"),
             Param("val_column", "str", "value", "column: attribute value"),
             Param("flags_column", "str", "flags", "column: flags"),
-            Param("cache_ttl", "int", 60, "seconds attributes are kept before they are read again", check=_positive),
-            Param("cache_negative_ttl", "int", 5, "the same where there are none", check=_positive),
+            *cache_params("attributes are", "where there are none"),
         ),
         init=module.init,
         child_init=module.child_init,

@@ -26,6 +26,7 @@ from serpy.api import (
 )
 from serpy.db.cache import TtlCache
 from serpy.script.avps import FROM_USER, TRACK_TO
+from serpy.script.param_sets import cache_params
 from serpy.script.runtime import log_limited
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.uri import parse_uri, unescape
@@ -131,10 +132,6 @@ def caller_uid(ctx: Context) -> str:
         return ""
 
 
-def _positive(value: object) -> str:
-    return "" if isinstance(value, int) and value > 0 else "must be at least 1"
-
-
 def exports() -> Exports:
     """A fresh instance of the module."""
     module = SpeedDial()
@@ -153,8 +150,7 @@ def exports() -> Exports:
             Param("dial_username_column", "str", "dial_username", "column: the short number"),
             Param("dial_did_column", "str", "dial_did", "column: domain id the number is dialled in"),
             Param("new_uri_column", "str", "new_uri", "column: where it leads"),
-            Param("cache_ttl", "int", 60, "seconds an entry is kept before it is read again", check=_positive),
-            Param("cache_negative_ttl", "int", 5, "the same for numbers without an entry", check=_positive),
+            *cache_params("an entry is", "for numbers without an entry"),
         ),
         init=module.init,
         child_init=module.child_init,

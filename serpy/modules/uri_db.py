@@ -29,6 +29,7 @@ from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import is_usable
 from serpy.script.avps import CLASS_ANY, TO_USER, TRACK_TO, parse_avp_name
+from serpy.script.param_sets import cache_params
 from serpy.sip.uri import parse_uri, unescape
 
 if TYPE_CHECKING:
@@ -191,10 +192,6 @@ def _named_uri(ctx: Context, what: AvpName) -> str | None:
     return None
 
 
-def _positive(value: object) -> str:
-    return "" if isinstance(value, int) and value > 0 else "must be at least 1"
-
-
 def exports() -> Exports:
     """The module's export table."""
     module = UriDb()
@@ -215,12 +212,7 @@ def exports() -> Exports:
             Param("username_column", "str", "username", "column: user part"),
             Param("flags_column", "str", "flags", "column: flags"),
             Param("scheme_column", "str", "scheme", "column: sip, sips, tel or tels"),
-            Param("cache_ttl", "int", 60, "seconds a URI is kept before it is read again", check=_positive),
-            Param("cache_negative_ttl", "int", 5, "the same for unknown URIs", check=_positive),
-            Param(
-                "cache_all_rows", "int", 20000, "tables of up to so many rows are read ahead, whole; 0 never",
-                check=lambda value: "" if isinstance(value, int) and 0 <= value <= 100_000 else "0 to 100000",
-            ),
+            *cache_params("a URI is", "for unknown URIs", read_ahead=True),
         ),
         init=module.init,
         child_init=module.child_init,

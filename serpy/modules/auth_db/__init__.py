@@ -24,6 +24,7 @@ from serpy.modules.auth_db.queries import (
     select_credentials,
     usable,
 )
+from serpy.script.param_sets import cache_params
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,10 +184,6 @@ def _remember(instants: dict[Key, float], key: Key, now: float) -> None:
     instants[key] = now
 
 
-def _positive(value: object) -> str:
-    return "" if isinstance(value, int) and value > 0 else "must be at least 1"
-
-
 def exports() -> Exports:
     """The module's export table."""
     module = AuthDb()
@@ -206,12 +203,7 @@ def exports() -> Exports:
             Param("use_did", "int", 0, "1 also select by domain id"),
             Param("check_all_ha1", "int", 0, "1 try every matching row, 0 only the first"),
             Param("load_credentials", "str", "uid", "columns to load into from-user attributes: a,b or $attr=column"),
-            Param("cache_ttl", "int", 60, "seconds credentials are kept before they are read again", check=_positive),
-            Param("cache_negative_ttl", "int", 5, "the same for unknown users", check=_positive),
-            Param(
-                "cache_all_rows", "int", 20000, "tables of up to so many rows are read ahead, whole; 0 never",
-                check=lambda value: "" if isinstance(value, int) and 0 <= value <= 100_000 else "0 to 100000",
-            ),
+            *cache_params("credentials are", "for unknown users", read_ahead=True),
         ),
         init=module.init,
         child_init=module.child_init,

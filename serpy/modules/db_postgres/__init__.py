@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from serpy.db.interface import parse_url
 from serpy.modules.db_postgres.database import PostgresDatabase
-from serpy.script.exports import Exports, Param
+from serpy.script.exports import Exports
+from serpy.script.param_sets import connection_params
 
 if TYPE_CHECKING:
     from serpy.net.loop import Loop
@@ -46,22 +47,5 @@ def exports() -> Exports:
     return Exports(
         name="db_postgres",
         module=PostgresModule(),
-        params=(
-            Param(
-                "db_timeout",
-                "int",
-                2000,
-                "how long a statement or a connect may take, in milliseconds",
-                attribute="timeout_ms",
-                check=lambda value: "" if value >= 10 else "at least 10",
-            ),
-            Param(
-                "connections",
-                "int",
-                4,
-                "connections of one process, so the number of its handlers that query at the same time",
-                attribute="connections",
-                check=lambda value: "" if 1 <= value <= 100 else "between 1 and 100",
-            ),
-        ),
+        params=connection_params(),
     )
