@@ -67,11 +67,6 @@ class Told:
         self.wanted: Final = wanted
         self.removed: Final = removed
 
-    @property
-    def is_clean(self) -> bool:
-        """True when both sides have the same entries in this range."""
-        return not self.missing and not self.wanted and not self.removed
-
 
 def build_binding(table: str, binding: Binding, wall_now: float) -> bytes:
     """The record of *binding*, b"" when it has expired or cannot travel."""

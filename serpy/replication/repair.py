@@ -43,7 +43,7 @@ BEHIND_S: Final = RECENT_MS / 2000.0
 HELLO_BACKOFF_S: Final = 0.3
 HELLO_AGAIN_S: Final = 1.5
 HELLOS: Final = 5
-INDEX_AGE_S: Final = 3.0  # how old an index may be from which questions are answered
+INDEX_AGE_S: Final = 2.0  # how old an index may be from which is asked and answered
 FORGET_S: Final = 120.0
 DRY_S: Final = 6.0
 MOST_SHOWN: Final = 500
@@ -177,6 +177,7 @@ class Repair:
             peer.differing = set(sums.differing(peer.sums))
             still = sorted(peer.differing & buckets)
             if still:
+                index.made_at = self._loop.now()
                 self.session = self._session(peer, still, index)
                 self._step()
 
@@ -198,8 +199,17 @@ class Repair:
             )
             self.session = None
             return
-        self._ask(session)
-        self._loop.call_at(now + STEP_S, self._step)
+        if now - session.index.made_at < INDEX_AGE_S:
+            self._ask(session)
+            self._loop.call_at(now + STEP_S, self._step)
+            return
+
+        def ready(_sums: Sums, index: Index) -> None:
+            index.made_at = self._loop.now()
+            session.index = index
+            self._step()
+
+        self.scanner.scan(session.buckets, ready, soon=True)
 
     def _ask(self, session: Session) -> None:
         for payload in messages.build_ask(session.number, session.questions(self._loop.now())):
@@ -211,19 +221,20 @@ class Repair:
             if session is None or session.number != number or session.address != address:
                 continue
             for told in answers:
-                if session.told(told, self._loop.now()) and not session.dry:
-                    self._push(session, told)
+                ripe = self._ripe(session, told)
+                done = not told.missing and not told.removed and not ripe
+                if session.told(told, self._loop.now(), done=done) and not session.dry:
+                    self._offer(ripe, session.address, messages.BINDINGS)
                     self._remove(session.index, told.removed)
             if not session.is_over(self._loop.now()):
                 self._ask(session)
 
-    def _push(self, session: Session, told: messages.Told) -> None:
-        """Send the other what it misses."""
+    def _ripe(self, session: Session, told: messages.Told) -> list[tuple[int, Entry]]:
+        """What the other misses, but for what is on its way to it by multicast."""
         now_ms = milliseconds(self._loop.wall_now())
         known = session.index.entries.get(told.bucket, {})
         found = [(entry, known[entry]) for entry in told.wanted if entry in known]
-        ripe = [(entry, each) for entry, each in found if abs(now_ms - each.modified_ms) > RECENT_MS]
-        self._offer(ripe, session.address, messages.BINDINGS)
+        return [(entry, each) for entry, each in found if abs(now_ms - each.modified_ms) > RECENT_MS]
 
     # -- answering -----------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class Session:
         self.number: Final = number | DRY if dry else number
         self.server_id: Final = server_id
         self.address: Final = address
-        self.index: Final = index
+        self.index = index  # a session that lasts gets a fresh one now and then
         self.dry: Final = dry
         self.started: Final = now
         self.progress_at = now
@@ -50,6 +50,7 @@ class Session:
         self.missing = 0
         self.wanted: Final[list[int]] = []
         self.removed: Final[list[tuple[int, int]]] = []
+        self.buckets: Final = set(buckets)
         self._open: Final = {(bucket, 0): _Open(bucket, 0, ALL) for bucket in buckets}
 
     @property
@@ -90,13 +91,13 @@ class Session:
         self._open[each.bucket, middle] = upper
         return self._ask(lower, now) + self._ask(upper, now)
 
-    def told(self, answer: Told, now: float) -> bool:
-        """Take an answer in; False when it answers nothing that is open."""
+    def told(self, answer: Told, now: float, *, done: bool) -> bool:
+        """Take an answer in; False when it answers nothing that is open. *done*: the range needs nothing more."""
         each = self._open.get((answer.bucket, answer.low))
         if each is None or each.high != answer.high:
             return False
         self.progress_at = now
-        if answer.is_clean or self.dry:
+        if done or self.dry:
             del self._open[answer.bucket, answer.low]
             self.missing += answer.missing
             self.wanted.extend(answer.wanted)

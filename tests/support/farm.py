@@ -210,7 +210,8 @@ def register_all(sock: socket.socket, server: tuple[str, int], requests: list[by
             number = order.pop(0)
             if number in waiting:
                 flying.add(number)
-                sock.sendto(waiting[number], server)
+                with contextlib.suppress(TimeoutError):  # the way out is full
+                    sock.sendto(waiting[number], server)
         try:
             answer = sock.recv(65536)
         except TimeoutError:
