@@ -110,6 +110,27 @@ def test_forwarding_always(oob):
         refused(alice, text, 486)
 
 
+def test_forwarding_always_to_another_user(oob):
+    """An address of ours is looked up at once; the published files would send it to that name in the DNS."""
+    if not oob.is_own:
+        pytest.skip("the published files send it through the DNS")
+    alice, bob = oob.phone("alice"), oob.phone("bob")
+    bob.register()
+    with oob.attrs("carol@example.com", fwd_always_target="sip:bob@example.com"):
+        text = invite(alice, "sip:carol@example.com")
+        bob.reply(bob.expect("INVITE"), 486, "Busy Here")
+        refused(alice, text, 486)
+        with oob.attrs("bob@example.com", fwd_always_target="sip:carol@example.com"):
+            refused(alice, invite(alice, "sip:carol@example.com"), 482)
+
+
+def test_forwarding_of_a_user_who_is_not_registered(oob):
+    alice = oob.phone("alice")
+    with oob.attrs("carol@example.com", fwd_noanswer_target="sip:bob@example.com"):
+        answer = refused(alice, invite(alice, "sip:carol@example.com"), 302 if oob.is_own else 480)
+    assert answer.get("Contact").strip("<>") == ("sip:bob@example.com" if oob.is_own else "")
+
+
 @pytest.mark.parametrize("status", [486, 600])
 def test_forwarding_on_busy(oob, status):
     alice, carol = oob.phone("alice"), oob.phone("carol")

@@ -83,6 +83,21 @@ def test_media_proxy_for_a_nated_caller(oob):
     wait_for(lambda: any(command.startswith("D ") and call_id in command for command in oob.media.asked))
 
 
+def test_media_proxy_that_cannot_be_had(oob):
+    """The call goes on without one."""
+    nated, bob = oob.nated_phone("alice"), oob.phone("bob")
+    bob.register()
+    oob.rpc("nathelper.rtpproxy_disable", "all")
+    try:
+        text = invite(nated, bob.aor, "Content-Type: application/sdp", body=SDP)
+        request = bob.expect("INVITE")
+    finally:
+        oob.rpc("nathelper.rtpproxy_enable", "all")
+    assert request.split("\r\n\r\n", 1)[1] == SDP
+    bob.reply(request, 486, "Busy Here")
+    refused(nated, text, 486)
+
+
 def test_media_proxy_is_not_asked_without_a_nat(oob):
     alice, bob = oob.phone("alice"), oob.phone("bob")
     bob.register()
