@@ -102,6 +102,9 @@ class Connection:
         self._inside_since = 0.0  # 0.0 = between two messages
         self._write_by = hub.loop.now() + hub.settings.connect_s if connecting else 0.0
 
+    def __repr__(self) -> str:
+        return f"<connection {self.id:x} with {self.host}:{self.port}>"
+
     # --- out
 
     def send(self, data: bytes, origin: int, *, close: bool = False) -> None:
@@ -182,6 +185,7 @@ class Connection:
 
     def ready(self) -> None:
         """The socket is readable or writable, or its peer is gone."""
+        self._hub.loop.current = self  # for the report of a bug
         if self.connecting:
             error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:

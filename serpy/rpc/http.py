@@ -9,6 +9,7 @@ Runs in: ctl; ``encode_call`` in the udp receiver. Locks: none.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 PIECE: Final = 32768
 RETRY_S: Final = 0.005
 GIVE_UP_S: Final = 10.0
+QUEUED_MAX: Final = 16  # calls that a client may send without waiting for the answer
 _ESCAPE_CR: Final = 128
 
 
@@ -44,13 +46,29 @@ class HttpCalls:
     def __init__(self, server: Server, answer: Answer) -> None:
         self._server: Final = server
         self._answer: Final = answer
+        self._waiting: Final[dict[int, deque[bytes]]] = {}  # connection -> its further calls; in it while one runs
 
     def start(self) -> None:
         """Listen to the receivers."""
         self._server.channels.on(HTTP_RPC, self._take)
 
     def _take(self, payload: bytes, _from_slot: int) -> None:
-        self._server.loop.spawn(lambda: self._run(payload))
+        connection = decode_message(payload[1:])[4]
+        queue = self._waiting.get(connection)
+        if queue is None:
+            self._waiting[connection] = deque((payload,))
+            self._server.loop.spawn(lambda: self._serve(connection))
+        elif len(queue) < QUEUED_MAX:
+            queue.append(payload)
+
+    def _serve(self, connection: int) -> None:
+        """Answer the calls of one connection in the order they came; may park."""
+        queue = self._waiting[connection]
+        try:
+            while queue:
+                self._run(queue.popleft())
+        finally:
+            del self._waiting[connection]
 
     def _run(self, payload: bytes) -> None:
         body, index, host, port, connection = decode_message(payload[1:])

@@ -111,6 +111,11 @@ class TcpWorker(Worker):
         """Let the peers know."""
         self.hub.close()
 
+    def on_bug(self, current: object) -> None:
+        """Close the connection that ran into the bug: what waits on it would run into it again."""
+        if isinstance(current, Connection):
+            current.close("bug")
+
     # --- what the hub tells
 
     def is_full(self) -> bool:
