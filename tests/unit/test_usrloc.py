@@ -161,6 +161,22 @@ def test_memory_only_bindings_never_reach_the_database():
     assert made.store.calls == []
 
 
+def test_unregistering_here_what_another_server_registered_deletes_its_row():
+    made = loaded(server_id=1)
+    put(made, binding(server_id=2), persist=False)
+    put(made, remove=["sip:a@h"])
+    assert [kind for operations, _, _ in made.store.calls for kind, _, _ in operations] == ["delete"]
+
+
+def test_a_removal_by_another_server_deletes_our_row_unless_it_was_refreshed():
+    made = loaded(server_id=1)
+    put(made, binding(server_id=1))
+    put(made, remove=["sip:a@h"], persist=False)
+    assert made.store.calls[-1] == (
+        [("delete", "location", {"uid": "alice", "contact": "sip:a@h", "expires": NOW + 600})], False, "sqlite:///x",
+    )  # fmt: skip
+
+
 def test_a_direct_register_takes_a_replica_over():
     made = loaded()
     put(made, binding(), persist=False)

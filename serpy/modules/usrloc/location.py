@@ -93,6 +93,8 @@ class Location:
                         hook(table, removed, time.time() if persist else 0.0)
                 if persist:
                     self._persist(table, key, current, put, removed, mark)
+                elif removed:
+                    self._forget_rows(table, removed)
                 return after
         raise ResourceError("too many processes change the bindings of one user")
 
@@ -184,6 +186,11 @@ class Location:
         if self.store is None or not self._writes():
             return
         rows = storage.operations(table, put, removed)
+        kept = {binding.contact for binding in put}
+        # Who un-registers here what another server has registered means its row, too: the database may be a shared one.
+        for each in removed:
+            if each.flags & _MEM and each.server_id != self.server_id and each.contact not in kept:
+                rows.append(storage.delete(table, each))
         if not rows:
             return
         if self._db_mode == WRITE_BACK:
@@ -202,6 +209,14 @@ class Location:
         except BackendError:
             self._roll_back(key, uid, before, wanted)
             raise
+
+    def _forget_rows(self, table: str, removed: list[Binding]) -> None:
+        """Another server has removed contacts that are ours: delete their rows unless they have been refreshed since."""
+        if self.store is None or not self._writes():
+            return
+        rows = [storage.delete_expired(table, binding) for binding in removed if not binding.flags & _MEM]
+        if rows:
+            self.store.write(rows, wait=False, url=self._db_url)
 
     def _settle(self, table: str, key: bytes, uid: str, wanted: dict[str, Binding | None]) -> int:
         """Write again what changed in the table while our rows were on their way; return the mark that was looked at."""
