@@ -1,0 +1,268 @@
+"""save_mem_nr takes replicas by CSeq and time; the way of a REGISTER from the script to the group."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+from support.contexts import FLOW, LISTENER, context, request_text
+
+from serpy import loader
+from serpy.api import Exports, Flow, Listener, LocationService, ReplyService
+from serpy.errors import ConfigError
+from serpy.modules import registrar, replication
+from serpy.modules.registrar.replica import Replica
+from serpy.net.handoff import REPLICATION_TOLD
+from serpy.replication import handover
+from serpy.replication.settings import ReplicationSettings, networks, read_key
+from serpy.replication.tombstones import Tombstones
+from serpy.script.avps import TO_USER
+from serpy.shm.record import Binding
+from serpy.shm.segment import Segment
+from serpy.sip.parser import parse_message
+from serpy.transaction.forward import E_SEND, Forwarder, is_group
+
+GROUP = Listener(3, "udp", "224.0.1.75", 5060, multicast=True)
+WALL = time.time()
+
+
+class Location:
+    """A table of one user."""
+
+    def __init__(self):
+        self.now = []
+        self.persisted = []
+
+    def bindings(self, _table, _uid):
+        return self.now
+
+    def update(self, _table, uid, decide, *, persist=True):
+        put, removed = decide(list(self.now))
+        gone = {each.contact for each in [*put, *removed]}
+        self.now = [each for each in self.now if each.contact not in gone] + put
+        self.persisted.append((uid, persist))
+        return self.now
+
+
+class Member:
+    """The registrar of one server of a farm."""
+
+    def __init__(self, server_id=1, *, store=False):
+        self.location = Location()
+        self.tombstones = Tombstones(Segment(1 << 20), 64)
+        settings = ReplicationSettings()
+        settings.store_replicas = store
+        known = {LocationService: self.location, Tombstones: self.tombstones, ReplicationSettings: settings}
+        replies = SimpleNamespace(reply=lambda *_args: True)
+        server = SimpleNamespace(
+            settings=SimpleNamespace(server_id=server_id), find=known.get, bind=lambda key: known.get(key, replies)
+        )
+        assert ReplyService not in known
+        self.module = registrar.exports().module
+        self.module.init(server)
+        self.module.child_init(server)
+
+    def replica(self, cseq, *, taken=0.0, contact="<sip:c@h>", expires=600, call_id="call", uid="alice", server=2):
+        text = request_text(
+            f"Contact: {contact}", f"Expires: {expires}", method="REGISTER", uri=f"sip:{uid}@example.com"
+        )
+        text = text.replace("Call-ID: call-1@203.0.113.7", f"Call-ID: {call_id}").replace("CSeq: 1", f"CSeq: {cseq}")
+        stamp = f"Serpy-Replica: grp=0;id={server};boot=1;seq=1;ts={round((WALL + taken) * 1000)};mac=0"
+        text = text.replace("\r\nVia", f"\r\n{stamp}\r\nVia", 1)
+        ctx = context(text, flow=Flow(GROUP, "192.0.2.9", 5060), wall_now=WALL)
+        ctx.avps.set(TO_USER, "uid", uid)
+        return self.module.save_mem_nr(ctx, "location")
+
+    @property
+    def cseqs(self):
+        return [(each.call_id, each.cseq) for each in self.location.now]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        pytest.param({"cseq": 1}, {"cseq": 2}, [("call", 2)], id="in-order"),
+        pytest.param({"cseq": 2}, {"cseq": 1}, [("call", 2)], id="reordered"),
+        pytest.param(
+            {"cseq": 9, "call_id": "a"}, {"cseq": 1, "call_id": "b", "taken": 1.0}, [("b", 1)], id="later-call"
+        ),
+        pytest.param(
+            {"cseq": 1, "call_id": "a"}, {"cseq": 9, "call_id": "b", "taken": -1.0}, [("a", 1)], id="earlier-call"
+        ),
+        pytest.param({"cseq": 1}, {"cseq": 2, "expires": 0}, [], id="removed"),
+        pytest.param({"cseq": 2, "expires": 0}, {"cseq": 1}, [], id="removed-before-it-came"),
+        pytest.param({"cseq": 2, "expires": 0, "contact": "*"}, {"cseq": 1}, [], id="all-removed-before-it-came"),
+        pytest.param({"cseq": 2, "expires": 0}, {"cseq": 3}, [("call", 3)], id="registered-again"),
+        pytest.param({"cseq": 2}, {"cseq": 1, "expires": 0, "contact": "*"}, [("call", 2)], id="an-old-removal"),
+    ],
+)
+def test_replicas_resolve_by_cseq_then_time(first, second, left):
+    member = Member()
+    assert member.replica(**first) == 1
+    assert member.replica(**second) == 1
+    assert member.cseqs == left
+
+
+def test_a_replica_keeps_the_time_at_which_it_was_taken_elsewhere():
+    member = Member()
+    member.replica(1, taken=-7.5)
+    assert member.location.now[0].modified_at == pytest.approx(WALL - 7.5, abs=0.001)
+
+
+def test_an_escaped_uid_is_unescaped():
+    member = Member()
+    member.replica(1, uid="alice%40example.com")
+    assert member.location.persisted == [("alice@example.com", False)]
+
+
+def test_replicas_are_stored_when_each_server_has_a_database_of_its_own():
+    member = Member(store=True)
+    member.replica(1)
+    assert member.location.persisted == [("alice", True)]
+
+
+def test_a_header_that_did_not_come_from_the_group_is_not_believed():
+    replica = Replica("location", None, WALL, None)
+    assert replica.taken_at == WALL
+    assert not replica.is_buried("alice", "sip:c@h", "call", 1)
+
+
+def test_a_removal_here_covers_refreshes_that_we_have_not_seen():
+    member = Member()
+    member.location.now = [Binding("alice", "sip:c@h", int(WALL) + 600, call_id="call", cseq=1, modified_at=WALL - 60)]
+    text = request_text("Contact: <sip:c@h>;expires=0", method="REGISTER").replace("CSeq: 1", "CSeq: 3")
+    ctx = context(text.replace("call-1@203.0.113.7", "call"), wall_now=WALL)
+    ctx.avps.set(TO_USER, "uid", "alice")
+    assert member.module.save_contacts(ctx, "location") == 1
+    member.replica(2, taken=-1.0)
+    assert member.cseqs == []
+
+
+# ---- out
+
+
+def forwarder():
+    sent, handed = [], []
+    made = Forwarder([LISTENER, GROUP], sent.append, "cookie")
+    made.to_group = lambda data, flow, wall_now: handed.append((data, flow, wall_now)) or True
+    return made, sent, handed
+
+
+def test_a_register_for_a_group_goes_to_the_timer_process_without_credentials():
+    made, sent, handed = forwarder()
+    ctx = context(
+        request_text("Authorization: Digest x", "Proxy-Authorization: y", "Serpy-Replica: forged", "X-Y: y", method="REGISTER"),
+        wall_now=WALL,
+    )  # fmt: skip
+    assert made.forward(ctx, "sip:224.0.1.75:5060;transport=udp")
+    ((data, flow, wall_now),) = handed
+    assert not sent
+    assert (flow.host, flow.port, wall_now) == ("224.0.1.75", 5060, WALL)
+    request = parse_message(data)
+    assert not {"authorization", "proxy-authorization", "serpy-replica"} & set(request.names)
+    assert request.get("x-y") == "y"
+    assert len(request.get_all("via")) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "flow"),
+    [
+        pytest.param("INVITE", FLOW, id="not-a-register"),
+        pytest.param("REGISTER", Flow(GROUP, "192.0.2.9", 5060), id="a-replica"),
+    ],
+)
+def test_nothing_else_goes_to_a_group(method, flow):
+    made, sent, handed = forwarder()
+    ctx = context(request_text(method=method), flow=flow)
+    assert not made.forward(ctx, "sip:224.0.1.75:5060;transport=udp")
+    assert ctx.last_error == E_SEND
+    assert not sent
+    assert not handed
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("224.0.1.75", True), ("239.255.255.255", True), ("223.1.1.1", False), ("240.0.0.1", False), ("22.4.5.6", False),
+     ("23.4.5.6", False), ("2.2.4.1", False), ("ff02::1", True), ("fe80::1", False), ("::1", False), ("", False)],
+)  # fmt: skip
+def test_groups_are_told_from_other_addresses(host, expected):
+    assert is_group(host) is expected
+
+
+def test_the_hand_over_keeps_everything():
+    payload = handover.encode(b"REGISTER", Flow(LISTENER, "224.0.1.75", 5060), 1_700_000_000.1234)
+    assert handover.decode(payload) == (b"REGISTER", 0, "224.0.1.75", 5060, 1_700_000_000_123)
+
+
+# ---- set-up
+
+
+def test_a_server_that_listens_on_a_group_has_the_module_without_naming_it(tmp_path):
+    path = tmp_path / "conf"
+    path.write_text("listen = udp:127.0.0.1:5099\nlisten = udp:224.0.1.75:5099\nserver_id = 4\nroute { drop; }\n")
+    server = loader.load(str(path), {}, run_dir=str(tmp_path))
+    assert isinstance(server.exports["replication"], Exports)
+    secret = (tmp_path / "secrets").read_text().split("REPLICATION_SECRET=")[1].split("\n")[0]
+    assert server.bind(ReplicationSettings).key == secret.encode()
+    assert server.find(Tombstones) is not None
+    assert "replication.dropped_forged" in server.counters.snapshot()
+
+
+def test_a_secrets_file_of_an_earlier_version_gets_what_it_lacks(tmp_path):
+    (tmp_path / "secrets").write_text("AUTH_SECRET=a\nCOOKIE_SECRET=b\n")
+    conf = tmp_path / "conf"
+    conf.write_text("listen = udp:127.0.0.1:5099\nroute { drop; }\n")
+    loader.load(str(conf), {}, run_dir=str(tmp_path))
+    first = (tmp_path / "secrets").read_text()
+    loader.load(str(conf), {}, run_dir=str(tmp_path))
+    assert first.startswith("AUTH_SECRET=a\nCOOKIE_SECRET=b\nREPLICATION_SECRET=")
+    assert (tmp_path / "secrets").read_text() == first
+
+
+def test_trusted_sources_are_addresses_and_networks():
+    settings = ReplicationSettings()
+    assert not settings.trusts("192.0.2.1")
+    settings.trusted = networks(["192.0.2.0/28", "2001:db8::1"])
+    assert [settings.trusts(host) for host in ("192.0.2.1", "192.0.2.16", "2001:db8::1")] == [True, False, True]
+    with pytest.raises(ConfigError, match="is no address or network"):
+        networks(["example.com"])
+
+
+def test_the_key_may_stand_in_a_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(" secret\n")
+    assert read_key(str(path)) == b"secret"
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_key(str(path))
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_key(str(tmp_path / "none"))
+
+
+def test_ctl_asks_the_timer_process_and_gets_its_answer():
+    module = replication.exports().module
+    handlers, resumed = {}, []
+
+    class Loop:
+        def new_ticket(self):
+            return SimpleNamespace(id=7)
+
+        def now(self):
+            return 0.0
+
+        def wait(self, ticket, _deadline):
+            handlers[REPLICATION_TOLD](json.dumps({"id": ticket.id, "answer": {"peers": []}}).encode(), 1)
+            return resumed[-1][1]
+
+        def resume(self, number, value):
+            resumed.append((number, value))
+
+    sent = []
+    channels = SimpleNamespace(
+        on=handlers.__setitem__, send=lambda slot, kind, payload: sent.append((slot, kind, json.loads(payload))) or True
+    )
+    server = SimpleNamespace(role="ctl", channels=channels, loop=Loop(), settings=SimpleNamespace(children=2))
+    module.child_init(server)
+    assert module.status() == {"peers": []}
+    assert sent[0][0] == 2
+    assert sent[0][2] == {"id": 7, "question": "status", "peer": -1}
