@@ -274,6 +274,30 @@ _POSTGRES_FUNCTIONS: Final = (
     ),
 )
 
+CHANNEL: Final = "serpy"  # of PostgreSQL's notices
+CACHED: Final[dict[str, str]] = {
+    "domain": "domain", "domain_attrs": "domain", "credentials": "credentials", "uri": "uri", "user_attrs": "user_attrs",
+    "uri_attrs": "uri_attrs", "global_attrs": "global_attrs", "speed_dial": "speed_dial",
+}  # fmt: skip
+"""Tables whose rows the processes keep, and the generation number that makes them forget."""
+
+
+def _postgres_triggers() -> list[str]:
+    """Every change of a cached table is a notice with its name, once for each transaction."""
+    statements = [
+        (
+            "create or replace function serpy_changed() returns trigger language plpgsql"
+            f" as $$ begin perform pg_notify('{CHANNEL}', tg_table_name); return null; end $$"
+        )
+    ]
+    for table in CACHED:
+        statements.append(f"drop trigger if exists serpy_changed on {quoted(table)}")
+        statements.append(
+            f"create trigger serpy_changed after insert or update or delete or truncate on {quoted(table)}"
+            " for each statement execute function serpy_changed()"
+        )
+    return statements
+
 
 def _literal(value: str | float) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
@@ -334,6 +358,7 @@ def render(dialect: str) -> list[str]:
     statements = [statement for table in _ALL for statement in render_table(dialect, table)]
     if dialect == "postgres":
         statements.extend(_POSTGRES_FUNCTIONS)
+        statements.extend(_postgres_triggers())
     return statements
 
 

@@ -467,3 +467,41 @@ def test_mysql_writes_many_rows_in_few_statements_and_reads_them_back_in_pages(m
         after = page[-1][:2]
     assert [row[2] for row in seen] == [5000 + i for i in range(1200)]
     handle.close()
+
+
+@pytest.mark.postgres
+def test_postgresql_tells_of_changed_tables_and_of_everything_after_a_lost_connection(
+    postgres_url, postgres, monkeypatch
+):
+    from serpy.modules.db_postgres import notices
+
+    monkeypatch.setattr(notices, "RETRY_S", 0.02)
+    writer = module_of(postgres_url).open(postgres_url, read_only=False)
+    schema.create(writer)
+    changed = []
+
+    def watching(loop):
+        def until(wanted):
+            for _ in range(400):
+                if changed == wanted:
+                    return
+                loop.sleep(0.01)
+            assert changed == wanted
+
+        reader = module_of(postgres_url).open(postgres_url, read_only=True, loop=loop)
+        reader.watch(changed.append)
+        while reader._notices._link is None:
+            loop.sleep(0.01)
+        row = {"uid": "u1", "did": "d", "username": "a"}
+        writer.write([("insert", "uri", row), ("insert", "uri", row), ("upsert", "location", binding())])
+        until(["uri"])
+        postgres.sql("update domain set flags = 33", "ser")
+        until(["uri", "domain"])
+        postgres.cut()
+        until(["uri", "domain", ""])
+        postgres.sql("delete from credentials", "ser")
+        until(["uri", "domain", "", "credentials"])
+        return "done"
+
+    assert run_in_loop(watching) == ["done"]
+    writer.close()

@@ -6,7 +6,7 @@ Runs in: every process that queries; nothing is shared. Locks: none.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg2
 
@@ -14,6 +14,7 @@ from serpy.db.interface import DatabaseUrl, Operation, Row, Value
 from serpy.db.pool import Pool
 from serpy.db.sql import storable
 from serpy.modules.db_postgres.link import Link, connect, limit_prepared, prepare, run
+from serpy.modules.db_postgres.notices import Notices
 from serpy.modules.db_postgres.statements import (
     POSTGRES,
     Group,
@@ -34,6 +35,7 @@ class PostgresDatabase(Pool[Link]):
         super().__init__(url, timeout_s=timeout_s, connections=connections)
         self.dialect = "postgres"
         self._read_only = read_only
+        self._notices: Notices | None = None
 
     def open_link(self) -> Link:
         """A new connection."""
@@ -47,6 +49,12 @@ class PostgresDatabase(Pool[Link]):
     def is_closed(self, link: Link) -> bool:
         """True when libpq has given it up."""
         return bool(link.closed)
+
+    def watch(self, on_change: Callable[[str], None]) -> None:
+        """Call *on_change* with the name of each table of the identity model that changes, "" when it may be any."""
+        assert self.loop is not None  # in ctl, after the fork
+        self._notices = Notices(self.url, self.loop, self._timeout_s, on_change)
+        self._notices.start()
 
     # -- the interface
 
