@@ -232,6 +232,7 @@ def test_columns_of_another_name_and_their_times_as_text():
     row = world.store.rows[0][1]
     assert row["call_id"] == "call-1@203.0.113.7"
     assert row["began"] == "2023-11-14 22:13:20"
+    assert isinstance(row["response_timestamp"], str)
 
 
 LONG = "x" * 300

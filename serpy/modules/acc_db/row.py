@@ -49,6 +49,7 @@ LETTERS: Final = (
     ("a", "attrs_column", "attrs", "attributes"),
 )
 ALL_LETTERS: Final = "acdfgimnoprtuxDFIMPRSTUX"
+_ORDER: Final = "IUDMftSmioFTcnuRrdpPxXga"  # of the values in a row
 _ALWAYS: Final = "xX"  # the tables do without none of these
 # What the ACK of an accounted INVITE shares with it.
 SHARED: Final = "IUDMuRga"
@@ -64,50 +65,56 @@ class Row:
     """Makes rows with the administrator's columns: *columns* by letter, *letters* to fill, *attrs* to list."""
 
     def __init__(self, columns: Mapping[str, str], letters: str, attrs: list[AvpName], server_id: int) -> None:
-        self._names: Final[dict[str, str]] = dict(columns)
+        self._names: Final[tuple[str, ...]] = (columns["server_id"], *[columns[letter] for letter in _ORDER])
         self._left_out: Final[list[str]] = [
             columns[letter] for letter in ALL_LETTERS if letter not in letters and letter not in _ALWAYS
         ]
+        self._shared: Final[list[str]] = [columns[letter] for letter in SHARED]
+        self._times: Final = (columns["x"], columns["X"])
         self._attrs: Final[list[AvpName]] = attrs
         self._server_id: Final = server_id
-        self._server_id_column: Final = columns["server_id"]
+        self._tables: Final[dict[str, bool]] = {}  # does the schema know both times of the table?
 
     def make(
         self, table: str, ctx: Context, request: Request, arrived: float, status: int, response: Response | None,
         to_tag: str, uri: str, now: float,
     ) -> dict[str, Value]:  # fmt: skip
         """The row for *request*. *status* 0 = none; *response* None = an answer of our own, with *to_tag*."""
-        names = self._names
         avps = ctx.avps
         to_value = request.get("to") if response is None else response.get("to")
         username, realm = _digest(ctx)
-        row: dict[str, Value] = {
-            self._server_id_column: self._server_id,
-            names["I"]: _word(avps.newest(FROM_USER, "uid")),
-            names["U"]: _word(avps.newest(TO_USER, "uid")),
-            names["D"]: _word(avps.search("did", TRACK_TO)),
-            names["M"]: _word(avps.search("did", TRACK_FROM)),
-            names["f"]: _text(request.get("from"), _TEXT_MAX),
-            names["t"]: _text(to_value, _TEXT_MAX),
-            names["S"]: status or None,
-            names["m"]: _text(request.method, _METHOD_MAX),
-            names["i"]: _text(request.request_uri, _TEXT_MAX),
-            names["o"]: _text(uri, _TEXT_MAX),
-            names["F"]: _text(request.from_.uri_text, _TEXT_MAX),
-            names["T"]: _text(request.to.uri_text, _TEXT_MAX),
-            names["c"]: _text(request.call_id, _TEXT_MAX),
-            names["n"]: request.cseq.number,
-            names["u"]: _text(username, _ID_MAX),
-            names["R"]: _text(realm, _TEXT_MAX),
-            names["r"]: _text(request.from_tag, _TAG_MAX),
-            names["d"]: _text(to_tag, _TAG_MAX),
-            names["p"]: ctx.flow.host,
-            names["P"]: ctx.flow.port,
-            names["x"]: _time(table, names["x"], arrived),
-            names["X"]: _time(table, names["X"], now),
-            names["g"]: ctx.flags & 0xFFFFFFFF,
-            names["a"]: _text(self._attributes(ctx), _TEXT_MAX) if self._attrs else None,
-        }
+        known = self._tables.get(table)
+        if known is None:
+            known = self._tables[table] = all(is_datetime(table, column) for column in self._times)
+        values: list[Value] = [  # in the order of _ORDER
+            self._server_id,
+            _word(avps.newest(FROM_USER, "uid")),
+            _word(avps.newest(TO_USER, "uid")),
+            _word(avps.search("did", TRACK_TO)),
+            _word(avps.search("did", TRACK_FROM)),
+            _text(request.get("from"), _TEXT_MAX),
+            _text(to_value, _TEXT_MAX),
+            status or None,
+            _text(request.method, _METHOD_MAX),
+            _text(request.request_uri, _TEXT_MAX),
+            _text(uri, _TEXT_MAX),
+            _text(request.from_.uri_text, _TEXT_MAX),
+            _text(request.to.uri_text, _TEXT_MAX),
+            _text(request.call_id, _TEXT_MAX),
+            request.cseq.number,
+            _text(username, _ID_MAX),
+            _text(realm, _TEXT_MAX),
+            _text(request.from_tag, _TAG_MAX),
+            _text(to_tag, _TAG_MAX),
+            ctx.flow.host,
+            ctx.flow.port,
+            # Times as text where the drivers do not know the administrator's table or columns.
+            int(arrived) if known else time_text(arrived),
+            int(now) if known else time_text(now),
+            ctx.flags & 0xFFFFFFFF,
+            _text(self._attributes(ctx), _TEXT_MAX) if self._attrs else None,
+        ]
+        row = dict(zip(self._names, values, strict=True))
         for name in self._left_out:
             del row[name]
         return row
@@ -115,8 +122,7 @@ class Row:
     def shared(self, row: dict[str, Value]) -> dict[str, Value]:
         """The part of *row* that the ACK's row repeats."""
         found: dict[str, Value] = {}
-        for letter in SHARED:
-            name = self._names[letter]
+        for name in self._shared:
             if name in row:
                 found[name] = row[name]
         return found
@@ -165,8 +171,3 @@ def _text(text: str | None, limit: int) -> str | None:
     if "\0" in text:
         text = text.replace("\0", "?")
     return text if len(text) <= limit else text[:limit]
-
-
-def _time(table: str, column: str, seconds: float) -> Value:
-    """*seconds* for a column of the schema, else their text: the drivers do not know the administrator's columns."""
-    return int(seconds) if is_datetime(table, column) else time_text(seconds)
