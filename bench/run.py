@@ -1,6 +1,6 @@
 """Side by side with Debian's Kamailio: alternating runs, a table, a JSON file with the ratios.
 
-usage: make bench [BENCH="--scenario call --rate 1000 --seconds 20 --rounds 3"]
+usage: make bench [BENCH="--scenario call --rate 1000 --seconds 20 --rounds 3 --children 2"]
 
 CPU is that of the whole server process tree per call (or registration) in microseconds; the database server's CPU is
 shown beside it and counts for whoever uses it. Only ratios from one run mean anything: absolute figures drift.
@@ -22,16 +22,20 @@ from servers import DOMAIN, HERE, REPO, Kamailio, Postgres, Program, Serpy, cpu_
 
 USERS = 10_000
 # What issue and architecture ask for: serpy's total over Kamailio's.
-TARGETS = {"call": 1.2, "options": 1.2, "register-postgres": 0.6, "register-sqlite": 0.6}
+TARGETS = {"call": 1.2, "options": 1.2, "register-postgres": 0.6, "register-sqlite": 0.6, "oob-call": 0.7}
+RATES = {"call": 1000, "oob-call": 500}  # calls a second; the others 1500
+CALLEES = 100  # registered users that oob-call calls
 
 
-def sipp(scenario: str, port: int, calls: int, rate: int, *words: str, folder: Path) -> dict[str, int]:
+def sipp(
+    scenario: str, port: int, calls: int, rate: int, *words: str, folder: Path, own_port: int = 0
+) -> dict[str, int]:
     """Run one SIPp client to its end and return its final counters."""
     stats = folder / f"stats-{time.time_ns()}.csv"
     subprocess.run(
         [
-            "sipp", f"127.0.0.1:{port}", "-sf", str(HERE / "sipp" / scenario), "-i", "127.0.0.1", "-p", str(free_port()),
-            "-m", str(calls), "-r", str(rate), "-l", "100000", "-nostdin", "-timeout", str(calls // rate + 60),
+            "sipp", f"127.0.0.1:{port}", "-sf", str(HERE / "sipp" / scenario), "-i", "127.0.0.1",
+            "-p", str(own_port or free_port()), "-m", str(calls), "-r", str(rate), "-l", "100000", "-nostdin", "-timeout", str(calls // rate + 60),
             "-trace_stat", "-stf", str(stats), "-fd", "5", "-buff_size", "4194304", *words,
         ],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, cwd=folder,
@@ -62,11 +66,7 @@ def measure(server: Program, drive, calls: int, database: Postgres | None) -> di
 
 def run_call(server: Program, rate: int, seconds: int) -> dict[str, float]:
     port = free_port()
-    callee = subprocess.Popen(
-        ["sipp", "-sf", str(HERE / "sipp/call_uas.xml"), "-i", "127.0.0.1", "-p", str(port), "-nostdin",
-         "-buff_size", "4194304"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=server.folder,
-    )  # fmt: skip
+    callee = start_callee(server, port)
     try:
         return measure(
             server,
@@ -98,13 +98,50 @@ def run_register(server: Program, rate: int, seconds: int, database: Postgres | 
     )  # fmt: skip
 
 
+def run_oob_call(server: Program, rate: int, seconds: int, database: Postgres | None) -> dict[str, float]:
+    """Callees register from the port that then answers their calls; every caller is challenged."""
+    port = free_port()
+    phones = server.folder / "phones.csv"
+    phones.write_text(
+        "SEQUENTIAL\n" + "".join(f"u{n};[authentication username=u{n} password=p{n}]\n" for n in range(CALLEES))
+    )
+    done = sipp("register.xml", server.port, CALLEES, 200, "-inf", str(phones), "-key", "domain", DOMAIN,
+                folder=server.folder, own_port=port)  # fmt: skip
+    if done["ok"] != CALLEES:
+        raise SystemExit(f"{CALLEES - done['ok']} callees could not register")
+    callers = server.folder / "callers.csv"
+    callers.write_text(
+        "SEQUENTIAL\n"
+        + "".join(f"u{n};[authentication username=u{n} password=p{n}];u{n % CALLEES}\n" for n in range(CALLEES, USERS))
+    )
+    callee = start_callee(server, port)
+    try:
+        return measure(
+            server,
+            lambda calls: sipp("oob_call.xml", server.port, calls, rate, "-inf", str(callers), "-key", "domain", DOMAIN,
+                               folder=server.folder),
+            rate * seconds, database,
+        )  # fmt: skip
+    finally:
+        callee.kill()
+        callee.wait()
+
+
+def start_callee(server: Program, port: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["sipp", "-sf", str(HERE / "sipp/call_uas.xml"), "-i", "127.0.0.1", "-p", str(port), "-nostdin",
+         "-buff_size", "4194304"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=server.folder,
+    )  # fmt: skip
+
+
 def ha1(user: str, password: str) -> str:
     return hashlib.md5(f"{user}:{DOMAIN}:{password}".encode()).hexdigest()
 
 
 def kamailio_database(database: Postgres) -> str:
     url = database.create("kamailio")
-    for name in ("standard", "auth_db", "usrloc"):
+    for name in ("standard", "auth_db", "usrloc", "acc"):
         database.sql("kamailio", file=f"/usr/share/kamailio/postgres/{name}-create.sql")
     rows = ",".join(f"('u{n}','{DOMAIN}','{ha1(f'u{n}', f'p{n}')}')" for n in range(USERS))
     database.sql_file("kamailio", f"insert into subscriber (username, domain, ha1) values {rows};")
@@ -122,42 +159,48 @@ def serpy_database(server: Serpy) -> None:
     server.ctl("user", "import", str(listing))
 
 
-def make(name: str, scenario: str, database: Postgres | None) -> Program:
+def make(name: str, scenario: str, children: int, database: Postgres | None) -> Program:
     if scenario in ("call", "options"):
-        return Kamailio("call.cfg") if name == "kamailio" else Serpy(HERE / "serpy/call.conf")
+        config = HERE / "serpy/call.conf"
+        return Kamailio("call.cfg", children) if name == "kamailio" else Serpy(config, {"CHILDREN": str(children)})
     if name == "kamailio":
         assert database is not None
-        return Kamailio("register.cfg", kamailio_database(database))
-    server = Serpy(REPO / "etc/serpy.conf")
-    if scenario == "register-postgres":
+        config_name = "oob.cfg" if scenario == "oob-call" else "register.cfg"
+        return Kamailio(config_name, children, kamailio_database(database))
+    server = Serpy(REPO / "etc/serpy.conf", {"CHILDREN": str(children)})
+    if scenario == "register-sqlite":
+        server.defines["DB_URL"] = f"sqlite:///{server.folder}/serpy.db"
+    else:
         assert database is not None
         server.defines["DB_URL"] = database.create("serpy")
-    else:
-        server.defines["DB_URL"] = f"sqlite:///{server.folder}/serpy.db"
     serpy_database(server)
     return server
 
 
-def one_run(name: str, scenario: str, rate: int, seconds: int, database: Postgres | None) -> dict[str, float]:
-    server = make(name, scenario, database)
+def one_run(
+    name: str, scenario: str, rate: int, seconds: int, children: int, database: Postgres | None
+) -> dict[str, float]:
+    server = make(name, scenario, children, database)
     try:
         server.start()
         if scenario == "call":
             return run_call(server, rate, seconds)
         if scenario == "options":
             return run_options(server, rate, seconds)
+        if scenario == "oob-call":
+            return run_oob_call(server, rate, seconds, database)
         return run_register(server, rate, seconds, database)
     finally:
         server.stop()
 
 
-def compare(scenario: str, rate: int, seconds: int, rounds: int) -> dict[str, object]:
-    database = Postgres() if scenario.startswith("register") else None
+def compare(scenario: str, rate: int, seconds: int, rounds: int, children: int) -> dict[str, object]:
+    database = Postgres() if scenario not in ("call", "options") else None
     runs: dict[str, list[dict[str, float]]] = {"serpy": [], "kamailio": []}
     try:
         for round_number in range(rounds):
             for name in ("serpy", "kamailio"):
-                result = one_run(name, scenario, rate, seconds, database)
+                result = one_run(name, scenario, rate, seconds, children, database)
                 runs[name].append(result)
                 print(
                     f"{scenario:18} {rate:5}/s round {round_number + 1} {name:9}"
@@ -173,16 +216,17 @@ def compare(scenario: str, rate: int, seconds: int, rounds: int) -> dict[str, ob
         name: statistics.median(run["server_us"] + run["database_us"] for run in results)
         for name, results in runs.items()
     }
-    return {"scenario": scenario, "rate": rate, "runs": runs, "total_us": total,
+    return {"scenario": scenario, "rate": rate, "children": children, "runs": runs, "total_us": total,
             "ratio": total["serpy"] / total["kamailio"], "target": TARGETS.get(scenario)}  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", action="append", choices=sorted(TARGETS), help="default: all")
-    parser.add_argument("--rate", type=int, default=0, help="calls a second (default: 1000; register and options 1500)")
+    parser.add_argument("--rate", type=int, default=0, help="calls a second (default: 1000; oob-call 500; others 1500)")
     parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--children", type=int, default=2, help="receiver processes of either server")
     options = parser.parse_args()
     for program in ("kamailio", "sipp", "psql"):
         if not shutil.which(program):
@@ -193,8 +237,8 @@ def main() -> int:
             return 1
     results = []
     for scenario in options.scenario or sorted(TARGETS):
-        rate = options.rate or (1000 if scenario == "call" else 1500)
-        results.append(compare(scenario, rate, options.seconds, options.rounds))
+        rate = options.rate or RATES.get(scenario, 1500)
+        results.append(compare(scenario, rate, options.seconds, options.rounds, options.children))
     print(f"\n{'scenario':18} {'rate':>6} {'serpy µs':>9} {'kamailio µs':>12} {'ratio':>6} {'target':>7}")
     for row in results:
         total = row["total_us"]

@@ -121,9 +121,10 @@ class Program:
 class Kamailio(Program):
     name = "kamailio"
 
-    def __init__(self, config: str, url: str = "") -> None:
+    def __init__(self, config: str, children: int = 2, url: str = "") -> None:
         super().__init__()
         self.config = config
+        self.children = children
         self.url = url
 
     def command(self) -> list[str]:
@@ -131,7 +132,7 @@ class Kamailio(Program):
         return [
             "kamailio", "-DD", "-E", "-x", "fm", "-X", "fm", "-m", "512", "-f", str(HERE / "kamailio" / self.config),
             "-l", f"udp:127.0.0.1:{self.port}", "-Y", str(self.folder), "-P", str(self.folder / "pid"),
-            *(["-A", f'DBURL="{self.url}"'] if self.url else []),
+            "-A", f"CHILDREN={self.children}", *(["-A", f'DBURL="{self.url}"'] if self.url else []),
         ]  # fmt: skip
 
 
