@@ -149,13 +149,22 @@ class Sealer:
 
 def register_time(value: str | None) -> float:
     """Unix time in the value of a verified Serpy-Replica header: when the sender took the REGISTER; 0.0 without one."""
+    return max(0, _field(value, "ts=")) / 1000.0
+
+
+def register_server(value: str | None) -> int:
+    """The sender's server id in that value; -1 without one."""
+    return _field(value, "id=")
+
+
+def _field(value: str | None, name: str) -> int:
     if value is not None:
         for field in value.split(";"):
-            if field.startswith("ts="):
-                digits = field[3:]
+            if field.startswith(name):
+                digits = field[len(name) :]
                 if digits.isascii() and digits.isdigit() and len(digits) <= LONGEST_NUMBER:
-                    return int(digits) / 1000.0
-    return 0.0
+                    return int(digits)
+    return -1
 
 
 def _number(field: bytes, name: bytes, base: int = 10) -> int:

@@ -109,6 +109,12 @@ def test_a_replica_keeps_the_time_at_which_it_was_taken_elsewhere():
     assert member.location.now[0].modified_at == pytest.approx(WALL - 7.5, abs=0.001)
 
 
+def test_a_contact_belongs_to_the_server_of_the_envelope():
+    member = Member()
+    member.replica(1, server=23)
+    assert member.location.now[0].server_id == 23
+
+
 def test_an_escaped_uid_is_unescaped():
     member = Member()
     member.replica(1, uid="alice%40example.com")

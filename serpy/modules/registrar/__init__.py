@@ -196,6 +196,11 @@ class Registrar:
             contacts = request.contacts
         except ParseError as exc:
             raise ParseError(str(exc), header="Contact") from None
+        replica: Replica | None = None
+        if replica_of:
+            # Only what the timer process has verified comes in by a multicast listener.
+            signed = request.get("serpy-replica") if ctx.flow.listener.multicast else None
+            replica = Replica(replica_of, signed, ctx.wall_now, self._tombstones)
         registration = Registration(
             self.policy,
             uid,
@@ -208,13 +213,10 @@ class Registrar:
             nat=nat,
             received=source_uri(ctx) if nat else "",
             trusted=trust == -2 or (trust >= 0 and (ctx.flags >> trust) & 1 != 0),
-            server_id=self._owner(ctx),
+            server_id=self._owner(ctx, replica),
             wall_now=ctx.wall_now,
         )
-        if replica_of:
-            # Only what the timer process has verified comes in by a multicast listener.
-            signed = request.get("serpy-replica") if ctx.flow.listener.multicast else None
-            registration.replica = Replica(replica_of, signed, ctx.wall_now, self._tombstones)
+        registration.replica = replica
         return registration
 
     def _bury(self, tombstones: Tombstones, table: str, registration: Registration) -> None:
@@ -232,9 +234,11 @@ class Registrar:
             return int(value) if value.isascii() and value.isdigit() and len(value) <= 9 else -1
         return value if value is not None and 0 <= value < 1 << 31 else -1
 
-    def _owner(self, ctx: Context) -> int:
-        """The server id of the binding: the one named, else our own."""
+    def _owner(self, ctx: Context, replica: Replica | None) -> int:
+        """The server id of the binding: the one named by the script, else by the envelope of a replica, else our own."""
         named = self._named_owner(ctx)
+        if named < 0 and replica is not None and 0 <= replica.server_id < 1 << 31:
+            return replica.server_id
         return named if named >= 0 else self._server_id
 
     def _is_own_replica(self, ctx: Context) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.replication.envelope import register_time
+from serpy.replication.envelope import register_server, register_time
 from serpy.replication.merge import is_newer
 from serpy.replication.tombstones import ALL, KEEP_MAX_S, Tombstones
 from serpy.shm.record import Binding
@@ -18,6 +18,7 @@ class Replica:
 
     def __init__(self, table: str, signed: str | None, wall_now: float, tombstones: Tombstones | None) -> None:
         self.taken_at: Final = register_time(signed) or wall_now
+        self.server_id: Final = register_server(signed)
         self._table: Final = table
         self._tombstones: Final = tombstones
 
