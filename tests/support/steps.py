@@ -34,6 +34,16 @@ def hang_up(caller, callee, text, answer):
     return caller.expect(200)
 
 
+def backwards(request):
+    """What ``Phone.request`` needs for a request of the callee inside the call of this INVITE."""
+    routes = [route.strip() for line in request.all("Record-Route") for route in line.split(",")]
+    return {
+        "to": request.get("From"),
+        "call_id": request.get("Call-ID"),
+        "headers": tuple(f"Route: {route}" for route in routes),
+    }
+
+
 def cancel(caller, callee, text, ringing):
     """Give up a call that rings at *callee*."""
     branch = ringing_branch(text)

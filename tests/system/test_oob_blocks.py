@@ -6,7 +6,7 @@ The published files are no part of this project: tests/support/oob.py says where
 from __future__ import annotations
 
 import pytest
-from support.steps import cancel, hang_up, invite, refused
+from support.steps import backwards, cancel, hang_up, invite, refused
 
 from serpy.rpc.attributes import speed_dial_add
 
@@ -232,10 +232,40 @@ def test_onsend_guard_keeps_a_registered_contact_from_the_gateway(oob):
 
 
 def test_call_from_the_gateway_needs_no_password(oob):
+    """And the callee's requests inside the call get back to it."""
     bob, gateway = oob.phone("bob"), oob.gateway()
     bob.register()
     with oob.attrs("global", **gateway.attributes):
         text = gateway.request("INVITE", bob.aor, from_="sip:alice@example.com")
         gateway.send(text)
-        bob.reply(bob.expect("INVITE"), 486, "Busy Here")
-        refused(gateway, text, 486)
+        request = bob.expect("INVITE")
+        bob.reply(request, 200)
+        answer = gateway.expect(200)
+        gateway.send(gateway.in_dialog("ACK", text, answer, cseq=gateway.cseq))
+        bob.expect("ACK")
+        bob.send(bob.request("BYE", gateway.contact, **backwards(request)))
+        gateway.reply(gateway.expect("BYE"), 200)
+        assert "BYE" in bob.expect(200).get("CSeq")
+
+
+def test_a_call_to_a_user_is_no_way_to_the_gateway(oob):
+    """With the cookie of another call, a request inside it names the gateway as its target."""
+    if not oob.is_own:
+        pytest.skip("the published files let every request inside a call through")
+    alice, bob, gateway = oob.phone("alice"), oob.phone("bob"), oob.gateway()
+    bob.register()
+    with oob.attrs("global", **gateway.attributes):
+        text = invite(alice, bob.aor)
+        request = bob.expect("INVITE")
+        bob.reply(request, 200)
+        answer = alice.expect(200)
+        alice.send(alice.in_dialog("ACK", text, answer, cseq=alice.cseq))
+        bob.expect("ACK")
+        stolen = alice.in_dialog("INVITE", text, answer).replace(
+            bob.contact, f"sip:1234@{gateway.host}:{gateway.port}", 1
+        )
+        alice.send(stolen)
+        alice.expect(100)
+        assert gateway.receive(0.2) is None
+        bob.send(bob.request("BYE", alice.contact, **backwards(request)))
+        alice.reply(alice.expect("BYE"), 200)

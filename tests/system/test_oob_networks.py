@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from support.running import wait_for
-from support.steps import hang_up, invite, refused
+from support.steps import backwards, hang_up, invite, refused
 
 pytestmark = pytest.mark.system
 
@@ -28,13 +28,7 @@ def test_nated_caller(oob):
     answer = nated.expect(200)
     nated.send(nated.in_dialog("ACK", text, answer, cseq=nated.cseq))
     bob.expect("ACK")
-    routes = tuple(f"Route: {route.strip()}" for line in request.all("Record-Route") for route in line.split(","))
-    bob.send(
-        bob.request(
-            "BYE", request.get("Contact").strip("<>"), to=request.get("From"), call_id=request.get("Call-ID"),
-            headers=routes,
-        )
-    )  # fmt: skip
+    bob.send(bob.request("BYE", request.get("Contact").strip("<>"), **backwards(request)))
     nated.reply(nated.expect("BYE"), 200)
     assert "BYE" in bob.expect(200).get("CSeq")
 
