@@ -1,0 +1,245 @@
+"""Two TCP receivers in one process: an order finds the connection wherever it is, whoever was asked first."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+import pytest
+
+from serpy.api import Server
+from serpy.config import Settings
+from serpy.net.handoff import MESSAGE, STREAM_ALIAS, STREAM_FAILED, Channels, Layout, decode_message
+from serpy.net.listen import bind_all
+from serpy.net.loop import Loop
+from serpy.net.streams import (
+    ALIAS_ADOPT,
+    COUNTERS,
+    StreamSender,
+    connection_id,
+    encode_alias,
+    home_of,
+)
+from serpy.shm.counters import Counters
+from serpy.shm.segment import Segment
+from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
+from serpy.workers.tcp import TcpWorker
+
+OPTIONS = b"OPTIONS sip:a SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n"
+RECEIVERS = 1
+
+
+class Shared(Channels):
+    """The channels as one of the processes sees them: all have the same sockets."""
+
+    def __init__(self, base, slot):  # no super().__init__(): it would make other sockets
+        for name in ("slots", "dropped", "_in", "_out"):
+            setattr(self, name, getattr(base, name))
+        self.slot = slot
+        self._handlers = {}
+        self._prefixes = []
+
+
+class Farm:
+    """One receiver (slot 0) and two TCP receivers that share a loop. Connections are given to the one we want."""
+
+    def __init__(self):
+        self.loop = Loop()
+        self.loop.read_clocks()
+        self.layout = Layout(RECEIVERS, 2)
+        base = Channels(self.layout.slots)
+        self.listener = Listener(0, "tcp", "127.0.0.1", 5060)
+        settings = Settings({"children": RECEIVERS, "tcp_children": 2, "listen": ["tcp:127.0.0.1:5060"]})
+        counters = Counters(Segment(1 << 20), self.layout.slots)
+        for name, text in COUNTERS:
+            counters.declare(name, text)
+        self.workers = []
+        self.channels = []
+        for slot in (0, self.layout.first_stream, self.layout.first_stream + 1):
+            channels = Shared(base, slot)
+            self.loop.add_reader(base._in[slot].fileno(), channels.read)
+            self.channels.append(channels)
+            if slot == 0:
+                continue
+            server = Server(settings)
+            server.listeners = [self.listener]
+            server.counters = counters
+            server.loop = self.loop
+            server.channels = channels
+            counters.attach(slot)
+            bound = type("NoSockets", (), {"children": RECEIVERS, "streams": 2, "accepting": [[None, None]]})()
+            worker = TcpWorker(server, channels, bound, slot, slot - self.layout.first_stream)
+            worker.loop = self.loop
+            worker.after_fork()
+            self.workers.append(worker)
+        self.messages = []
+        self.failed = []
+        self.channels[0].on(MESSAGE, lambda payload, slot: self.messages.append((decode_message(payload), slot)))
+        self.channels[0].on(STREAM_FAILED, lambda payload, _slot: self.failed.append(payload))
+        self.sender = StreamSender(self.channels[0], self.layout, lambda _slot: 0)
+        self.peers = []
+
+    def accept(self, child, connection=None):
+        """A connection of a peer, held by *child*; (the peer's socket, the connection)."""
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            peer = connection or socket.create_connection(listening.getsockname())
+            sock, address = listening.accept()
+        sock.setblocking(False)
+        self.peers.append(peer)
+        made = self.workers[child].hub._add(sock, self.listener, *address, connecting=False)
+        self.until(lambda: self.home(*address).directory.find(*address) == made.id)
+        return peer, made
+
+    def home(self, host, port):
+        return self.workers[home_of(host, port, 2)]
+
+    def send(self, host, port, **flow):
+        self.sender.send(Outgoing(OPTIONS, Flow(self.listener, host, port, **flow)))
+
+    def until(self, what, timeout=5.0):
+        deadline = time.monotonic() + timeout
+
+        def look():
+            if what() or time.monotonic() > deadline:
+                self.loop._stopping = True
+            else:
+                self.loop.call_at(time.monotonic() + 0.001, look)
+
+        self.loop._stopping = False
+        look()
+        self.loop.run()
+        assert what()
+
+    def read(self, peer):
+        peer.setblocking(False)
+        found = b""
+
+        def some():
+            nonlocal found
+            with contextlib.suppress(BlockingIOError):
+                found += peer.recv(65536)
+            return bool(found)
+
+        self.until(some)
+        return found
+
+
+@pytest.fixture
+def farm():
+    made = Farm()
+    yield made
+    for worker in made.workers:
+        worker.before_exit()
+    for peer in made.peers:
+        peer.close()
+
+
+@pytest.mark.parametrize("child", [0, 1])
+def test_a_message_for_an_address_takes_the_connection_that_leads_there(farm, child):
+    for _ in range(4):  # peers whose address has its home here and there
+        peer, connection = farm.accept(child)
+        farm.send(connection.host, connection.port)
+        assert farm.read(peer) == OPTIONS
+
+
+def test_a_message_comes_with_the_connection_it_came_by(farm):
+    peer, connection = farm.accept(1)
+    peer.sendall(OPTIONS)
+    farm.until(lambda: farm.messages)
+    assert farm.messages == [
+        ((OPTIONS, 0, "127.0.0.1", peer.getsockname()[1], connection.id), farm.layout.first_stream + 1)
+    ]
+
+
+@pytest.mark.parametrize("child", [0, 1])
+def test_an_alias_makes_a_connection_lead_to_another_port(farm, child):
+    peer, connection = farm.accept(child)
+    for port in (5060, 5070, 5080):
+        payload = encode_alias(ALIAS_ADOPT, connection.id, connection.host, port)
+        farm.channels[0].send(farm.layout.first_stream + child, STREAM_ALIAS, payload)
+        farm.until(lambda port=port: farm.home("127.0.0.1", port).directory.find("127.0.0.1", port))
+        farm.send("127.0.0.1", port)
+        assert farm.read(peer) == OPTIONS
+    connection.close("test")
+    farm.until(lambda: not any(len(worker.directory) for worker in farm.workers))
+
+
+def test_nobody_gets_more_aliases_than_allowed(farm):
+    _, connection = farm.accept(0)
+    for port in range(5000, 5100):
+        farm.workers[0]._adopt(connection, port)
+    assert len(connection.aliases) == 8
+
+
+def test_a_connection_id_that_is_not_the_peers_is_not_used(farm):
+    peer, connection = farm.accept(0)
+    farm.send("127.0.0.2", 9, connection=connection.id, options=NO_CONNECT)
+    farm.until(lambda: farm.failed)
+    assert farm.failed == [OPTIONS]
+    peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        peer.recv(10)
+
+
+def test_a_closed_connection_is_made_again_to_the_address_given(farm):
+    _, connection = farm.accept(0)
+    connection.close("test")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(5)
+        farm.send(*listening.getsockname(), connection=connection.id)
+        farm.until(lambda: any(worker.hub.connections for worker in farm.workers))
+        peer, _ = listening.accept()
+        farm.peers.append(peer)
+        assert farm.read(peer) == OPTIONS
+        farm.send(*listening.getsockname())  # the connection we have made is used again
+        assert farm.read(peer) == OPTIONS
+    assert sum(len(worker.hub.connections) for worker in farm.workers) == 1
+
+
+def test_what_cannot_be_sent_comes_back(farm):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = closed.getsockname()
+    farm.send(*address)
+    farm.until(lambda: farm.failed)
+    assert farm.failed == [OPTIONS]
+
+
+def test_a_successor_learns_who_leads_where(farm):
+    for child in (0, 1):
+        farm.accept(child)
+    connections = [connection for worker in farm.workers for connection in worker.hub.connections.values()]
+    farm.workers[0].directory.drop_child(0)
+    farm.workers[0].directory.drop_child(1)  # as empty as a fresh process
+    farm.workers[0].directory.add("192.0.2.1", 1, connection_id(1, 0, 77))
+    farm.workers[1]._on_hello(b"", farm.layout.first_stream)  # the successor of child 0 says hello to child 1
+    mine = [one for one in connections if one in farm.workers[1].hub.connections.values()]
+    at_home = [one for one in mine if home_of(one.host, one.port, 2) == 0]
+    farm.until(lambda: all(farm.workers[0].directory.find(one.host, one.port) == one.id for one in at_home))
+    assert all(len(worker.directory) <= 3 for worker in farm.workers)
+    assert not any(
+        farm.workers[1].directory.find(one.host, one.port) for one in farm.workers[0].hub.connections.values()
+    )  # gone with the process that held them
+
+
+def test_a_bug_closes_the_connection_it_happened_on(farm):
+    _, connection = farm.accept(0)
+    farm.workers[0].on_bug(connection)
+    assert connection.closed
+    farm.workers[0].on_bug("something else")
+
+
+def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
+    settings = Settings({"listen": ["tcp:127.0.0.1:45679"], "children": 1, "tcp_children": 2})
+    listener = Listener(0, "tcp", "127.0.0.1", 45679)
+    bound = bind_all([listener], 1, settings)
+    try:
+        worker = TcpWorker(Server(settings), Channels(6), bound, 4, 0)
+        assert (worker.title, worker.receiver_sockets(), worker.stream_sockets()) == ("tcp receiver child=0", -1, 0)
+    finally:
+        bound.close()
