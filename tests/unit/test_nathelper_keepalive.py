@@ -13,6 +13,7 @@ from serpy.api import Binding, ConfigError, Flow, Listener, LocationService, Ser
 from serpy.modules import nathelper
 from serpy.modules.nathelper.keepalive import BRANCH, check_method
 from serpy.modules.usrloc.location import Location
+from serpy.net.loop import Loop
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.shm.table import LocationTable
@@ -29,18 +30,18 @@ GROUP = Listener(4, "udp", "224.0.1.75", 5060, multicast=True)
 class World:
     """A timer process without sockets: a real table, a clock that the test moves, and what was sent."""
 
-    def __init__(self, *, listeners=(GROUP, ONE, TWO, SIX, TCP), server_id=0, **parameters):
+    def __init__(self, *, role="timer", server_id=0, **parameters):
+        self.loop = Loop()  # not run: the test moves its clock
         self.now = 1000.0
-        self.timers = []
         self.sent = []
         self.refused = set()
         segment = Segment(12 << 20)
         server = self.server = Server(SimpleNamespace(server_id=server_id))
         server.counters = Counters(segment, 1)
-        server.listeners = list(listeners)
-        server.loop = SimpleNamespace(now=lambda: self.now, wall_now=lambda: WALL, call_at=self.call_at)
+        server.listeners = [GROUP, ONE, TWO, SIX, TCP]
+        server.loop = self.loop
         server.send = self.send
-        server.role = "timer"
+        server.role = role
         server.slot = 7
         self.location = Location(LocationTable(segment, 10 << 20), server, 0, "", False)
         server.provide(LocationService, self.location)
@@ -51,8 +52,14 @@ class World:
     def keepalive(self):
         return self.exports.module.keepalive
 
-    def call_at(self, when, callback):
-        self.timers.append((when, callback))
+    @property
+    def now(self):
+        return self.loop.now()
+
+    @now.setter
+    def now(self, instant):
+        self.loop._now = instant
+        self.loop._wall_offset = WALL - instant
 
     def send(self, outgoing):
         if outgoing.flow.host in self.refused:
@@ -65,11 +72,9 @@ class World:
     def run(self, seconds):
         """Let time pass."""
         end = self.now + seconds
-        while self.timers and min(when for when, _ in self.timers) <= end:
-            when, callback = min(self.timers, key=lambda entry: entry[0])
-            self.timers.remove((when, callback))
-            self.now = max(self.now, when)
-            callback()
+        while self.loop._timers and self.loop._timers[0][0] <= end:
+            self.now = max(self.now, self.loop._timers[0][0])
+            self.loop._run_timers(self.now)
         self.now = end
         return self
 
@@ -220,11 +225,9 @@ def test_interval_0_is_off():
 
 
 def test_other_processes_send_none():
-    world = World()
-    world.timers.clear()
-    world.server.role = "udp receiver"
-    world.exports.child_init(world.server)
-    assert world.timers == []
+    world = World(role="udp receiver")
+    world.add("alice", phone())
+    assert world.run(100).sent == []
 
 
 def test_an_unreachable_phone_does_not_stop_the_others():
