@@ -10,7 +10,9 @@ import time
 import pytest
 from support.farm import GROUP, NET, PHONES, Farm, register, register_all
 from support.netns import needs_namespaces
-from support.running import wait_for
+from support.phone import Phone
+from support.running import CONFIG as OUT_OF_BOX
+from support.running import DOMAIN, wait_for
 
 from serpy.replication.envelope import Sealer
 from serpy.replication.messages import DIGEST, REMOVED, build_removed
@@ -195,3 +197,39 @@ def test_a_killed_timer_process_does_not_stop_replication(farm, phones):
     os.kill(pid, signal.SIGKILL)
     assert register_all(phones, member.address, [register("grace")]) == 1
     wait_for(lambda: all(contacts(each, "grace") for each in farm.members), timeout=15)
+
+
+@pytest.fixture(scope="module")
+def out_of_box(tmp_path_factory):
+    """Two servers with etc/serpy.conf, each with a database of its own."""
+    defines = {"REPLICATION": GROUP[0], "AUTH_SECRET": "a", "COOKIE_SECRET": "b"}
+    with Farm(tmp_path_factory.mktemp("oob"), 2, config=OUT_OF_BOX, defines=defines) as made:
+        for member in made.members:
+            member.defines["DB_URL"] = f"sqlite:///{member.folder}/serpy.db"
+            member.prepare("alice")
+        yield made.start()
+
+
+def test_the_out_of_box_configuration_replicates_with_a_database_per_server(out_of_box):
+    first, second = out_of_box.members
+    alice = Phone(first.address, "alice", DOMAIN, "alice")
+    alice.socket.close()
+    alice.socket = out_of_box.socket()
+    try:
+        assert alice.register().status == 200
+        (expected,) = first.table()
+        assert expected[1] == alice.contact
+        wait_for(lambda: list(second.table()) == [expected])
+        assert second.stop() == 0
+        second.start()  # its database knows nothing of what the first has taken
+        wait_for(lambda: list(second.table()) == [expected], timeout=20)
+        alice.server = second.address
+        assert alice.register(expires=0, contact="*").status == 200
+        wait_for(lambda: not first.table() and not second.table())
+        assert first.stop() == 0
+        first.start()  # its row of the contact has gone, too
+        wait_for(lambda: [peer for peer in first.status()["peers"] if peer["differing_buckets"] == 0], timeout=20)
+        assert not first.table()
+        assert not second.table()
+    finally:
+        alice.close()
