@@ -30,15 +30,12 @@ OPTIONS = b"OPTIONS sip:a SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n"
 RECEIVERS = 1
 
 
-class Shared(Channels):
-    """The channels as one of the processes sees them: all have the same sockets."""
-
-    def __init__(self, base, slot):  # no super().__init__(): it would make other sockets
-        for name in ("slots", "dropped", "_in", "_out"):
-            setattr(self, name, getattr(base, name))
-        self.slot = slot
-        self._handlers = {}
-        self._prefixes = []
+def same_sockets(base, slot):
+    """The channels *base* as the process in *slot* sees them."""
+    channels = Channels(0)
+    channels.slot = slot
+    channels._in, channels._out = base._in, base._out
+    return channels
 
 
 class Farm:
@@ -57,7 +54,7 @@ class Farm:
         self.workers = []
         self.channels = []
         for slot in (0, self.layout.first_stream, self.layout.first_stream + 1):
-            channels = Shared(base, slot)
+            channels = same_sockets(base, slot)
             self.loop.add_reader(base._in[slot].fileno(), channels.read)
             self.channels.append(channels)
             if slot == 0:
