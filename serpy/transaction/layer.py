@@ -9,10 +9,13 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §9, §16, §17; 4320; 6026.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serpy.errors import TransportError
 from serpy.script.context import Context
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Edits, Response
+from serpy.sip.status import reason_phrase
 from serpy.sip.writer import build_ack, build_cancel, build_forwarded_response
 from serpy.transaction import states
 from serpy.transaction.client import CANCEL_SENT, CANCEL_WANTED, NO_EDITS, NOT_CANCELLED, ClientTransaction
@@ -146,13 +149,13 @@ class TransactionLayer(Upstream):
             branch.response = None
             if server.is_invite or server.status < 200:
                 self._relay_response(branch, response, edits, now)
-                self.cancel_branches(server, now)
+                self.cancel_branches(server, now, status)
             return
         branch.status = status
         branch.response = response
         branch.edits = edits
         if status >= 600 and not self.settings.disable_6xx_block:
-            self.cancel_branches(server, now)
+            self.cancel_branches(server, now, status)
         self.conclude(server, now)
 
     def _relay_response(self, branch: ClientTransaction, response: Response, edits: Edits, now: float) -> None:
@@ -223,23 +226,33 @@ class TransactionLayer(Upstream):
 
     # --- cancelling
 
-    def cancel_request(self, server: ServerTransaction, now: float) -> None:
-        """The caller has cancelled *server*, an INVITE (§9.2, §16.10). No effect after a final answer."""
+    def cancel_request(self, server: ServerTransaction, now: float, reasons: Sequence[str] = ()) -> None:
+        """The caller has cancelled *server*, an INVITE (§9.2, §16.10). No effect after a final answer.
+
+        *reasons* are the header lines of the CANCEL that tell the branches why (RFC 3326).
+        """
         server.cancelled = True
         if server.is_final():
             return
+        if reasons and not server.cancel_reason:
+            server.cancel_reason = "\r\n".join(reasons)
         if not server.branches:
             self.reply(server, 487, "", now)
             return
         self.cancel_branches(server, now)
         self.conclude(server, now)
 
-    def cancel_branches(self, server: ServerTransaction, now: float) -> None:
-        """Cancel every branch of an INVITE that has no final answer yet (§16.7 step 10)."""
+    def cancel_branches(self, server: ServerTransaction, now: float, cause: int = 0) -> None:
+        """Cancel every branch of an INVITE that has no final answer yet (§16.7 step 10).
+
+        *cause* is the answer that ended the others, 0 = the caller's own wish.
+        """
         if not server.is_invite:
             return
         for branch in server.branches:
             if branch.status < 200:
+                if cause and not server.cancel_reason and self.settings.local_cancel_reason:
+                    server.cancel_reason = reason_line(cause)
                 self.cancel_branch(branch, now)
 
     def cancel_branch(self, branch: ClientTransaction, now: float) -> None:
@@ -264,7 +277,10 @@ class TransactionLayer(Upstream):
         branch.cancelling = CANCEL_SENT
         cancel = ClientTransaction(branch.server, branch.index, branch.branch_id, branch.request_uri, invite=False)
         cancel.is_cancel = True
-        cancel.data = build_cancel(branch.data, self.settings.cancel_headers)
+        extra = self.settings.cancel_headers
+        if branch.server.cancel_reason:
+            extra = [*extra, branch.server.cancel_reason]
+        cancel.data = build_cancel(branch.data, extra)
         cancel.flow = flow
         branch.cancel = cancel
         cancel.gives_up_at = now + self.settings.fr_timer_s
@@ -370,3 +386,9 @@ class TransactionLayer(Upstream):
         branch.dropped = True
         server.branches.append(following)
         self.start(following, now)
+
+
+def reason_line(status: int) -> str:
+    """Why the others of a fork are cancelled: one of them has answered *status* (RFC 3326)."""
+    text = "Call completed elsewhere" if status < 300 else reason_phrase(status)
+    return f'Reason: SIP;cause={status};text="{text}"'

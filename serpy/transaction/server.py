@@ -49,6 +49,7 @@ class ServerTransaction(Timed):
         self.expires_at = 0.0  # max_inv_lifetime, max_noninv_lifetime
         self.delayed_error = 0  # a failed t_relay: answer this at the end of the script unless something else did
         self.watched_at = 0.0  # Unix time of the request when somebody wants to know how it ends, else 0.0
+        self.cancel_reason = ""  # header lines that tell the branches why they are cancelled (RFC 3326)
         self.replicated = False  # t_replicate: what the branches answer goes nowhere
         # per-transaction timers, 0.0 = the module's
         self.fr_s = 0.0

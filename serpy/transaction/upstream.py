@@ -150,7 +150,7 @@ class Upstream:
         self.local_replies += 1
         self._answer(server, status, data, now)
         if status >= 200:
-            self.cancel_branches(server, now)
+            self.cancel_branches(server, now, status)
         return True
 
     def end_silently(self, server: ServerTransaction, now: float) -> None:
@@ -259,7 +259,7 @@ class Upstream:
         if ctx is not None:
             server.ctx = None
 
-    def cancel_branches(self, server: ServerTransaction, now: float) -> None:
+    def cancel_branches(self, server: ServerTransaction, now: float, cause: int = 0) -> None:
         """Cancel what is still open downstream; the other half knows how."""
 
     # --- timers

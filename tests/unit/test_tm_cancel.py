@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.receiver import Bench, names, request, response
 
+from serpy.script.context import Target
+
 CALLEE = ("192.0.2.2", 5060)
 
 
@@ -166,3 +168,50 @@ def test_relaying_a_cancelled_invite_again_fails():
     bench.receive(cancel())
     assert names(bench.receive(response(invite, 487), CALLEE)) == ["ACK 192.0.2.2", "487 192.0.2.1"]
     assert bench.result == -487
+
+
+def forked(bench, ctx):
+    if ctx.request.method == "CANCEL":
+        bench.tm.t_relay_cancel(ctx)
+        return
+    ctx.branches.append(Target("sip:bob@192.0.2.3"))
+    bench.tm.t_relay(ctx)
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "expected"),
+    [
+        pytest.param({}, 200, ['Reason: SIP;cause=200;text="Call completed elsewhere"'], id="2xx"),
+        pytest.param({}, 603, ['Reason: SIP;cause=603;text="Decline"'], id="6xx"),
+        pytest.param({"local_cancel_reason": 0}, 200, [], id="switched off"),
+    ],
+)
+@pytest.mark.parametrize("early", [True, False], ids=["sent at once", "after a provisional"])
+def test_the_other_branches_are_told_why_they_are_cancelled(params, status, expected, early):
+    bench = Bench(params, main=forked)
+    _, first, second = bench.receive(request())
+    if early:
+        bench.receive(response(second, 180), ("192.0.2.3", 5060))
+    sent = bench.receive(response(first, status), CALLEE)
+    sent += bench.receive(response(second, 180), ("192.0.2.3", 5060))
+    (cancel_sent,) = [item for item in sent if item.what == "CANCEL"]
+    assert cancel_sent.lines("Reason") == expected
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        pytest.param({}, ["Reason: SIP;cause=200", "Reason: Q.850;cause=26"], id="handed on"),
+        pytest.param({"e2e_cancel_reason": 0}, [], id="switched off"),
+    ],
+)
+def test_the_reasons_of_a_cancel_are_handed_on(params, expected):
+    bench, _ = ringing(**params)
+    sent = bench.receive(cancel(extra=("Reason: SIP;cause=200", "Reason: Q.850;cause=26")))
+    assert sent[1].what == "CANCEL"
+    assert sent[1].lines("Reason") == expected
+
+
+def test_without_a_reason_our_cancel_has_none():
+    bench, _ = ringing()
+    assert bench.receive(cancel())[1].lines("Reason") == []

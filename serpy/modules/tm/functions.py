@@ -105,6 +105,7 @@ class Tm:
         settings.aggregate_challenges = self.aggregate_challenges != 0
         settings.disable_6xx_block = self.disable_6xx_block != 0
         settings.cancel_b_method = self.cancel_b_method
+        settings.local_cancel_reason = self.local_cancel_reason != 0
         settings.default_code = self.default_code
         settings.default_reason = self.default_reason
         if self.fr_timer_avp:
@@ -233,7 +234,11 @@ class Tm:
         if ctx.flags & layer.watched_flags and not invite.cancelled:
             for watcher in layer.on_answer:
                 watcher(ctx, ctx.wall_now, 200, None, request.to_tag or replies.tag(request), ctx.request_uri)
-        layer.cancel_request(invite, ctx.now)
+        reasons: list[str] = []
+        if self.e2e_cancel_reason:
+            for index in request.indexes("reason"):
+                reasons.append(request.lines[index])
+        layer.cancel_request(invite, ctx.now, reasons)
         return True
 
     def _transaction(self, ctx: Context, request: Request) -> ServerTransaction:
@@ -508,8 +513,8 @@ PARAMS: Final = (
     Param("ruri_matching", "int", 1, "accepted: matching follows RFC 3261"),
     Param("via1_matching", "int", 1, "accepted: matching follows RFC 3261"),
     Param("cancel_b_method", "int", 1, "branch without answer: 0 give up, 1 wait for one, 2 CANCEL at once"),
-    Param("local_cancel_reason", "int", 1, "accepted, no effect"),
-    Param("e2e_cancel_reason", "int", 1, "accepted, no effect"),
+    Param("local_cancel_reason", "int", 1, "say in a Reason header which answer made us cancel the other branches"),
+    Param("e2e_cancel_reason", "int", 1, "hand on the Reason headers of a CANCEL"),
     Param("failure_reply_mode", "int", 0, "accepted: earlier answers stay candidates, see t_drop_replies"),
     Param("default_code", "int", 500, "status when no answer is left to choose"),
     Param("default_reason", "str", "Server Internal Error", "its reason"),
