@@ -34,10 +34,10 @@ NEWCOMER_S: Final = 2.0  # a connection this old that has never brought a messag
 
 
 class StreamSettings:
-    """The core's ``tcp_*`` parameters, seconds and counts."""
+    """The core's ``tcp_*`` parameters, seconds and counts; 0 = no limit."""
 
     def __init__(self, lifetime_s: float, connect_s: float, send_s: float, max_connections: int) -> None:
-        self.lifetime_s: Final = lifetime_s  # of an idle connection, 0 = for ever
+        self.lifetime_s: Final = lifetime_s  # of an idle connection
         self.connect_s: Final = connect_s
         self.send_s: Final = send_s
         self.max_connections: Final = max_connections
@@ -100,7 +100,7 @@ class Connection:
         self._queue: Final[deque[Pending]] = deque()
         self._held: Frame | None = None  # offered and not taken
         self._inside_since = 0.0  # 0.0 = between two messages
-        self._write_by = hub.loop.now() + hub.settings.connect_s if connecting else 0.0
+        self._write_by = hub.deadline(hub.settings.connect_s) if connecting else 0.0
 
     def __repr__(self) -> str:
         return f"<connection {self.id:x} with {self.host}:{self.port}>"
@@ -118,7 +118,7 @@ class Connection:
         self._queue.append(Pending(data, origin))
         self.queued += len(data)
         if len(self._queue) == 1 and not self.connecting:
-            self._write_by = self.used_at + hub.settings.send_s
+            self._write_by = hub.deadline(hub.settings.send_s)
             self._flush()
 
     def finish(self) -> None:
@@ -160,7 +160,7 @@ class Connection:
                 pending.data = pending.data[sent:]
                 continue
             queue.popleft()
-            self._write_by = hub.loop.now() + hub.settings.send_s
+            self._write_by = hub.deadline(hub.settings.send_s)
         if queue:
             self._watch(writable=True)
             return
@@ -192,7 +192,7 @@ class Connection:
                 self.close(f"connect: {errno.errorcode.get(error, error)}")
                 return
             self.connecting = False
-            self._write_by = self._hub.loop.now() + self._hub.settings.send_s
+            self._write_by = self._hub.deadline(self._hub.settings.send_s)
             self._flush()
             return
         if self._queue:
@@ -280,6 +280,10 @@ class Hub:
         self._generation: Final = generation
         self._serial = 0
         self._sweeping = False
+
+    def deadline(self, seconds: float) -> float:
+        """The instant *seconds* from now, 0.0 (never) for 0."""
+        return self.loop.now() + seconds if seconds else 0.0
 
     def get(self, number: int) -> Connection | None:
         """The connection with this id, None when it is gone or not ours."""

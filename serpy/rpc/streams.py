@@ -67,7 +67,7 @@ class StreamRpc:
         }
 
     def connections(self) -> list[object]:
-        """The TCP connections: up to 400 of each TCP process."""
+        """The TCP connections; of each TCP process as many as fit one answer, about 250."""
         loop = self._server.loop
         first = Layout(self._server.settings.children, self._streams).first_stream
         asked = []

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 PUBLISH_S: Final = 1.0
 WAIT_S: Final = 1.0  # for a full hand-off socket, then look again
-LISTED_MAX: Final = 400  # connections in one answer: it has to fit a datagram
+LISTED_BYTES: Final = 60_000  # of connections in one answer: it has to fit a hand-off datagram
 SPARE_DESCRIPTORS: Final = 200
 HTTP_REASONS: Final = {
     404: "Not Found", 411: "Length Required", 413: "Content Too Large", 431: "Request Header Fields Too Large",
@@ -144,7 +144,8 @@ class TcpWorker(Worker):
         """Hand a frame on; False when its receiver has no room."""
         kind = frame.kind
         if kind == framing.PING:
-            connection.send(b"\r\n", -1)
+            if not connection.queued:  # who does not read what we send needs no more of it
+                connection.send(b"\r\n", -1)
             return True
         if kind == framing.CONTINUE:
             connection.send(b"HTTP/1.1 100 Continue\r\n\r\n", -1)
@@ -318,23 +319,29 @@ class TcpWorker(Worker):
     # --- what ctl and metrics show
 
     def _on_list(self, payload: bytes, from_slot: int) -> None:
-        now = self.loop.now()
-        rows = [
-            {
-                "id": connection.id,
-                "child": self.child,
-                "state": "connecting" if connection.connecting else "open",
-                "direction": "out" if connection.outbound else "in",
-                "source": f"{connection.host}:{connection.port}",
-                "listen": repr(connection.listener),
-                "aliases": list(connection.aliases),
-                "messages": connection.messages,
-                "idle_s": int(now - connection.used_at),
-                "queued": connection.queued,
-            }
-            for connection in list(self.hub.connections.values())[:LISTED_MAX]
-        ]
-        self.channels.send(from_slot, STREAM_LISTED, payload[:4] + json.dumps(rows).encode("utf-8"))
+        rows: list[str] = []
+        size = 0
+        for connection in self.hub.connections.values():
+            row = json.dumps(self._row(connection))
+            size += len(row) + 2
+            if size > LISTED_BYTES:
+                break
+            rows.append(row)
+        self.channels.send(from_slot, STREAM_LISTED, payload[:4] + f"[{', '.join(rows)}]".encode("ascii"))
+
+    def _row(self, connection: Connection) -> dict[str, object]:
+        return {
+            "id": connection.id,
+            "child": self.child,
+            "state": "connecting" if connection.connecting else "open",
+            "direction": "out" if connection.outbound else "in",
+            "source": f"{connection.host}:{connection.port}",
+            "listen": repr(connection.listener),
+            "aliases": list(connection.aliases),
+            "messages": connection.messages,
+            "idle_s": int(self.loop.now() - connection.used_at),
+            "queued": connection.queued,
+        }
 
     def _publish(self) -> None:
         self._count.set_current(len(self.hub.connections))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 
@@ -10,7 +11,16 @@ import pytest
 
 from serpy.api import Server
 from serpy.config import Settings
-from serpy.net.handoff import MESSAGE, STREAM_ALIAS, STREAM_FAILED, Channels, Layout, decode_message
+from serpy.net.handoff import (
+    MESSAGE,
+    STREAM_ALIAS,
+    STREAM_FAILED,
+    STREAM_LIST,
+    STREAM_LISTED,
+    Channels,
+    Layout,
+    decode_message,
+)
 from serpy.net.listen import bind_all
 from serpy.net.loop import Loop
 from serpy.net.streams import (
@@ -240,3 +250,30 @@ def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
         assert (worker.title, worker.receiver_sockets(), worker.stream_sockets()) == ("tcp receiver child=0", -1, 0)
     finally:
         bound.close()
+
+
+def test_a_list_of_many_connections_fits_a_datagram(farm):
+    farm.channels[0].on(STREAM_LISTED, lambda payload, slot: farm.messages.append((payload, slot)))
+    hub = farm.workers[0].hub
+    for _ in range(400):
+        mine, peer = socket.socketpair()
+        farm.peers.append(peer)
+        hub._add(mine, farm.listener, "192.0.2.1", 5060, connecting=False)
+    farm.channels[0].send(farm.layout.first_stream, STREAM_LIST, (7).to_bytes(4, "big"))
+    farm.until(lambda: farm.messages)
+    payload, slot = farm.messages[0]
+    assert (payload[:4], slot) == ((7).to_bytes(4, "big"), farm.layout.first_stream)
+    rows = json.loads(payload[4:])
+    assert 200 < len(rows) < 400
+    assert (rows[0]["source"], rows[0]["state"], rows[0]["direction"]) == ("192.0.2.1:5060", "open", "in")
+
+
+def test_pings_of_a_peer_that_does_not_read_are_not_answered(farm):
+    peer, connection = farm.accept(0)
+    connection.send(b"x" * 4_000_000, 0)
+    before = connection.queued
+    assert before > 0
+    peer.sendall(b"\r\n\r\n" * 1000)
+    peer.sendall(OPTIONS)
+    farm.until(lambda: farm.messages)
+    assert connection.queued <= before
