@@ -20,7 +20,7 @@ from serpy.rtp.flags import Flags
 from serpy.rtp.link import ANSWERED, BUSY, Answer, Timeouts, UdpLink, UnixLink, ask_all, tell
 from serpy.rtp.nodes import KNOWN, NG, REPACKETIZES, TAKES_CODECS, Node, NodeStates, call_hash, parse_nodes, pick
 from serpy.rtp.session import Names, names_of, names_to_end
-from serpy.sip.sdp import Sdp, Target, find_sdp, parse_sdp, rewrite
+from serpy.sip.sdp import Sdp, Target, find_sdp, parse_sdp, rewrite, with_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,7 +190,7 @@ class RtpRelay:
             answers = self.ask(node, [request])
             if not answers:
                 return b""
-            return rewrite(parse_sdp(ng.parse_description(answers[0].data)), {})
+            return with_mark(ng.parse_description(answers[0].data))
         commands: list[bytes] = []
         indexes: list[int] = []
         features = self.states.features(node)

@@ -295,6 +295,18 @@ def rewrite(
     return changes.apply()
 
 
+def with_mark(data: bytes) -> bytes:
+    """The description *data* with ``a=nortpproxy:yes`` at its end, unless it has that line."""
+    at = data.find(b"\n" + MARK)
+    while at >= 0:
+        end = at + 1 + len(MARK)
+        if end == len(data) or data[end] in {10, 13}:
+            return data
+        at = data.find(b"\n" + MARK, end)
+    line_end = b"\n" if data.find(b"\r\n") < 0 and data.find(b"\n") >= 0 else b"\r\n"
+    return data + MARK + line_end if data.endswith(b"\n") else data + line_end + MARK
+
+
 def _line_at_end(sdp: Sdp, line: bytes) -> bytes:
     """*line* so that it can be put behind the last line: in a multipart body that one may have no end."""
     return line + sdp.line_end if sdp.data.endswith(b"\n") else sdp.line_end + line

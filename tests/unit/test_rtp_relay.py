@@ -592,21 +592,21 @@ def test_a_proxy_that_is_found_silent_is_tested_at_once():
         assert setup.run(call)
 
 
-def test_a_proxy_that_hangs_cannot_take_all_parking_places(monkeypatch):
-    monkeypatch.setattr(links, "WAITING_MAX", 2)
+def test_a_proxy_that_hangs_cannot_take_all_parking_places():
+    many = links.WAITING_MAX + 1
     with FakeRtpProxy() as proxy:
         proxy.fault = "dead"
         setup = Setup(proxy.address)
         codes = []
 
         def call():
-            for number in range(3):
+            for number in range(many):
                 setup.loop.spawn(lambda n=number: codes.append(setup.module.force_rtp_proxy(invite(f"c{n}"))))
-            while len(codes) < 3:
+            while len(codes) < many:
                 setup.loop.sleep(0.01)
 
         setup.run(call)
-        assert codes == [-1, -1, -1]
+        assert codes == [-1] * many
         assert setup.count("busy") == 1
 
 

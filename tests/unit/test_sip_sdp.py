@@ -3,7 +3,7 @@
 import pytest
 
 from serpy.errors import LimitExceededError, ParseError
-from serpy.sip.sdp import Target, find_sdp, parse_sdp, rewrite
+from serpy.sip.sdp import Target, find_sdp, parse_sdp, rewrite, with_mark
 
 V4 = Target("203.0.113.9", 40000, False)
 V6 = Target("2001:db8::9", 40000, True)
@@ -111,7 +111,7 @@ def test_the_mark_is_put_at_the_end_once(text, expected):
     marked = rewrite(parse_sdp(text), {})
     assert marked.removeprefix(text.rstrip(b"\r\n")) == expected
     assert parse_sdp(marked).is_marked
-    assert rewrite(parse_sdp(marked), {}) == marked
+    assert rewrite(parse_sdp(marked), {}) == marked == with_mark(text) == with_mark(marked)
 
 
 def test_an_insertion_and_the_mark_at_the_end_keep_their_order():
