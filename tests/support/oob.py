@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 from support.dns import NameServer
 from support.phone import Message, Phone
 from support.rtpproxy import FakeRtpProxy
-from support.running import BIN, CONFIG, DOMAIN, Running, free_port
+from support.running import BIN, CONFIG, DOMAIN, Running, free_port, wait_for
 
 from serpy import loader
 from serpy.db import schema
@@ -56,17 +57,18 @@ def published(name: str) -> str:
     raise AbsentError(f"{name}.cfg is not here: name it with {variable}=PATH")
 
 
-def adapted(text: str, *, url: str, port: int, folder: Path, rtp_proxy: str) -> str:
+def adapted(text: str, *, url: str, port: int, group: int, server_id: int, folder: Path, rtp_proxy: str) -> str:
     """*text* with the lines changed that say where things are on this machine."""
     driver = "db_postgres" if url.startswith("postgres") else "db_mysql" if url.startswith("mysql") else "db_sqlite"
     rules = [
         (r'^loadmodule "(?:db_mysql|mysql)"', f'loadmodule "{driver}"'),
         (r'"mysql://[^"]*"', f'"{url}"'),
-        (r"^listen *= *(?:udp:)?224\.0\.1\.75.*$", f"listen=udp:224.0.1.75:{port}"),
+        (r"^listen *= *(?:udp:)?224\.0\.1\.75.*$", f"listen=udp:224.0.1.75:{group}"),
         (r"^listen *= *127\.0\.0\.1.*$", f"listen=127.0.0.1:{port}"),
         (r"^listen *= *udp:127\.0\.0\.1 *$", ""),
+        (r"^server_id *= *0", f"server_id={server_id}"),
         (r"force_send_socket\(udp:127\.0\.0\.1\)", f"force_send_socket(udp:127.0.0.1:{port})"),
-        (r"forward_udp\(224\.0\.1\.75, *5060\)", f"forward_udp(224.0.1.75,{port})"),
+        (r"forward_udp\(224\.0\.1\.75, *5060\)", f"forward_udp(224.0.1.75,{group})"),
         (r'"unixs:/tmp/ser_ctl"', f'"unixs:{folder}/ser_ctl"'),
         (r'"fifo:/tmp/ser_fifo"', f'"fifo:{folder}/ser_fifo"'),
         (r'^(modparam\("ctl", "binrpc", )"tcp:[^"]*"', rf'\1"tcp:127.0.0.1:{free_port()}"'),
@@ -91,11 +93,15 @@ def _free_for_both() -> int:
 class Oob(Running):
     """A server with the configuration *name*: ``serpy``, ``sip-router-oob`` or ``ser-oob``. Raises AbsentError."""
 
-    def __init__(self, folder: Path, name: str, *, url: str = "", defines: dict[str, str] | None = None):
-        super().__init__(folder, config=CONFIG, url=url, defines=defines)
+    def __init__(self, folder: Path, name: str, *, url: str = "", server_id: int = 1, farm: Oob | None = None):
+        super().__init__(folder, config=CONFIG, url=url)
         self.name = name
         self.is_own = name == "serpy"
         self.port = _free_for_both()
+        self.server_id = server_id
+        self.group_port = farm.group_port if farm else self.port
+        if farm:
+            shutil.copy(farm.folder / "secrets", folder / "secrets")
         self.phones: list[Phone] = []
         self._peer = self._make_peer()
         self.url = self.defines["DB_URL"]
@@ -105,7 +111,7 @@ class Oob(Running):
             assert self._peer is not None
             self.defines |= {
                 "PEER": f"{PEER}:{self._peer.port}", "KEEPALIVE": "1", "URI_ATTRS": "yes", "XMLRPC_FROM": "127.0.0.1", "ENUM_SUFFIX": "e164.test.",
-                "RTP_PROXY": self.media.address, "REPLICATION": GROUP, "REPLICATION_PORT": str(self.port),
+                "RTP_PROXY": self.media.address, "REPLICATION": GROUP, "REPLICATION_PORT": str(self.group_port), "SERVER_ID": str(server_id),
                 "RELOAD_TIMER": "ON_1MIN_TIMER=ON_1MIN_TIMER,500,slow,enable",
             }  # fmt: skip
             self.config = folder / "serpy.conf"
@@ -113,8 +119,9 @@ class Oob(Running):
         if not self.is_own:
             self.config = folder / f"{name}.cfg"
             text = adapted(
-                published(name), url=self.defines["DB_URL"], port=self.port, folder=folder, rtp_proxy=self.media.address
-            )
+                published(name), url=self.defines["DB_URL"], port=self.port, group=self.group_port,
+                server_id=server_id, folder=folder, rtp_proxy=self.media.address,
+            )  # fmt: skip
             self.config.write_text(self._preamble + text, encoding="utf-8", errors="surrogateescape")
             self.defines = {"WITH_XMLRPC": ""}
 
@@ -254,7 +261,13 @@ class Oob(Running):
 
     def start(self, *extra: str) -> Oob:
         super().start(*extra)
+        wait_for(self._takes_rpc)
         return self
+
+    def _takes_rpc(self) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(self.rpc("core.uptime"))
+        return False
 
     def stop(self) -> int:
         self.names.stop()
@@ -265,7 +278,7 @@ class Oob(Running):
 
     def command(self, *extra: str) -> list[str]:
         if self.is_own:
-            listen = ("-l", f"tcp:127.0.0.1:{self.port}", "-l", f"udp:{GROUP}:{self.port}")
+            listen = ("-l", f"tcp:127.0.0.1:{self.port}", "-l", f"udp:{GROUP}:{self.group_port}")
             return super().command("-N", "1", *listen, *extra)
         # no -l: the file's own listen lines count
         return [str(BIN / "serpy"), "-D", "-D", "-E", "-m", "64", "-n", "2", "-N", "1", *self.options(), *extra]
@@ -275,10 +288,10 @@ class Neighbour:
     """Another server of the farm of *oob*, as far as it can be heard on the group."""
 
     def __init__(self, oob: Oob):
-        self.group = (GROUP, oob.port)
+        self.group = (GROUP, oob.group_port)
         lines = (oob.folder / "secrets").read_text().splitlines()
         key = dict(line.split("=", 1) for line in lines)["REPLICATION_SECRET"]
-        self.sealer = Sealer(key.encode(), f"{GROUP}:{oob.port}", 7, int(time.time() * 1000))
+        self.sealer = Sealer(key.encode(), f"{GROUP}:{oob.group_port}", 7, int(time.time() * 1000))
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.group)

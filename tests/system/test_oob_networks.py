@@ -6,6 +6,7 @@ The published files are no part of this project: tests/support/oob.py says where
 from __future__ import annotations
 
 import pytest
+from support.oob import Oob
 from support.running import wait_for
 from support.steps import backwards, hang_up, invite, refused
 
@@ -197,10 +198,31 @@ def test_replication_of_a_registration(oob, kind):
         assert bob.register().status == 200
         heard = neighbour.heard()
     assert heard.startswith("REGISTER sip:bob%40example.com@example.com SIP/2.0")
-    assert heard.get("SER-Server-ID") == "0"
+    assert heard.get("SER-Server-ID") == "1"
     assert heard.get("Repl-Marker") == ("nated" if kind == "nated" else "")
     assert bob.contact in heard.get("Contact")
     assert not heard.get("Authorization")
+
+
+def test_two_servers_of_a_farm(oob, tmp_path):
+    """Who registers at one is called, and taken off again, at the other; also a phone behind a NAT."""
+    other = Oob(tmp_path, oob.name, server_id=2, farm=oob).prepare("alice", "bob", "carol").start()
+    try:
+        with oob.attrs("global", replicate="1"), other.attrs("global", replicate="1"):
+            bob, nated, alice = oob.phone("bob"), oob.nated_phone("carol"), other.phone("alice")
+            bob.register()
+            nated.register()
+            wait_for(lambda: other.contacts("bob") and other.contacts("carol"))
+            for phone in (bob, nated):
+                text = invite(alice, phone.aor)
+                phone.reply(phone.expect("INVITE"), 486, "Busy Here")
+                refused(alice, text, 486)
+            bob.register(expires=0)
+            wait_for(lambda: not other.contacts("bob"))
+            refused(alice, invite(alice, bob.aor), 480)
+    finally:
+        other.close_phones()
+        assert other.stop() == 0
 
 
 def replica(oob, user):
