@@ -305,7 +305,7 @@ class RtpRelay:
         states = self.states
         at_start = not self._tested
         self._tested = True
-        all_down = all(states.is_down(node) for node in self.nodes)
+        all_down = all(states.is_down(node) or states.is_out(node) for node in self.nodes)
         for node in self.nodes:
             due = at_start or (states.is_down(node) and (all_down or states.test_at(node) <= now))
             if due and node.index not in self._testing and not states.is_out(node):
