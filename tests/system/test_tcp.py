@@ -250,6 +250,37 @@ def test_a_client_that_does_not_read_disturbs_nobody(server, phones):
     deaf.close()
 
 
+def test_while_the_receivers_stand_still_connections_wait_and_lose_nothing(server, phones):
+    phone = phones("alice", "tcp")
+    receivers = [pid for title, pid in server.children().items() if "udp receiver" in title]
+    paused = server.tcp_info()["paused"]
+    count = 0
+    for pid in receivers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        phone.socket.setblocking(False)
+        until = time.monotonic() + 5.0
+        rest = b""
+        pad = ("X-Pad: " + "x" * 8000,)
+        while time.monotonic() < until:
+            if not rest:
+                text = phone.request("OPTIONS", f"sip:127.0.0.1:{server.port}", call_id=f"{count}@wait", headers=pad)
+                rest = text.encode()
+                count += 1
+            try:
+                rest = rest[phone.socket.send(rest) :]
+            except BlockingIOError:  # the server does not read
+                if server.tcp_info()["paused"] > paused:
+                    break
+        assert server.tcp_info()["paused"] > paused
+    finally:
+        for pid in receivers:
+            os.kill(pid, signal.SIGCONT)
+    phone.socket.settimeout(15.0)
+    phone.socket.sendall(rest)
+    assert sum(phone.final(15.0).status == 200 for _ in range(count)) == count > 200
+
+
 def test_a_thousand_connections_are_all_served(server):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 1500:

@@ -31,10 +31,13 @@ from serpy.net.streams import (
     encode_alias,
     home_of,
 )
+from serpy.script.context import Context
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
+from serpy.sip.parser import parse_message
 from serpy.workers.tcp import TcpWorker
+from serpy.workers.udp import UdpWorker
 
 OPTIONS = b"OPTIONS sip:a SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n"
 RECEIVERS = 1
@@ -277,3 +280,47 @@ def test_pings_of_a_peer_that_does_not_read_are_not_answered(farm):
     peer.sendall(OPTIONS)
     farm.until(lambda: farm.messages)
     assert connection.queued <= before
+
+
+def aliased(farm, connection, via, port=0, transport="TCP"):
+    """What ``force_tcp_alias`` says for a request with *via* that came by *connection*."""
+    server = Server(Settings({"children": RECEIVERS}))
+    bound = type("NoSockets", (), {"children": RECEIVERS, "streams": 2})()
+    worker = UdpWorker(server, farm.channels[0], bound, 0, 0)
+    text = f"REGISTER sip:a SIP/2.0\r\nVia: SIP/2.0/{transport} {via};branch=z9hG4bK1\r\n\r\n"
+    flow = Flow(farm.listener, connection.host, connection.port, connection.id)
+    return worker._alias(Context(parse_message(text.encode()), flow, 0.0, 0.0), port)
+
+
+@pytest.mark.parametrize(
+    ("via", "port", "leads"),
+    [
+        pytest.param("127.0.0.1:5099", 0, 5099, id="port-in-via"),
+        pytest.param("127.0.0.1", 0, 5060, id="default-port"),
+        pytest.param("127.0.0.1:5099", 5098, 5098, id="port-of-the-script"),
+    ],
+)
+def test_force_tcp_alias_makes_the_port_in_via_lead_back(farm, via, port, leads):
+    peer, connection = farm.accept(1)
+    assert aliased(farm, connection, via, port) == 1
+    farm.until(lambda: farm.home("127.0.0.1", leads).directory.find("127.0.0.1", leads))
+    farm.send("127.0.0.1", leads)
+    assert farm.read(peer) == OPTIONS
+
+
+def test_force_tcp_alias_of_what_did_not_come_by_a_connection_is_false(farm):
+    _, connection = farm.accept(1)
+    connection.close("test")
+    assert aliased(farm, connection, f"127.0.0.1:{connection.port}") == 1  # nothing to do
+    assert aliased(farm, connection, "") == -1  # no Via that can be read
+
+
+@pytest.mark.parametrize(("params", "leads"), [(";alias", True), ("", False), (";aliasing=1", False)])
+def test_alias_in_via_is_honoured_when_so_set(farm, params, leads):
+    farm.workers[0]._accept_aliases = True
+    peer, _ = farm.accept(0)
+    peer.sendall(
+        OPTIONS.replace(b"\r\n", f"\r\nVia: SIP/2.0/TCP h:5097;branch=x{params}\r\nCSeq: 1 OPTIONS\r\n".encode(), 1)
+    )
+    farm.until(lambda: farm.messages)
+    farm.until(lambda: bool(farm.home("127.0.0.1", 5097).directory.find("127.0.0.1", 5097)) == leads)
