@@ -276,6 +276,47 @@ def rtp(number, ssrc, mark):
     return head + mark * 160
 
 
+@pytest.mark.skipif(not HAS_RTPENGINE, reason="rtpengine is not installed (apt-get install rtpengine-daemon)")
+@pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is not installed (apt-get install sip-tester)")
+def test_sipp_ends_behind_both_nats_hear_each_other(town, tmp_path):
+    bob = town.phone(1, "bob")  # registers for the callee, which then uses its address
+    assert bob.register().status == 200
+    town.close()
+    sound = tmp_path / "sound"
+    sound.write_bytes(bytes(range(256)) * 400)  # some 13 seconds
+    for house in town.houses:
+        house.nft(
+            "table ip media {\n chain input {\n  type filter hook input priority 0;\n"
+            f"  ip saddr {SERVER} udp sport 30000-30099 counter\n }}\n}}\n"
+        )
+    # -aa answers keep-alives; each counts as a call, so the callee does not end by itself
+    callee = sipp(town.houses[1], "media_uas.xml", sound, "-p", "5060", "-aa")
+    caller = sipp(
+        town.houses[0], "media_uac.xml", sound, "-p", "5061", "-m", "1", "-key", "callee", bob.aor, f"{SERVER}:5060"
+    )
+    assert caller.wait(30) == 0, (tmp_path / "media_uac.xml.log").read_text()[-3000:]
+    callee.kill()
+    assert callee.wait(5) != 0
+    bob = town.phone(1, "bob")
+    assert bob.register(0, contact="*").status == 200
+    town.close()
+    heard = [int(re.search(r"packets (\d+)", house.run("nft", "list", "ruleset").stdout)[1]) for house in town.houses]
+    for house in town.houses:
+        house.nft("delete table ip media\n")
+    # three seconds are 150 packets of 20 ms; the first ones of each end find no way yet
+    assert min(heard) >= 100, heard
+
+
+def sipp(host, scenario, sound, *words):
+    """One call of SIPp at *host*, with its output in the folder of *sound*."""
+    with (sound.parent / f"{scenario}.log").open("wb") as log:
+        return host.popen(
+            "sipp", "-sf", str(Path(__file__).parent / "sipp" / scenario), "-i", host.address, "-nostdin",
+            "-timeout", "20", *words, stdout=log, stderr=log,
+            cwd=sound.parent,
+        )  # fmt: skip
+
+
 def contacts(town, phone):
     return town.running.json("usrloc", "show", f"{phone.user}@example.com")
 
