@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-import subprocess
 import time
 from pathlib import Path
 
@@ -141,7 +140,7 @@ class Probe:
             self._inside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._inside.bind((house.address, 0))
         for sock in (self._outside, self._inside):
-            sock.settimeout(1.0)
+            sock.settimeout(0.3)
         self._inside.sendto(b"out", self._outside.getsockname())
         self._way_back = self._outside.recvfrom(100)[1]
         assert self._way_back[0] in ROUTERS
@@ -158,10 +157,3 @@ class Probe:
     def close(self) -> None:
         self._outside.close()
         self._inside.close()
-
-
-def kill_quietly(process: subprocess.Popen) -> None:
-    """End a process that may have ended."""
-    if process.poll() is None:
-        process.terminate()
-        process.wait(10)

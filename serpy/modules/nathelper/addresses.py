@@ -12,6 +12,7 @@ import ipaddress
 from typing import Final
 
 _CACHE_MAX: Final = 4096  # hosts of Contact and Via repeat in every message of a phone
+_ADDRESS_MAX: Final = 47  # characters of an IPv6 address with an IPv4 one in it, in brackets; longer ones are names
 _known: Final[dict[str, bool]] = {}
 
 _NETWORKS: Final = tuple(
@@ -30,6 +31,8 @@ _NETWORKS: Final = tuple(
 
 def is_private(host: str) -> bool:
     """True when *host* (as written, brackets allowed) is an address that nobody outside its own network reaches."""
+    if len(host) > _ADDRESS_MAX:
+        return False
     found = _known.get(host)
     if found is None:
         found = _look(host)

@@ -97,7 +97,8 @@ class KeepAlive:
         self._failed_id = counters.declare("nathelper.pings_failed", "keep-alives that could not be sent")
         self._answers_id = counters.declare("nathelper.ping_replies", "answers to keep-alive requests")
         self._rounds_id = counters.declare("nathelper.ping_rounds", "times that all contacts have been looked at")
-        server.hooks.own_replies.append((self.cookie, self.on_reply))
+        if method and method != _CRLF_METHOD:
+            server.hooks.own_replies.append((self.cookie, self.on_reply))
 
     def _forced_listener(self, text: str) -> Listener | None:
         if not text:
