@@ -124,10 +124,10 @@ class Loop:
         if self._readers.pop(fd, None) is not None:
             self._unregister(fd)
 
-    def watch(self, fd: int, *, writable: bool) -> None:
-        """Call the callback of the reader *fd* also when it is *writable*, or no longer."""
+    def watch(self, fd: int, *, readable: bool, writable: bool) -> None:
+        """From now on call the callback of the reader *fd* when it is one of these."""
         if fd in self._readers:
-            self._epoll.modify(fd, READABLE | WRITABLE if writable else READABLE)
+            self._epoll.modify(fd, (READABLE if readable else 0) | (WRITABLE if writable else 0))
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call *callback* at the monotonic instant *when*, or as soon as the loop runs when that has passed."""

@@ -30,6 +30,10 @@ ACCEPT_BATCH: Final = 64  # connections per wake-up, before others get their tur
 SWEEP_S: Final = 1.0
 PAUSE_S: Final = 0.5  # until the next accept when the process has no descriptor left
 IP_BIND_ADDRESS_NO_PORT: Final = 24
+# What the loop watches a connection for, bits.
+PAUSED: Final = 0
+READING: Final = 1
+WRITING: Final = 2
 NEWCOMER_S: Final = 2.0  # a connection this old that has never brought a message makes room for a new one
 
 
@@ -100,6 +104,7 @@ class Connection:
         self._queue: Final[deque[Pending]] = deque()
         self._held: Frame | None = None  # offered and not taken
         self._inside_since = 0.0  # 0.0 = between two messages
+        self._watched = READING | WRITING if connecting else READING
         self._write_by = hub.deadline(hub.settings.connect_s) if connecting else 0.0
 
     def __repr__(self) -> str:
@@ -174,12 +179,17 @@ class Connection:
         """Be called for what may be done; a connection that is neither read nor written to is not watched at all,
         else the end of it would wake us again and again.
         """
+        readable = self._held is None
+        wanted = (READING if readable else PAUSED) | (WRITING if writable else PAUSED)
+        if wanted == self._watched:
+            return
+        self._watched = wanted
         loop = self._hub.loop
-        if self._held is not None and not writable:
+        if wanted == PAUSED:
             loop.remove_reader(self.fd)
             return
         loop.add_reader(self.fd, self.ready)
-        loop.watch(self.fd, writable=writable)
+        loop.watch(self.fd, readable=readable, writable=writable)
 
     # --- in
 
@@ -336,7 +346,7 @@ class Hub:
         self.connections[number] = connection
         self.loop.add_reader(connection.fd, connection.ready)
         if connecting:
-            self.loop.watch(connection.fd, writable=True)
+            self.loop.watch(connection.fd, readable=True, writable=True)
         self.user.opened(connection)
         if not self._sweeping:
             self._sweeping = True

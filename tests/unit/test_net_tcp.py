@@ -79,7 +79,7 @@ class Setup:
         self.clients.append(client)
         return client
 
-    def until(self, what, timeout=5.0):
+    def until(self, what, timeout=5.0, *, wanted=True):
         """Run the loop until *what()* is true."""
 
         def look():
@@ -92,7 +92,7 @@ class Setup:
         self.loop._stopping = False
         look()
         self.loop.run()
-        assert what()
+        assert bool(what()) == wanted
 
     def close(self):
         self.hub.close()
@@ -147,6 +147,20 @@ def test_a_connection_whose_messages_are_not_taken_is_not_read(setup):
     one.loop.spawn(one.user.open[0].resume)
     one.until(lambda: len(one.user.frames) >= sent // len(OPTIONS))
     assert one.user.reasons == []
+
+
+def test_a_connection_that_is_paused_both_ways_costs_nothing(setup):
+    one = setup()
+    one.user.takes = False
+    client = one.client()
+    client.sendall(OPTIONS * 100)
+    one.until(lambda: one.user.open and one.user.open[0]._held is not None)
+    one.user.open[0].send(b"x" * 2_000_000, 0)
+    client.sendall(OPTIONS)
+    wakes = []
+    ready = one.user.open[0].ready
+    one.loop._readers[one.user.open[0].fd] = lambda: (wakes.append(1), ready())
+    one.until(lambda: len(wakes) > 50, timeout=0.2, wanted=False)
 
 
 def test_what_the_peer_does_not_take_waits_and_is_sent_in_order(setup):
