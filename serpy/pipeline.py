@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serpy import __version__
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.net.handoff import MESSAGE, encode_message
+from serpy.net.route import source_address
 from serpy.net.steering import owner
 from serpy.script.context import DROPPED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.script.runtime import HOOKS
@@ -119,6 +120,10 @@ class Pipeline:
         self.overrun = 0  # more messages than may wait behind a parked one
         self.stray_responses = 0
         self.layer.signature = self.replies.signature = signature(server.settings)
+        self.layer.warns = self.replies.warns = os.getpid() if server.settings.sip_warning else 0
+        self.layer.reply_to_via = self.replies.reply_to_via = bool(server.settings.reply_to_via)
+        if server.settings.mhomed:
+            self.forwarder.route = source_address
         self._force_rport = bool(server.settings.force_rport)
         self._check_via = bool(server.settings.check_via)
         self._has_reply_route = False

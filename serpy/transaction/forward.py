@@ -53,11 +53,11 @@ class SendFilter:
         return True
 
 
-def reply_flow(request: Request, flow: Flow, *, to_source: bool) -> Flow:
+def reply_flow(request: Request, flow: Flow, *, to_source: bool, to_via: bool = False) -> Flow:
     """Where answers to *request*, received over *flow*, go: back to its address, at the port its Via asks for.
 
     Over a connection they go back by it or, when it is gone, to the port in Via. *to_source*: the script called
-    ``force_rport``.
+    ``force_rport``. *to_via*: without that and ``rport``, to the address in Via.
     """
     via = request.via
     if flow.connection:
@@ -65,6 +65,8 @@ def reply_flow(request: Request, flow: Flow, *, to_source: bool) -> Flow:
     maddr = via.param("maddr")
     if maddr is not None and is_address(maddr):
         return Flow(flow.listener, maddr.strip("[]"), via.port or 5060)
+    if to_via and not to_source and via.rport < 0 and is_address(via.host):
+        return Flow(flow.listener, via.address, via.port or 5060)
     if via.port == flow.port or to_source or via.rport >= 0:
         return flow
     port = via.port or 5060
@@ -125,6 +127,7 @@ class Forwarder:
         self.resolve: Resolve | None = None
         self.filter: SendFilter = SendFilter()
         self.to_group: ToGroup | None = None  # who sends to multicast groups
+        self.route: Callable[[str], str] | None = None  # mhomed: which of our addresses reaches a host
         self._hops: dict[str, Flow] = {}  # next-hop text with a numeric host -> its flow
 
     def flows(self, ctx: Context, next_hop: str, listener: Listener | None) -> list[Flow]:
@@ -145,7 +148,10 @@ class Forwarder:
             transport = (uri.param("transport") or "udp").lower()
             if uri.scheme == "sips":
                 transport = "tls"  # §26.2.2; TCP under TLS is written transport=tcp
-            flow = self.flow_to(transport, host.strip("[]"), uri.port or default_port(transport), wanted)
+            host = host.strip("[]")
+            if self.route is not None and listener is None and ctx.send_listener is None:
+                wanted = self.routed(transport, host, wanted)
+            flow = self.flow_to(transport, host, uri.port or default_port(transport), wanted)
             if len(self._hops) >= MAX_CACHED_HOPS:
                 self._hops.clear()
             self._hops[next_hop] = flow
@@ -155,9 +161,23 @@ class Forwarder:
         found: list[Flow] = []
         for transport, address, port in self.resolve(uri):
             if self.can_reach(transport, address):
+                if self.route is not None and listener is None and ctx.send_listener is None:
+                    wanted = self.routed(transport, address, wanted)
                 found.append(with_options(self.flow_to(transport, address, port, wanted), ctx))
         if not found:
             raise BackendError(f"no usable address for {host!r:.120}")
+        return found
+
+    def routed(self, transport: str, host: str, wanted: Listener) -> Listener:
+        """The listener at the address that the kernel would use for *host*, with the port of *wanted* if there is one."""
+        address = self.route(host) if self.route is not None else ""
+        found = wanted
+        for listener in self.listeners:
+            if listener.host == address and listener.transport == transport and not listener.multicast:
+                if listener.port == wanted.port:
+                    return listener
+                if found is wanted:
+                    found = listener
         return found
 
     def can_reach(self, transport: str, host: str) -> bool:

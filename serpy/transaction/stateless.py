@@ -19,6 +19,7 @@ from serpy.sip.message import Request
 from serpy.sip.status import reason_phrase
 from serpy.sip.writer import build_reply
 from serpy.transaction.forward import received_value, reply_flow, rport_value
+from serpy.transaction.warning import warning_line
 
 ACK_WINDOW_S: Final = 32.0  # 64*T1: as long as a client may repeat its ACK
 
@@ -30,6 +31,8 @@ class StatelessReplies:
         self.secret: Final = secret
         self.send: Final = send
         self.signature: list[str] = []  # header lines of every answer: Server
+        self.warns = 0  # sip_warning: our process id, 0 = off
+        self.reply_to_via = False
         self.acks_until = 0.0  # no ACK can be ours after this instant
         # statistics
         self.sent = 0
@@ -64,14 +67,17 @@ class StatelessReplies:
         lines = ctx.reply_headers
         if headers:
             lines = [*lines, *headers]
-        sent = self.answer(request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source, now=ctx.now)
+        sent = self.answer(
+            request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source, now=ctx.now,
+            out_uri=ctx.request_uri,
+        )  # fmt: skip
         if sent and status >= 200:
             ctx.final_sent = True
         return sent
 
     def answer(
         self, request: Request, flow: Flow, status: int, reason: str, headers: Sequence[str], body: bytes, *,
-        to_source: bool, now: float,
+        to_source: bool, now: float, out_uri: str = "",
     ) -> bool:  # fmt: skip
         """Send the answer. What of *request* cannot be read is given back as it came; without a readable Via the answer
         goes to where the request came from.
@@ -85,9 +91,11 @@ class StatelessReplies:
             via = request.via
             received = received_value(via, flow, to_source=to_source)
             rport = rport_value(via, flow, to_source=to_source)
-            target = reply_flow(request, flow, to_source=to_source)
+            target = reply_flow(request, flow, to_source=to_source, to_via=self.reply_to_via)
         except ParseError:
             pass
+        if self.warns:
+            headers = [*headers, warning_line(request, flow, out_uri, self.warns)]
         data = build_reply(
             request, status, reason or reason_phrase(status),
             to_tag=to_tag or ("" if status == 100 else self.tag(request)),

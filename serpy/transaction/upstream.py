@@ -23,6 +23,7 @@ from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.timers import TimerWheel
 from serpy.transaction.user import Outcome, TransactionUser
+from serpy.transaction.warning import warning_line
 
 # What match_request found.
 NEW: Final = 0
@@ -45,6 +46,8 @@ class Upstream:
         self.on_answer: list[Outcome] = []  # a final answer, or 183, has gone upstream
         self.on_failed: list[Outcome] = []  # every branch has failed, before the failure route
         self.signature: list[str] = []  # header lines of every answer of our own: Server
+        self.warns = 0  # sip_warning: our process id, 0 = off
+        self.reply_to_via = False
         self.servers: dict[str, ServerTransaction] = {}
         self.clients: dict[str, ClientTransaction] = {}
         self.wheel: Final = TimerWheel(now)
@@ -88,7 +91,7 @@ class Upstream:
 
     def create(self, ctx: Context, request: Request, now: float) -> ServerTransaction:
         """A new server transaction for *request*; an INVITE is answered 100 at once."""
-        flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source)
+        flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=self.reply_to_via)
         self._number += 1
         server = ServerTransaction(server_key(request, request.method), request, ctx, flow, self._number)
         server.to_tag = ""
@@ -137,6 +140,8 @@ class Upstream:
         if status != 100 and not server.to_tag:
             server.to_tag = request.to_tag or self.make_tag(request)
         lines = self.signature.copy()
+        if self.warns:
+            lines.append(warning_line(request, ctx.flow, ctx.request_uri, self.warns))
         if status >= 200 and ctx.reply_headers:
             lines.extend(ctx.reply_headers)
         lines.extend(headers)
