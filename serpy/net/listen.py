@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ConfigError
+from serpy.net.handoff import set_buffers
 from serpy.net.steering import attach_program
 from serpy.sip.flow import Listener
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 TRANSPORTS: Final = ("udp", "tcp", "tls", "sctp", "ws", "wss")
 RECEIVE_BUFFER: Final = 1048576  # holds what comes while a killed receiver is replaced
+GROUP_BUFFER: Final = 8 * 1024 * 1024  # what 2,000 replicas a second need while the timer process loads a table
 SIOCGIFADDR: Final = 0x8915
 IPV6_LINK_SCOPE: Final = "20"
 SO_RCVBUFFORCE: Final = 33
@@ -298,6 +300,7 @@ def _bind_multicast(listener: Listener, settings: Settings) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _bind_to(sock, listener)
     _set_options(sock, listener, settings)
+    set_buffers(sock, GROUP_BUFFER)
     return sock
 
 

@@ -294,11 +294,18 @@ class Agent:
 
     def _group(self, listener: Listener, sock: socket.socket) -> Group:
         settings = self._settings
-        addresses = [self.address] if settings.interface else [
-            each.host for each in self._server.listeners if not each.multicast and each.ipv6 == listener.ipv6
-        ]  # fmt: skip
-        for address in dict.fromkeys(addresses):
-            sockets.join(sock, listener, address)
+        own = [each.host for each in self._server.listeners if not each.multicast and each.ipv6 == listener.ipv6]
+        failed: list[ConfigError] = []
+        addresses = list(dict.fromkeys([self.address] if settings.interface else [self.address, *own]))
+        for address in addresses:
+            try:
+                sockets.join(sock, listener, address)
+            except ConfigError as exc:
+                failed.append(exc)
+        if len(failed) == len(addresses):
+            raise failed[0]
+        for exc in failed:  # there may be more addresses than a socket may join on, and interfaces that cannot
+            log.warning("replication: %s", exc)
         name = f"{listener.host}:{listener.port}"
         sealer = Sealer(settings.key, name, self.server_id, self.boot)
         return Group(listener, sock, sealer, Senders(self.server_id, float(settings.max_age_s)))

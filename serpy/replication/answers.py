@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from serpy.replication.messages import Range, Told
+from serpy.replication.messages import MOST_OFFERED, Range, Told
 from serpy.replication.scan import Index
 
 RECENT_MS: Final = 3000  # younger ones are on their way by multicast
-MOST_OFFERED: Final = 200  # bindings of one range in one answer
 MOST_REMOVED: Final = 20
 PER_PULSE: Final = 12
 PULSE_S: Final = 0.01

@@ -29,6 +29,7 @@ SHOWN: Final = 7  # like BINDINGS, for somebody who only wants to look
 DATAGRAM: Final = 1400
 ROOM: Final = DATAGRAM - FRAME_OVERHEAD
 MAX_HASHES: Final = 140  # of one range in one datagram
+MOST_OFFERED: Final = 200  # bindings of one range that follow one answer
 ALL: Final = (1 << 64) - 1
 DRY: Final = 1 << 31  # bit of a session's number: only show what would be done
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.replication import messages
 from serpy.replication.answers import RECENT_MS, Outbox, SendFrame, answer
-from serpy.replication.digest import Sums, entry_hash, parse_sums
+from serpy.replication.digest import Sums, bucket_of, entry_hash, parse_sums
 from serpy.replication.merge import milliseconds
 from serpy.replication.scan import Entry, Index, Scanner
 from serpy.replication.session import Session
@@ -44,6 +44,7 @@ HELLO_BACKOFF_S: Final = 0.3
 HELLO_AGAIN_S: Final = 1.5
 HELLOS: Final = 5
 INDEX_AGE_S: Final = 2.0  # how old an index may be from which is asked and answered
+PATIENCE: Final = 2.5  # digest intervals in which a server with fewer bindings than we is left alone
 FORGET_S: Final = 120.0
 DRY_S: Final = 6.0
 MOST_SHOWN: Final = 500
@@ -61,6 +62,7 @@ class Peer:
         self.sums: dict[int, int] = {}
         self.digest_at = 0.0  # monotonic
         self.differing: set[int] = set()
+        self.fewer_since = 0.0  # monotonic; it has had fewer bindings than we since then
 
 
 class Repair:
@@ -85,7 +87,7 @@ class Repair:
         self._starting = False
         self._sums: Sums | None = None
         self._index = Index(set(), -INDEX_AGE_S)  # for answers
-        self._asked: list[tuple[int, list[messages.Range], tuple[str, int]]] = []
+        self._asked: dict[tuple[tuple[str, int], int, int, int], messages.Range] = {}
         self._indexing = False
         self._digest_at = 0.0
         self._hellos = HELLOS
@@ -157,10 +159,22 @@ class Repair:
             peer.differing.update(sums)  # we have not looked yet; the session will
         if self.session is not None or self._starting or not peer.differing or not self._store.is_loaded():
             return
+        if self._is_catching_up(peer):
+            return
         if max(each.life.delay for each in self.peers.values()) < BEHIND_S:  # else: what we miss waits in our own queue
             self._starting = True
             wait = BACKOFF_S * random.random()
             self._loop.call_at(self._loop.now() + wait, lambda: self._begin(peer))
+
+    def _is_catching_up(self, peer: Peer) -> bool:
+        """True while *peer* has fewer bindings than we and may be asking for the rest: somebody, once, not all at once."""
+        now = self._loop.now()
+        if self._sums is None or peer.bindings >= self._sums.bindings:
+            peer.fewer_since = 0.0
+            return False
+        if not peer.fewer_since:
+            peer.fewer_since = now
+        return now - peer.fewer_since < PATIENCE * self._interval_s
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
@@ -244,14 +258,15 @@ class Repair:
         if self._loop.now() - self._index.made_at < INDEX_AGE_S and buckets <= self._index.buckets:
             self._answer(number, ranges, address)
             return
-        self._asked.append((number, ranges, address))
+        for each in ranges:  # asked again while we were looking: the newest counts
+            self._asked[address, number, each.bucket, each.low] = each
         if not self._indexing:
             self._indexing = True
             # a little later: more questions come right behind
             self._loop.call_at(self._loop.now() + 0.01, self._reindex)
 
     def _reindex(self) -> None:
-        wanted = {each.bucket for _, ranges, _ in self._asked for each in ranges}
+        wanted = {each.bucket for each in self._asked.values()}
         if self._loop.now() - self._index.made_at < 4 * INDEX_AGE_S:
             wanted |= self._index.buckets
 
@@ -259,10 +274,13 @@ class Repair:
             self._indexing = False
             index.made_at = self._loop.now()
             self._index = index
-            asked, self._asked = self._asked, []
-            for number, ranges, address in asked:
-                if {each.bucket for each in ranges} <= index.buckets:
-                    self._answer(number, ranges, address)
+            asked, self._asked = self._asked, {}
+            askers: dict[tuple[tuple[str, int], int], list[messages.Range]] = {}
+            for (address, number, bucket, _), each in asked.items():
+                if bucket in index.buckets:
+                    askers.setdefault((address, number), []).append(each)
+            for (address, number), ranges in askers.items():
+                self._answer(number, ranges, address)
 
         self.scanner.scan(wanted, ready, soon=True)
 
@@ -336,6 +354,9 @@ class Repair:
                     if known is not None:
                         index.remove(table, known)
                     index.add(table, binding)
+                if self.session is not None:
+                    bucket = bucket_of(table, binding.uid)
+                    self.session.stored(bucket, entry_hash(table, binding), self._loop.now())
             elif outcome == OLDER and known is not None:
                 newer.append(messages.build_binding(table, known, wall_now))
             elif outcome == BURIED:

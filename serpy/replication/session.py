@@ -1,7 +1,7 @@
 """The asking side of a repair: which ranges of which buckets still differ from one other server, and what to ask next.
 
 A range is asked about with the hashes of our entries; the answer says what we miss (it follows), what the other misses (we
-send it) and what was removed there. A range is done when an answer finds nothing. What gets lost is asked again. Pure: the
+send it) and what was removed there. A range is done when an answer finds nothing, or when all it promised has come. What gets lost is asked again. Pure: the
 caller brings the time and sends.
 
 Runs in: timer. Locks: none.
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.replication.messages import ALL, DRY, MAX_HASHES, Range, Told
+from serpy.replication.messages import ALL, DRY, MAX_HASHES, MOST_OFFERED, Range, Told
 from serpy.replication.scan import Index
 
 OUTSTANDING: Final = 96  # ranges asked about at once
-RETRY_S: Final = 0.35  # without an answer
-SETTLE_S: Final = 0.15  # after the bindings of an answer should have come
+RETRY_S: Final = 0.8  # without an answer; the other may have to read its table first
+SETTLE_S: Final = 0.5  # after the last of the bindings that an answer promised
 GIVE_UP_S: Final = 6.0  # without progress
 
 
@@ -29,6 +29,8 @@ class _Open:
         self.high: Final = high
         self.asked = False
         self.ask_at = 0.0
+        self.promised = 0  # bindings that are to come; when they have come,
+        self.is_all = False  # is that all?
 
 
 class Session:
@@ -52,6 +54,7 @@ class Session:
         self.removed: Final[list[tuple[int, int]]] = []
         self.buckets: Final = set(buckets)
         self._open: Final = {(bucket, 0): _Open(bucket, 0, ALL) for bucket in buckets}
+        self._lows: Final = {bucket: [0] for bucket in buckets}
 
     @property
     def left(self) -> int:
@@ -89,6 +92,7 @@ class Session:
         upper = _Open(each.bucket, middle, each.high)
         self._open[each.bucket, each.low] = lower
         self._open[each.bucket, middle] = upper
+        self._lows[each.bucket].append(middle)
         return self._ask(lower, now) + self._ask(upper, now)
 
     def told(self, answer: Told, now: float, *, done: bool) -> bool:
@@ -103,5 +107,20 @@ class Session:
             self.wanted.extend(answer.wanted)
             self.removed.extend(answer.removed)
         else:
-            each.ask_at = now + answer.delay_ms / 1000.0 + SETTLE_S
+            each.promised = min(answer.missing, MOST_OFFERED)
+            each.is_all = answer.missing <= MOST_OFFERED and not answer.wanted and not answer.removed
+            each.ask_at = now + answer.delay_ms / 1000.0 + SETTLE_S if each.promised else now + RETRY_S
         return True
+
+    def stored(self, bucket: int, entry: int, now: float) -> None:
+        """Note that a binding of *bucket* with hash *entry* has come and was stored."""
+        for low in self._lows.get(bucket, ()):
+            each = self._open.get((bucket, low))
+            if each is None or not each.low <= entry <= each.high or each.promised <= 0:
+                continue
+            self.progress_at = now
+            each.promised -= 1
+            each.ask_at = now if not each.promised else max(each.ask_at, now + SETTLE_S)
+            if not each.promised and each.is_all:
+                del self._open[bucket, low]
+            return

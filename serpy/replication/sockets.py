@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from serpy.config import Settings
     from serpy.sip.flow import Listener
 
-BUFFER_BYTES: Final = 8 * 1024 * 1024  # what 2,000 REGISTERs a second send while the timer loads a table
+BUFFER_BYTES: Final = 4 * 1024 * 1024  # for repair; may turn out smaller where we are not root any more
 IP_MULTICAST_ALL: Final = 49
 DEFAULT_TTL: Final = 1
 
@@ -82,7 +82,6 @@ def join(sock: socket.socket, group: Listener, address: str) -> None:
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:  # a predecessor of this process has joined
             raise ConfigError(f"cannot join {group.host} on {address}: {exc.strerror}") from None
-    set_buffers(sock, BUFFER_BYTES)
 
 
 def open_sender(address: str, port: int, settings: Settings) -> socket.socket:
