@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.api import Arg, Context, Exports, Function, Param, Routes, Rpc
 from serpy.rtp.functions import RtpFunctions, Value
 from serpy.rtp.link import Timeouts
+from serpy.rtp.nodes import RTPPROXY
 from serpy.rtp.relay import RelaySettings, RtpRelay
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class MediaModule:
             test_at_start=bool(self.sockets),
         )
         self._functions = RtpFunctions(RtpRelay(server, settings))
+        if self._protocol == RTPPROXY:
+            server.provide(RtpFunctions, self._functions)  # nathelper has functions of the same names
 
     @property
     def _rtp(self) -> RtpFunctions:

@@ -6,7 +6,7 @@ import pytest
 from support.contexts import configure, context, function, request_text, server
 from support.rtpproxy import FakeRtpEngine, FakeRtpProxy
 
-from serpy.modules import rtpengine, rtpproxy
+from serpy.modules import nathelper, rtpengine, rtpproxy
 from serpy.net.loop import Loop
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
@@ -78,6 +78,15 @@ def test_proxies_are_listed_taken_out_and_put_in(module):
     assert [row["state"] for row in listed()] == ["out"]
     assert enable("all") == 1
     assert [row["state"] for row in listed()] == ["up"]
+
+
+def test_nathelper_without_proxies_uses_those_of_rtpproxy():
+    with FakeRtpProxy() as proxy:
+        exports, loop = ready(rtpproxy, rtpproxy_sock=[proxy.address])
+        other = nathelper.exports()
+        other.module.init_rtp(exports.module._rtp.relay._server)
+        assert in_loop(loop, lambda: function(other, "rtpproxy_offer")(invite())) == 1
+        assert len(proxy.asked) == 1
 
 
 def test_both_modules_and_nathelper_can_be_loaded_together():

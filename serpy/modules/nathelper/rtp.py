@@ -32,7 +32,9 @@ class RtpPart:
         self.rtpproxy_retr = 5
         self.rtpproxy_tout = 1
         self.rtpproxy_tout_ms = 0
-        self._functions: RtpFunctions | None = None
+        self._own: RtpFunctions | None = None
+        self._functions: RtpFunctions | None = None  # found at the first use, when all modules are initialised
+        self._server: Server | None = None
 
     def init_rtp(self, server: Server) -> None:
         """Read the addresses of the proxies; in the master. Raises ConfigError."""
@@ -47,12 +49,19 @@ class RtpPart:
             # Nobody may want a proxy: the default one is tested when the script first uses it.
             test_at_start=bool(self.rtpproxy_sock),
         )
-        self._functions = RtpFunctions(RtpRelay(server, settings))
+        self._own = RtpFunctions(RtpRelay(server, settings))
+        self._server = server
 
     @property
     def _rtp(self) -> RtpFunctions:
-        assert self._functions is not None, "init_rtp() runs first"
-        return self._functions
+        """Our proxies; without any, those of the module rtpproxy when it is loaded: it has functions of these names."""
+        found = self._functions
+        if found is None:
+            assert self._own is not None, "init_rtp() runs first"
+            assert self._server is not None
+            other = None if self.rtpproxy_sock else self._server.find(RtpFunctions)
+            found = self._functions = other or self._own
+        return found
 
     # -- script ---------------------------------------------------------------------------------------------------
 
