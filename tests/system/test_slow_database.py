@@ -1,4 +1,4 @@
-"""A frozen PostgreSQL delays only what needs it (architecture §1.4): OPTIONS and cached calls go on."""
+"""A frozen database server delays only what needs it (architecture §1.4): OPTIONS and cached calls go on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import pytest
 from support.load import RegisterLoad
 from support.running import Running, wait_for
 
-pytestmark = [pytest.mark.system, pytest.mark.postgres]
+pytestmark = pytest.mark.system
 
 USERS = [f"u{number}" for number in range(100)]
 
 
-@pytest.fixture
-def server(tmp_path, postgres_url):
-    running = Running(tmp_path, url=postgres_url).prepare("alice", "bob")
+@pytest.fixture(
+    params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mysql", marks=pytest.mark.mysql)]
+)
+def server(request, tmp_path):
+    database = request.getfixturevalue(request.param)
+    running = Running(tmp_path, url=database.fresh()).prepare("alice", "bob")
+    running.database = database
     listing = tmp_path / "users"
     listing.write_text("".join(f"{user}@example.com {user}\n" for user in USERS))
     running.ctl("user", "import", str(listing))
@@ -42,7 +46,7 @@ def ring(alice, bob):
     bob.expect("ACK")
 
 
-def test_frozen_database_delays_only_what_needs_it(server, postgres):
+def test_frozen_database_delays_only_what_needs_it(server):
     alice, bob, probe = server.phone("alice"), server.phone("bob"), server.phone("probe")
     assert bob.register().status == 200
     ring(alice, bob)
@@ -52,7 +56,7 @@ def test_frozen_database_delays_only_what_needs_it(server, postgres):
     load = RegisterLoad(server.address, USERS, 100)
     load.start()
     wait_for(lambda: load.acknowledged > 20)
-    postgres.freeze()
+    server.database.freeze()
     try:
         frozen = threading.Event()
         answered = 0
@@ -71,22 +75,24 @@ def test_frozen_database_delays_only_what_needs_it(server, postgres):
         assert set(load.refused) <= {500, 503}
         assert load.refused
     finally:
-        postgres.thaw()
+        server.database.thaw()
     wait_for(lambda: bob.register().status == 200, timeout=20)
     assert load.missing() == []
     for phone in (alice, bob, probe):
         phone.close()
 
 
-def test_server_starts_while_the_database_is_down_and_recovers(server, postgres):
+@pytest.mark.postgres
+@pytest.mark.parametrize("server", ["postgres"], indirect=True)
+def test_server_starts_while_the_database_is_down_and_recovers(server):
     server.stop()
-    postgres.stop()
+    server.database.stop()
     try:
         server.start()
         phone = server.phone("alice")
         assert phone.ask(phone.request("OPTIONS", f"sip:127.0.0.1:{server.port}")).status == 200
         assert phone.register().status in (403, 500)
     finally:
-        postgres.start()
+        server.database.start()
     assert wait_for(lambda: phone.register().status == 200, timeout=30)
     phone.close()
