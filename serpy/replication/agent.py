@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from serpy.api import LocationService
-from serpy.errors import ParseError, SerpyError
+from serpy.errors import ConfigError, ParseError, SerpyError
 from serpy.net.handoff import REPLICATE, REPLICATION_ASK, REPLICATION_TOLD
 from serpy.replication import handover, sockets
 from serpy.replication.counters import Tally
@@ -304,8 +304,8 @@ class Agent:
                 failed.append(exc)
         if len(failed) == len(addresses):
             raise failed[0]
-        for exc in failed:  # there may be more addresses than a socket may join on, and interfaces that cannot
-            log.warning("replication: %s", exc)
+        for failure in failed:  # there may be more addresses than a socket may join on, and interfaces that cannot
+            log.warning("replication: %s", failure)
         name = f"{listener.host}:{listener.port}"
         sealer = Sealer(settings.key, name, self.server_id, self.boot)
         return Group(listener, sock, sealer, Senders(self.server_id, float(settings.max_age_s)))
