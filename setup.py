@@ -81,7 +81,8 @@ HOT = [
     "serpy/modules/speeddial.py",
     "serpy/modules/textops/*.py",
     "serpy/modules/tm.py",
-    "serpy/modules/tm/*.py",
+    "serpy/modules/tm/functions.py",  # not rpc.py: RPCs are called by their signature
+    "serpy/modules/tm/routes.py",
     "serpy/modules/uri_db.py",
     "serpy/modules/usrloc/location.py",  # not rpc.py: RPCs are called by their signature
     "serpy/modules/usrloc/preload.py",

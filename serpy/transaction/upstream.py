@@ -89,6 +89,17 @@ class Upstream:
         """The INVITE transaction that *request*, an ACK or CANCEL, belongs to."""
         return self.servers.get(server_key(request, "INVITE"))
 
+    def find_by_call_id(self, call_id: str, number: int) -> ServerTransaction | None:
+        """The INVITE transaction with this Call-ID and CSeq number that has no final answer yet; looks at all of them."""
+        for server in self.servers.values():
+            request = server.request
+            if (
+                server.is_invite and server.call_id == call_id and not server.is_final() and request is not None
+                and request.cseq.number == number
+            ):  # fmt: skip
+                return server
+        return None
+
     def create(self, ctx: Context, request: Request, now: float) -> ServerTransaction:
         """A new server transaction for *request*; an INVITE is answered 100 at once."""
         flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=self.reply_to_via)

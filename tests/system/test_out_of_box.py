@@ -210,6 +210,27 @@ def test_cancel_is_answered_and_ends_the_call_with_487(phones):
     alice.send(alice.ack(text, answer))
 
 
+def test_an_administrator_cancels_a_ringing_call(phones, server):
+    alice, bob = phones("alice"), phones("bob")
+    bob.register(expires=0, contact="*")
+    bob.register()
+    alice.send(alice.request("INVITE", bob.aor))
+    challenge = alice.expect(407)
+    alice.send(alice.ack(alice.request("INVITE", bob.aor, cseq=alice.cseq), challenge))
+    text = alice.request("INVITE", bob.aor, headers=(alice.authorization(challenge, "INVITE", bob.aor),))
+    alice.send(text)
+    invite = bob.expect("INVITE")
+    bob.reply(invite, 180, "Ringing")
+    alice.expect(180)
+    assert server.json("rpc", "tm.cancel", alice.call_id, str(alice.cseq)) == {"branches": 1}
+    bob.reply(bob.expect("CANCEL"), 200)
+    bob.reply(invite, 487, "Request Terminated")
+    bob.expect("ACK")
+    alice.send(alice.ack(text, alice.expect(487)))
+    assert "481" in server.ctl("rpc", "tm.cancel", alice.call_id, str(alice.cseq), check=False).stderr
+    assert [row["receiver"] for row in server.json("rpc", "tm.hash_stats")] == [0, 1]
+
+
 def test_cancel_without_a_call_is_481(phones):
     phone = phones("alice")
     text = phone.request("CANCEL", "sip:bob@example.com", branch="z9hG4bKnone")

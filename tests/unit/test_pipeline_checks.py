@@ -283,7 +283,7 @@ def test_the_statistics_reach_the_shared_page_and_go_on_from_a_predecessor():
     successor._publish()
     assert bench.server.counters.snapshot()["core.requests"] == 3
     assert bench.sl.stats()["2xx"] == 1
-    assert bench.tm.stats()["created"] == 0
+    assert bench.tm.rpc.stats()["created"] == 0
 
 
 @pytest.mark.parametrize(

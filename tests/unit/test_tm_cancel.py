@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from support.receiver import Bench, names, request, response
 
+from serpy.net.handoff import RPC_RESULT
 from serpy.script.context import Target
 
 CALLEE = ("192.0.2.2", 5060)
@@ -215,3 +218,28 @@ def test_the_reasons_of_a_cancel_are_handed_on(params, expected):
 def test_without_a_reason_our_cancel_has_none():
     bench, _ = ringing()
     assert bench.receive(cancel())[1].lines("Reason") == []
+
+
+def asked(bench, call_id, cseq):
+    """What went out, and the answer to ctl, when ctl asks this receiver to cancel."""
+    bench.sent.clear()
+    answers = bench.answers
+    answers.clear()
+    bench.tm._asked((7).to_bytes(4, "big") + json.dumps([call_id, cseq]).encode(), 0)
+    sent = names(bench.take())
+    bench.server.channels.read()
+    (answer,) = answers
+    assert answer[:4] == (7).to_bytes(4, "big")
+    return sent, json.loads(answer[4:])
+
+
+def test_an_administrator_cancels_a_call_by_call_id_and_cseq():
+    bench, invite = ringing()
+    bench.answers = []
+    bench.server.channels.attach(0, None)
+    bench.server.channels.on(RPC_RESULT, lambda payload, _slot: bench.answers.append(payload))
+    assert asked(bench, "call-1", 2) == ([], -1)
+    assert asked(bench, "another", 1) == ([], -1)
+    assert asked(bench, "call-1", 1) == (["CANCEL 192.0.2.2"], 1)
+    assert names(bench.receive(response(invite, 487), CALLEE)) == ["ACK 192.0.2.2", "487 192.0.2.1"]
+    assert asked(bench, "call-1", 1) == ([], -1)

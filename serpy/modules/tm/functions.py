@@ -8,6 +8,7 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -28,6 +29,8 @@ from serpy.api import (
     TransactionService,
 )
 from serpy.modules.tm.routes import ScriptRoutes
+from serpy.modules.tm.rpc import TmRpc
+from serpy.net.handoff import RPC_CALL, RPC_RESULT
 from serpy.script.avps import parse_avp_name
 from serpy.script.context import FAILURE, ONREPLY
 from serpy.sip.message import Request
@@ -38,7 +41,7 @@ from serpy.transaction.response_context import statuses
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies, redirect_contacts
-from serpy.transaction.statistics import ALL, TM
+from serpy.transaction.statistics import ALL
 from serpy.transaction.user import TransactionUser
 
 NAME: Final = "tm"
@@ -82,6 +85,7 @@ class Tm:
         self.contacts_avp = ""
         self.settings = TransactionSettings()
         self.routes = ScriptRoutes()
+        self.rpc = TmRpc()
         self.server: Server | None = None
         self._fr_avp: AvpName | None = None
         self._fr_inv_avp: AvpName | None = None
@@ -91,6 +95,7 @@ class Tm:
     def init(self, server: Server) -> None:
         """In the master: parameters to settings, services, counters."""
         self.server = server
+        self.rpc.bind(server)
         settings = self.settings
         settings.fr_timer_s = self.fr_timer / 1000
         settings.fr_inv_timer_s = self.fr_inv_timer / 1000
@@ -394,14 +399,28 @@ class Tm:
         armed = {"failure_route": script.on_failure, "branch_route": script.on_branch, "onreply_route": script.on_reply}
         return TRUE if armed.get(what) else FALSE
 
-    # --- RPC, in the ctl process
+    # --- asked by the ctl process
 
-    def stats(self) -> dict[str, int]:
-        """Transactions of all receivers since the start, and how many are in memory."""
-        if self.server is None:
-            return {}
-        values = self.server.counters.snapshot()
-        return {name.removeprefix("tm."): values.get(name, 0) for name, _ in TM}
+    def child_init(self, server: Server) -> None:
+        """Register what this process answers."""
+        if server.role == "udp receiver":
+            server.channels.on(RPC_CALL, self._asked)
+        elif server.role == "ctl":
+            self.rpc.listen(server)
+
+    def _asked(self, payload: bytes, from_slot: int) -> None:
+        """tm.cancel: cancel one INVITE; answers how many branches were open, -1 when it is not here."""
+        assert self.server is not None
+        call_id, number = json.loads(payload[4:])
+        found = self.layer.find_by_call_id(str(call_id), int(number))
+        count = -1
+        if found is not None:
+            count = 0
+            for branch in found.branches:
+                if branch.status < 200:
+                    count += 1
+            self.layer.cancel_request(found, self.server.loop.now())
+        self.server.channels.send(from_slot, RPC_RESULT, payload[:4] + str(count).encode("ascii"))
 
 
 def owner(ctx: Context) -> Context:
@@ -487,8 +506,13 @@ def exports() -> Exports:
             Function("t_is_set", tm.t_is_set, (Arg.STR,), 0, _R | _F | _O | _B, "is such a route armed"),
         ),
         params=PARAMS,
-        rpc=(Rpc("tm.stats", tm.stats),),
+        rpc=(
+            Rpc("tm.stats", tm.rpc.stats),
+            Rpc("tm.hash_stats", tm.rpc.hash_stats),
+            Rpc("tm.cancel", tm.rpc.cancel, write=True),
+        ),
         init=tm.init,
+        child_init=tm.child_init,
     )
 
 

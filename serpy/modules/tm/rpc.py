@@ -1,0 +1,82 @@
+"""The ``tm.*`` RPCs: counts from shared memory, and cancelling, which the receiver that owns the Call-ID is asked for.
+
+Runs in: ctl. Locks: none.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from serpy.errors import BackendError, UsageError
+from serpy.net.handoff import RPC_CALL, RPC_RESULT
+from serpy.net.steering import owner
+from serpy.transaction.statistics import TM
+
+if TYPE_CHECKING:
+    from serpy.api import Server
+
+ANSWER_S: Final = 2.0
+
+
+class NoTransactionError(UsageError):
+    """There is no such transaction."""
+
+    code: Final = 481
+
+
+class TmRpc:
+    """The methods; each docstring is the help text."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+
+    def bind(self, server: Server) -> None:
+        """In the master: what the counts need."""
+        self._server = server
+
+    def listen(self, server: Server) -> None:
+        """In the ctl process: take in what receivers answer."""
+        server.channels.on(RPC_RESULT, self._answered)
+
+    def stats(self) -> dict[str, int]:
+        """Transactions of all receivers since the start, and how many are in memory."""
+        if self._server is None:
+            return {}
+        values = self._server.counters.snapshot()
+        return {name.removeprefix("tm."): values.get(name, 0) for name, _ in TM}
+
+    def hash_stats(self) -> list[dict[str, int]]:
+        """Transactions in memory and since the start, of each receiver."""
+        server = self._server
+        if server is None:
+            return []
+        names = dict(TM)
+        current = server.counters.per_slot(server.counters.declare("tm.current", names["tm.current"]))
+        created = server.counters.per_slot(server.counters.declare("tm.created", names["tm.created"]))
+        return [
+            {"receiver": child, "current": current[child], "created": created[child]}
+            for child in range(server.settings.children)
+        ]
+
+    def cancel(self, callid: str, cseq: int) -> dict[str, int]:
+        """Cancel the INVITE with this Call-ID and CSeq number, as if the caller had; says how many branches it had open."""
+        server = self._server
+        if server is None:
+            raise BackendError("not started")
+        loop = server.loop
+        ticket = loop.new_ticket()
+        slot = owner(callid.encode("utf-8", "surrogateescape"), server.settings.children)
+        payload = ticket.id.to_bytes(4, "big") + json.dumps([callid, cseq]).encode("ascii")
+        if not server.channels.send(slot, RPC_CALL, payload):
+            raise BackendError("the receiver cannot be reached")
+        answer = loop.wait(ticket, loop.now() + ANSWER_S)
+        if not isinstance(answer, int):
+            raise BackendError("the receiver does not answer")
+        if answer < 0:
+            raise NoTransactionError("no such INVITE transaction")
+        return {"branches": answer}
+
+    def _answered(self, payload: bytes, _from_slot: int) -> None:
+        if self._server is not None:
+            self._server.loop.resume(int.from_bytes(payload[:4], "big"), json.loads(payload[4:]))
