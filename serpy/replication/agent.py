@@ -130,7 +130,10 @@ class Agent:
         if self._settings.digest_interval_s > 0 and location is not None and tombstones is not None:
             store = Store(location, tombstones, self.server_id, persist=self._settings.store_replicas)
             interval = self._settings.digest_interval_s
-            self.repair = Repair(loop, location, store, self.tally, interval, self.multicast_frame, self.send_frame)
+            self.repair = Repair(
+                loop, location, store, self.tally, interval, self.multicast_frame, self.send_frame,
+                lambda: self.groups[0].sealer.sent(STREAM_REGISTER),
+            )  # fmt: skip
             self.repair.start()
         self._tick()
         log.info("replication: group %s:%d by %s, server id %d", *self.groups[0].address, self.address, self.server_id)

@@ -19,7 +19,7 @@ SUM_MASK: Final = 0xFFFFFFFF
 CALL_ID_MAX: Final = 255  # as stored, see database.md
 PER_DATAGRAM: Final = 300  # sums of 4 bytes
 
-_PART: Final = struct.Struct("!IIHH")  # scan, bindings, first bucket, number of sums
+_PART: Final = struct.Struct("!IIHH")  # REGISTERs sent, bindings, first bucket, number of sums
 
 
 def bucket_of(table: str, uid: str) -> int:
@@ -40,10 +40,9 @@ def entry_hash(table: str, binding: Binding) -> int:
 
 
 class Sums:
-    """The sums of one scan over a table. *scan* numbers it, *complete* tells it from one that is still growing."""
+    """The sums of one scan over a table."""
 
-    def __init__(self, scan: int) -> None:
-        self.scan: Final = scan
+    def __init__(self) -> None:
         self.bindings = 0
         self.sums: Final = [0] * BUCKETS
 
@@ -52,12 +51,12 @@ class Sums:
         self.sums[bucket] = (self.sums[bucket] + entry) & SUM_MASK
         self.bindings += 1
 
-    def datagrams(self) -> list[bytes]:
-        """The payloads that carry them."""
+    def datagrams(self, sent: int = 0) -> list[bytes]:
+        """The payloads that carry them; *sent*: how many REGISTERs we have multicast, so that others know what they miss."""
         parts: list[bytes] = []
         for first in range(0, BUCKETS, PER_DATAGRAM):
             sums = self.sums[first : first + PER_DATAGRAM]
-            head = _PART.pack(self.scan & SUM_MASK, self.bindings, first, len(sums))
+            head = _PART.pack(sent & SUM_MASK, self.bindings, first, len(sums))
             parts.append(head + struct.pack(f"!{len(sums)}I", *sums))
         return parts
 
@@ -67,15 +66,15 @@ class Sums:
 
 
 def parse_sums(payload: bytes) -> tuple[int, int, dict[int, int]]:
-    """(scan, bindings, bucket -> sum) of one datagram. Raises ValueError."""
+    """(REGISTERs sent, bindings, bucket -> sum) of one datagram. Raises ValueError."""
     try:
-        scan, bindings, first, count = _PART.unpack_from(payload)
+        sent, bindings, first, count = _PART.unpack_from(payload)
         if first + count > BUCKETS or len(payload) != _PART.size + 4 * count:
             raise ValueError("a digest that does not fit")
         values = struct.unpack_from(f"!{count}I", payload, _PART.size)
     except struct.error as exc:
         raise ValueError(str(exc)) from None
-    return scan, bindings, {first + offset: value for offset, value in enumerate(values)}
+    return sent, bindings, {first + offset: value for offset, value in enumerate(values)}
 
 
 def _key(table: str, uid: str) -> bytes:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.replication import messages
 from serpy.replication.answers import RECENT_MS, Outbox, SendFrame, answer
 from serpy.replication.digest import Sums, bucket_of, entry_hash, parse_sums
+from serpy.replication.envelope import STREAM_REGISTER
 from serpy.replication.merge import milliseconds
 from serpy.replication.scan import Entry, Index, Scanner
 from serpy.replication.session import Session
@@ -44,6 +45,7 @@ HELLO_BACKOFF_S: Final = 0.3
 HELLO_AGAIN_S: Final = 1.5
 HELLOS: Final = 5
 INDEX_AGE_S: Final = 2.0  # how old an index may be from which is asked and answered
+HOLD_S: Final = 15.0  # while registrations go on, tables always differ a little: not more often without a reason
 PATIENCE: Final = 2.5  # digest intervals in which a server with fewer bindings than we is left alone
 FORGET_S: Final = 120.0
 DRY_S: Final = 6.0
@@ -55,6 +57,11 @@ Multicast = Callable[[int, bytes], bool]
 class Peer:
     """Another server as its digests show it."""
 
+    def missing(self) -> int:
+        """Its REGISTERs that have not come; those that were repaired since count, too."""
+        window = self.life.windows.get(STREAM_REGISTER)
+        return window.missing_of(self.sent) if window is not None else self.sent
+
     def __init__(self, life: Life, address: tuple[str, int]) -> None:
         self.life: Final = life
         self.address = address
@@ -62,6 +69,9 @@ class Peer:
         self.sums: dict[int, int] = {}
         self.digest_at = 0.0  # monotonic
         self.differing: set[int] = set()
+        self.sent = 0  # REGISTERs, as its digest says
+        self.clean_at = -HOLD_S  # when we last found nothing, or repaired all
+        self.missing_then = 0
         self.fewer_since = 0.0  # monotonic; it has had fewer bindings than we since then
 
 
@@ -70,18 +80,20 @@ class Repair:
 
     def __init__(
         self, loop: Loop, location: LocationTables, store: Store, tally: Tally, interval_s: float, multicast: Multicast,
-        send: SendFrame,
+        send: SendFrame, sequence: Callable[[], int],
     ) -> None:  # fmt: skip
         self._loop: Final = loop
         self._store: Final = store
         self._tally: Final = tally
         self._interval_s: Final = interval_s
         self._multicast: Final = multicast
+        self._sequence: Final = sequence
         self.scanner: Final = Scanner(location.table, loop)
         self.outbox: Final = Outbox(send, lambda delay, call: loop.call_at(loop.now() + delay, call))
         self.peers: Final[dict[tuple[int, int], Peer]] = {}
         self.session: Session | None = None
         self.sessions = 0
+        self._asked_peer: Peer | None = None
         self._dry: Session | None = None
         self._shown: list[tuple[str, Binding]] = []
         self._starting = False
@@ -123,7 +135,7 @@ class Repair:
     def _send_sums(self, sums: Sums) -> None:
         self._sums = sums
         self._digest_at = self._loop.now()
-        for payload in sums.datagrams():
+        for payload in sums.datagrams(self._sequence()):
             self._multicast(messages.DIGEST, payload)
             self._tally.add("digests_sent")
 
@@ -148,8 +160,7 @@ class Repair:
         self._loop.call_at(asked_at + HELLO_BACKOFF_S * random.random(), later)
 
     def _compare(self, peer: Peer, payload: bytes) -> None:
-        _, bindings, sums = parse_sums(payload)
-        peer.bindings = bindings
+        peer.sent, peer.bindings, sums = parse_sums(payload)
         peer.sums.update(sums)
         peer.digest_at = self._loop.now()
         if self._sums is not None:
@@ -159,7 +170,7 @@ class Repair:
             peer.differing.update(sums)  # we have not looked yet; the session will
         if self.session is not None or self._starting or not peer.differing or not self._store.is_loaded():
             return
-        if self._is_catching_up(peer):
+        if self._is_catching_up(peer) or self._is_clean(peer):
             return
         if max(each.life.delay for each in self.peers.values()) < BEHIND_S:  # else: what we miss waits in our own queue
             self._starting = True
@@ -175,6 +186,14 @@ class Repair:
         if not peer.fewer_since:
             peer.fewer_since = now
         return now - peer.fewer_since < PATIENCE * self._interval_s
+
+    def _is_clean(self, peer: Peer) -> bool:
+        """True when we were equal a moment ago and have missed nothing since: what differs is on its way."""
+        return self._loop.now() - peer.clean_at < HOLD_S and peer.missing() <= peer.missing_then
+
+    def _note_clean(self, peer: Peer) -> None:
+        peer.clean_at = self._loop.now()
+        peer.missing_then = peer.missing()
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
@@ -192,8 +211,11 @@ class Repair:
             still = sorted(peer.differing & buckets)
             if still:
                 index.made_at = self._loop.now()
+                self._asked_peer = peer
                 self.session = self._session(peer, still, index)
                 self._step()
+            else:
+                self._note_clean(peer)
 
         self.scanner.scan(buckets, ready, soon=True)
 
@@ -212,6 +234,8 @@ class Repair:
                 "repair with %s: %d ranges left after %.1f s", session.address, session.left, now - session.started
             )
             self.session = None
+            if not session.left and self._asked_peer is not None:
+                self._note_clean(self._asked_peer)
             return
         if now - session.index.made_at < INDEX_AGE_S:
             self._ask(session)

@@ -76,11 +76,10 @@ class Scanner:
     def __init__(self, table: LocationTable, loop: Loop) -> None:
         self._table: Final = table
         self._loop: Final = loop
-        self._scan = 0
         self._waiting: list[tuple[set[int], Done, bool]] = []
         self._running: list[tuple[set[int], Done, bool]] = []
         self._at = 0
-        self._sums = Sums(0)
+        self._sums = Sums()
         self._index = Index(set(), 0.0)
         self.busy_s = 0.0  # CPU spent, for those who measure
 
@@ -92,9 +91,8 @@ class Scanner:
 
     def _start(self) -> None:
         self._running, self._waiting = self._waiting, []
-        self._scan += 1
         self._at = 0
-        self._sums = Sums(self._scan)
+        self._sums = Sums()
         wanted: set[int] = set()
         for buckets, _, _ in self._running:
             wanted |= buckets

@@ -42,7 +42,11 @@ class Window:
     @property
     def missing(self) -> int:
         """Datagrams between the first and the highest that have not come."""
-        return max(0, self.highest - self.first + 1 - self.received)
+        return self.missing_of(self.highest)
+
+    def missing_of(self, sent: int) -> int:
+        """The same when it is known that the sender has got as far as *sent*."""
+        return max(0, max(self.highest, sent) - self.first + 1 - self.received)
 
 
 class Life:

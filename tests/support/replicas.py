@@ -81,7 +81,9 @@ class Node:
         self.life = Life(number, 1)
         store = Store(self.location, self.tombstones, number, persist=False)
         self.store = store
-        self.repair = Repair(self.loop, self.location, store, self.counts, interval, self.multicast, self.send)
+        self.repair = Repair(
+            self.loop, self.location, store, self.counts, interval, self.multicast, self.send, lambda: 0
+        )
 
     def multicast(self, kind, payload) -> bool:
         self.sent += 1

@@ -113,26 +113,26 @@ def test_one_server_answers_a_greeting():
         node.sent = 0
     farm.replace(5)
     farm.run(2.0)
-    digests = len(Sums(1).datagrams())
+    digests = len(Sums().datagrams())
     assert digests <= sum(node.sent for node in farm.nodes[:4]) <= 2 * digests
 
 
 def test_sums_survive_the_way_through_datagrams():
-    sums = Sums(3)
+    sums = Sums()
     sums.add(0, 5)
     sums.add(BUCKETS - 1, (1 << 64) - 1)
     values = {}
-    for payload in sums.datagrams():
+    for payload in sums.datagrams(3):
         assert len(payload) <= messages.ROOM
-        scan, bindings, part = parse_sums(payload)
-        assert (scan, bindings) == (3, 2)
+        sent, bindings, part = parse_sums(payload)
+        assert (sent, bindings) == (3, 2)
         values.update(part)
     assert values == dict(enumerate(sums.sums))
     assert sums.differing(values) == []
     assert sums.differing({0: 6, 1: 0}) == [0]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\0" * 11, Sums(1).datagrams()[0][:-1], b"\0" * 8 + b"\xff" * 8])
+@pytest.mark.parametrize("payload", [b"", b"\0" * 11, Sums().datagrams()[0][:-1], b"\0" * 8 + b"\xff" * 8])
 def test_a_digest_that_does_not_fit_is_refused(payload):
     with pytest.raises(ValueError, match=r".*"):
         parse_sums(payload)
