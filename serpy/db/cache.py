@@ -72,6 +72,8 @@ class TtlCache(Generic[K, V]):
             counters.bump(generation)  # a number that exists is found at once, one that does not is searched each time
         self._generation = counters.generation(generation)
         self._checked_at = -1.0
+        self._whole_until = 0.0
+        self._nothing: V | None = None
         self._waiting: dict[K, list[Ticket]] = {}  # keys being fetched, and who else wants them
 
     def __len__(self) -> int:
@@ -93,6 +95,9 @@ class TtlCache(Generic[K, V]):
                 self.hits += 1
                 self._refresh_soon(key, entry, now)
                 return entry.value
+        elif now < self._whole_until and self._nothing is not None:
+            self.hits += 1
+            return self._nothing
         self.misses += 1
         return self._fetch_shared(key, entry)
 
@@ -109,6 +114,7 @@ class TtlCache(Generic[K, V]):
         """Forget one key."""
         self._entries.pop(key, None)
         self._absent.pop(key, None)
+        self._whole_until = 0.0
 
     def generation(self) -> int:
         """The generation number of now: read it before the rows that ``fill`` is to take."""
@@ -122,8 +128,16 @@ class TtlCache(Generic[K, V]):
         self._store(key, value, self._ttl_s)
         return True
 
+    def whole(self, nothing: V, until: float, generation: int) -> None:
+        """Every row there is has been filled in: until then a key that is not here has *nothing*."""
+        if generation == self._counters.generation(self._name):
+            self._check_generation(self._loop.now())
+            self._nothing = nothing
+            self._whole_until = until
+
     def clear(self) -> None:
         """Forget everything."""
+        self._whole_until = 0.0
         self._entries.clear()
         self._absent.clear()
 
@@ -175,10 +189,12 @@ class TtlCache(Generic[K, V]):
                     self._loop.resume(ticket.id, outcome)
 
     def _store(self, key: K, value: V, ttl_s: float) -> None:
-        self.drop(key)  # so that it becomes the youngest
+        self._entries.pop(key, None)  # so that it becomes the youngest
+        self._absent.pop(key, None)
         entries, most = (self._entries, self._max_entries) if value else (self._absent, self._max_absent)
         if len(entries) >= most:
             del entries[next(iter(entries))]
+            self._whole_until = 0.0
         now = self._loop.now()
         entries[key] = Entry(value, now + ttl_s, now + ttl_s + self._ttl_s)
 

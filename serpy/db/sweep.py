@@ -33,7 +33,8 @@ RETRY_S: Final = 5.0  # after an error, and between two sweeps that changes ask 
 
 class Sweep(Generic[K, V]):
     """*page(after, limit)* reads rows sorted by their first *width* columns, which lie behind the values *after*; *entry*
-    makes one cache entry of all rows that share those columns. Both may raise BackendError, *page* may park.
+    makes one cache entry of all rows that share those columns. Both may raise BackendError, *page* may park. With *nothing*,
+    a key that has no row at all is answered with that while the whole table is here.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Sweep(Generic[K, V]):
         width: int,
         ttl_s: float,
         max_rows: int,
+        nothing: V | None = None,
     ) -> None:
         self.rounds = 0  # complete ones
         self._loop: Final = loop
@@ -55,6 +57,8 @@ class Sweep(Generic[K, V]):
         self._width: Final = width
         self._period_s: Final = ttl_s / 2
         self._max_rows: Final = max_rows
+        self._nothing: Final = nothing
+        self._left_out = False  # a key with more rows than a page holds
         self._started = False
         self._after: list[Value] = []
         self._rows = 0
@@ -72,6 +76,7 @@ class Sweep(Generic[K, V]):
         self._generation = self._cache.generation()
         self._after = []
         self._rows = 0
+        self._left_out = False
         self._step()
 
     def _step(self) -> None:
@@ -93,6 +98,7 @@ class Sweep(Generic[K, V]):
         if not is_last:
             # The page may end inside a group: that one comes again. One that fills a page is left to be fetched alone.
             self._after = list(rows[0][: self._width]) if len(groups) == 1 else list(groups[-2][0][: self._width])
+            self._left_out = self._left_out or len(groups) == 1
             groups.pop()
         for group in groups:
             key, value = self._entry(group)
@@ -106,6 +112,8 @@ class Sweep(Generic[K, V]):
         if not is_last:
             return PAUSE_S
         self.rounds += 1
+        if self._nothing is not None and not self._left_out:
+            self._cache.whole(self._nothing, self._round_at + 2 * self._period_s, self._generation)
         self._loop.call_at(self._round_at + RETRY_S, self._watch)
         return -1.0
 

@@ -25,13 +25,16 @@ from serpy.api import (
     Server,
 )
 from serpy.db.cache import TtlCache
+from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import attributes_of
 from serpy.script.avps import CLASS_URI, CLASS_USER
 from serpy.script.param_sets import cache_params
 from serpy.sip.uri import parse_uri, unescape
 
 if TYPE_CHECKING:
-    from serpy.db.interface import Value
+    from collections.abc import Sequence
+
+    from serpy.db.interface import Row, Value
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +65,13 @@ class AvpDb:
         self.flags_column = "flags"
         self.cache_ttl = 60
         self.cache_negative_ttl = 5
+        self.cache_all_rows = 20_000
         self._domains: DomainService | None = None
         self._server: Server  # set by init() and child_init()
         self._users: TtlCache[str, Attributes]  # set by init() and child_init()
         self._uris: TtlCache[UriKey, Attributes]  # set by init() and child_init()
+        self._user_sweep: Sweep[str, Attributes]  # set by child_init()
+        self._uri_sweep: Sweep[UriKey, Attributes]  # set by child_init()
 
     def init(self, server: Server) -> None:
         """Make the generation numbers exist."""
@@ -83,6 +89,15 @@ class AvpDb:
         self._uris = TtlCache(
             server.loop, server.counters, URI_GENERATION, self._load_uri, ttl_s=ttl_s, negative_ttl_s=negative_ttl_s
         )
+        # Most users have no attributes at all: a table that is here whole says so without being asked.
+        self._user_sweep = Sweep(
+            server.loop, self._users, self._user_page, _user_entry, width=1, ttl_s=ttl_s, max_rows=self.cache_all_rows,
+            nothing={},
+        )  # fmt: skip
+        self._uri_sweep = Sweep(
+            server.loop, self._uris, self._uri_page, _uri_entry, width=3, ttl_s=ttl_s, max_rows=self.cache_all_rows,
+            nothing={},
+        )  # fmt: skip
 
     def load_attrs(self, ctx: Context, track: AvpName, key: str | int | None) -> int:
         """Add the attributes of a uid to ``$fu`` or ``$tu``, of a URI to ``$fr`` or ``$tr``: 1; -1 no key, -2 no
@@ -108,6 +123,7 @@ class AvpDb:
 
     def _attributes(self, cls: int, key: str) -> Attributes | None:
         if cls == CLASS_USER:
+            self._user_sweep.start()
             return self._users.get(key)
         if cls != CLASS_URI:
             return None
@@ -115,6 +131,7 @@ class AvpDb:
             uri = parse_uri(key)
         except ParseError:
             return None
+        self._uri_sweep.start()
         did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
         return self._uris.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme))
 
@@ -125,9 +142,29 @@ class AvpDb:
         where: dict[str, Value] = {self.username_column: key[0], self.did_column: key[1], self.scheme_column: key[2]}
         return self._select(self.uri_attrs_table, where)
 
+    def _user_page(self, after: Sequence[Value], limit: int) -> list[Row]:
+        return self._page(self.user_attrs_table, (self.uid_column,), after, limit)
+
+    def _uri_page(self, after: Sequence[Value], limit: int) -> list[Row]:
+        key = (self.username_column, self.did_column, self.scheme_column)
+        return self._page(self.uri_attrs_table, key, after, limit)
+
+    def _page(self, table: str, key: tuple[str, ...], after: Sequence[Value], limit: int) -> list[Row]:
+        columns = (*key, self.name_column, self.type_column, self.val_column, self.flags_column)
+        return self._server.database(self.db_url).select_page(table, columns, key, after, limit)
+
     def _select(self, table: str, where: dict[str, Value]) -> Attributes:
         columns = (self.name_column, self.type_column, self.val_column, self.flags_column)
         return attributes_of(self._server.database(self.db_url).select(table, columns, where))
+
+
+def _user_entry(rows: list[Row]) -> tuple[str, Attributes]:
+    return str(rows[0][0]), attributes_of([row[1:] for row in rows])
+
+
+def _uri_entry(rows: list[Row]) -> tuple[UriKey, Attributes]:
+    user, did, scheme = rows[0][:3]
+    return (str(user), str(did), str(scheme)), attributes_of([row[3:] for row in rows])
 
 
 def exports() -> Exports:
@@ -154,7 +191,7 @@ def exports() -> Exports:
             Param("type_column", "str", "type", "column: attribute type"),
             Param("val_column", "str", "value", "column: attribute value"),
             Param("flags_column", "str", "flags", "column: flags"),
-            *cache_params("attributes are", "where there are none"),
+            *cache_params("attributes are", "where there are none", read_ahead=True),
         ),
         init=module.init,
         child_init=module.child_init,

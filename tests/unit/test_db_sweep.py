@@ -15,7 +15,7 @@ from serpy.shm.segment import Segment
 class Table:
     """Rows (user, value) sorted by user, a real loop and cache, and a clock that the test moves."""
 
-    def __init__(self, rows, max_rows=100_000):
+    def __init__(self, rows, max_rows=100_000, nothing=None):
         self.rows = rows
         self.pages = 0
         self.fetched = []
@@ -24,7 +24,8 @@ class Table:
         self.loop = Loop()
         self.counters = Counters(Segment(1 << 20), 1)
         self.cache = TtlCache(self.loop, self.counters, "users", self.load, ttl_s=60.0)
-        self.sweep = Sweep(self.loop, self.cache, self.page, entry, width=1, ttl_s=60.0, max_rows=max_rows)
+        self.sweep = Sweep(self.loop, self.cache, self.page, entry, width=1, ttl_s=60.0, max_rows=max_rows,
+                           nothing=nothing)  # fmt: skip
 
     def load(self, key):
         self.fetched.append(key)
@@ -135,3 +136,37 @@ def test_zero_rows_turn_it_off():
     table.sweep.start()
     table.run_for(1.0)
     assert table.pages == 0
+
+
+def test_a_table_that_is_here_whole_answers_for_keys_without_rows():
+    table = Table(users(3), nothing=[])
+    table.sweep.start()
+    table.run_for(1.0)
+    assert table.cache.get("stranger") == []
+    assert table.fetched == []
+
+
+@pytest.mark.parametrize("event", ["a change", "a key forgotten", "a database that went away"])
+def test_a_table_that_may_have_changed_is_asked_again(event):
+    table = Table(users(3), nothing=[])
+    table.sweep.start()
+    table.run_for(1.0)
+    if event == "a change":
+        table.counters.bump("users")
+        table.run_for(0.1)
+    elif event == "a key forgotten":
+        table.cache.drop("stranger")
+    else:
+        table.down = True
+        table.run_for(61.0)
+    table.cache.get("stranger")
+    assert table.fetched == ["stranger"]
+
+
+def test_a_table_with_a_key_that_was_left_out_is_not_whole():
+    rows = [("a", "1"), *(("b", str(n)) for n in range(2 * PAGE)), ("c", "3")]
+    table = Table(rows, nothing=[])
+    table.sweep.start()
+    table.run_for(1.0)
+    table.cache.get("stranger")
+    assert table.fetched == ["stranger"]
