@@ -238,8 +238,11 @@ class ExpressionCoder:
         return f"{self.as_int(node)} > 0"
 
     def _logic(self, node: tree.Binary) -> str:
-        left = self.condition(node.left)
         word = "and" if node.operator == "&&" else "or"
+        parts = _operands(node, node.operator)
+        if len(parts) > 1 and not any(self._has_statements(part) for part in parts):
+            return "(" + f" {word} ".join(self._grouped(parts, "!=" if word == "and" else "==")) + ")"
+        left = self.condition(node.left)
         if not self._has_statements(node.right):
             return f"(({left}) {word} ({self.condition(node.right)}))"
         result = self.out.temporary()
@@ -344,6 +347,32 @@ class ExpressionCoder:
             return f"{code} == {str(right.value)!r}"
         return f"same({code}, {self.as_str(right)}.lower())"
 
+    def _grouped(self, parts: list[tree.Node], operator: str) -> list[str]:
+        """The conditions *parts*; neighbours that compare one address with networks become one look-up."""
+        codes: list[str] = []
+        at = 0
+        while at < len(parts):
+            networks: list[tuple[int, int, int]] = []
+            first = parts[at]
+            while at < len(parts):
+                network = _compared_network(parts[at], operator)
+                if network is None or _left_name(parts[at]) != _left_name(first):
+                    break
+                networks.append(network)
+                at += 1
+            if len(networks) > 1 and isinstance(first, tree.Binary) and isinstance(first.left, tree.Core):
+                code = self._in_networks(self._core(first.left)[0], networks)
+                codes.append(_negate(code) if operator == "!=" else code)
+                continue
+            if networks:
+                at -= 1
+            codes.append(f"({self.condition(parts[at])})")
+            at += 1
+        return codes
+
+    def _in_networks(self, code: str, networks: list[tuple[int, int, int]]) -> str:
+        return f"{self.unit.constant(runtime.Networks(networks).holds, 'in_networks')}({code})"
+
     def _myself(self, operand: tree.Node, operator: str, place: tree.Node) -> str:
         name = operand.name if isinstance(operand, tree.Core) else ""
         if name == "uri":
@@ -378,7 +407,7 @@ class ExpressionCoder:
             return f"address_equals({code}, {right.value!r})"
         if "/" not in right.value and size == 4:
             return f"{code} == {right.value!r}"
-        return f"in_network({code}, {network}, {mask}, {size})"
+        return self._in_networks(code, [(network, mask, size)])
 
     # ---- assignment
 
@@ -588,6 +617,29 @@ def _negate(code: str) -> str:
     if code.startswith("not ") and code.count("(") <= 1 and " and " not in code and " or " not in code:
         return code[4:]
     return f"not ({code})"
+
+
+def _operands(node: tree.Node, operator: str) -> list[tree.Node]:
+    """What a chain of one *operator* joins, from left to right."""
+    if isinstance(node, tree.Binary) and node.operator == operator:
+        return _operands(node.left, operator) + _operands(node.right, operator)
+    return [node]
+
+
+def _left_name(node: tree.Node) -> str:
+    return node.left.name if isinstance(node, tree.Binary) and isinstance(node.left, tree.Core) else ""
+
+
+def _compared_network(node: tree.Node, operator: str) -> tuple[int, int, int] | None:
+    """The constant network of ``src_ip == 10.0.0.0/8`` and its like, None for another condition."""
+    if not isinstance(node, tree.Binary) or node.operator != operator or _left_name(node) not in _ADDRESSES:
+        return None
+    if not isinstance(node.right, (tree.Address, tree.String, tree.Word)):
+        return None
+    try:
+        return runtime.parse_network(node.right.value)
+    except ValueError:
+        return None
 
 
 def _counts(functions: list[Function]) -> str:

@@ -305,6 +305,24 @@ def in_network(host: str, network: int, mask: int, size: int) -> bool:
     return len(packed) == size and (int.from_bytes(packed, "big") & mask) == network
 
 
+class Networks:
+    """The networks one condition compares an address with; the answer for an address is remembered."""
+
+    def __init__(self, networks: list[tuple[int, int, int]]) -> None:
+        self._networks: Final = networks
+        self._known: Final[dict[str, bool]] = {}
+
+    def holds(self, host: str) -> bool:
+        """True when *host* lies in one of them."""
+        known = self._known.get(host)
+        if known is None:
+            known = any(in_network(host, network, mask, size) for network, mask, size in self._networks)
+            if len(self._known) >= _NETWORKS_KEPT:
+                self._known.clear()
+            self._known[host] = known
+        return known
+
+
 def parse_network(text: str) -> tuple[int, int, int]:
     """(network, mask, bytes) of ``ip``, ``ip/bits`` or ``ip/mask``. Raises ValueError."""
     address, slash, mask_text = text.partition("/")
