@@ -15,6 +15,10 @@ from serpy.sip.abnf import ascii_lower, is_token, unquote
 from serpy.sip.limits import PARAMS_MAX
 from serpy.sip.nameaddr import split_outside_quotes
 
+_USUAL: Final = frozenset(
+    {"username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque"}
+)
+
 
 class Credentials:
     """One Authorization value. *scheme* is lower case; all others are unquoted, "" when absent.
@@ -71,15 +75,23 @@ def parse_credentials(text: str) -> Credentials:
     if len(pieces) > PARAMS_MAX:
         raise ParseError("too many fields in the credentials", header="Authorization")
     for piece in pieces:
-        name, equals, value = piece.partition("=")
-        name = ascii_lower(name.strip(" \t"))
-        if not name and not equals:
-            continue
-        if not equals or not is_token(name):
+        equals = piece.find("=")
+        name = (piece if equals < 0 else piece[:equals]).strip(" \t")
+        if name not in _USUAL:
+            name = ascii_lower(name)
+            if not name and equals < 0:
+                continue
+            if not is_token(name):
+                raise ParseError("bad field in the credentials", header="Authorization")
+        if equals < 0:
             raise ParseError("bad field in the credentials", header="Authorization")
         if name in fields:
             raise ParseError(f"{name} comes twice in the credentials", header="Authorization")
-        fields[name] = _field_value(value.strip(" \t"))
+        value = piece[equals + 1 :]
+        if value.startswith('"') and value.endswith('"') and len(value) > 1 and "\\" not in value:
+            fields[name] = value[1:-1]
+        else:
+            fields[name] = _field_value(value.strip(" \t"))
     for name in ("username", "realm", "nonce", "uri", "response"):
         if name not in fields:
             raise ParseError(f"no {name} in the credentials", header="Authorization")

@@ -189,6 +189,12 @@ def via_with_received(via: str, received: str, rport: int, connection: int = 0) 
 
 
 def _annotate(value: str, received: str, rport: int, connection: int) -> str:
+    if not connection:
+        lower = value.lower()
+        if "received" not in lower and "rport" not in lower:  # most phones, and all proxies
+            if received and rport:
+                return f"{value};received={received};rport={rport}"
+            return f"{value};received={received}" if received else f"{value};rport={rport}"
     kept: list[str] = []
     placed = False
     for piece in value.split(";"):

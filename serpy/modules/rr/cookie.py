@@ -29,6 +29,20 @@ _TEXT_VALUE: Final = 2
 _INT64: Final = 1 << 63
 
 
+class CookieAvp:
+    """One attribute out of a cookie."""
+
+    def __init__(self, list_id: int, name: str, value: int | str) -> None:
+        self.list_id: Final = list_id
+        self.name: Final = name
+        self.value: Final = value
+
+
+# Cookies this process has made or verified, with what is in them: a dialog's requests all bring the same one.
+_KNOWN_MAX: Final = 8192
+_known: Final[dict[tuple[str, str, bytes], list[CookieAvp]]] = {}
+
+
 def mac_key(secret: bytes) -> bytes:
     """The key made of a secret of any length."""
     return hashlib.blake2b(secret, digest_size=_KEY_SIZE).digest()
@@ -49,7 +63,9 @@ def encode(avps: Avps, call_id: str, secret: bytes) -> str:
     if not records:
         return ""
     data = _mac(records, call_id, secret) + records
-    return binascii.b2a_base64(data, newline=False).translate(_TO_URL_SAFE).rstrip(b"=").decode("ascii")
+    text = binascii.b2a_base64(data, newline=False).translate(_TO_URL_SAFE).rstrip(b"=").decode("ascii")
+    _remember((text, call_id, secret), _parse_records(records))
+    return text
 
 
 _TO_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
@@ -77,17 +93,12 @@ def _mac(records: bytes, call_id: str, secret: bytes) -> bytes:
     return hashlib.blake2b(call + b"\n" + records, digest_size=_MAC_SIZE, key=secret).digest()
 
 
-class CookieAvp:
-    """One attribute out of a cookie."""
-
-    def __init__(self, list_id: int, name: str, value: int | str) -> None:
-        self.list_id: Final = list_id
-        self.name: Final = name
-        self.value: Final = value
-
-
 def decode(text: str, call_id: str, secret: bytes) -> list[CookieAvp]:
     """The attributes of *text*; empty when it was not made by us for this dialog."""
+    key = (text, call_id, secret)
+    known = _known.get(key)
+    if known is not None:
+        return known
     if not text or len(text) > MAX_COOKIE or not text.isascii():
         return []
     raw = text.encode("ascii").translate(_FROM_URL_SAFE)
@@ -98,7 +109,15 @@ def decode(text: str, call_id: str, secret: bytes) -> list[CookieAvp]:
     records = data[_MAC_SIZE:]
     if not records or not hmac.compare_digest(data[:_MAC_SIZE], _mac(records, call_id, secret)):
         return []
-    return _parse_records(records)
+    found = _parse_records(records)
+    _remember(key, found)
+    return found
+
+
+def _remember(key: tuple[str, str, bytes], found: list[CookieAvp]) -> None:
+    if len(_known) >= _KNOWN_MAX:
+        del _known[next(iter(_known))]
+    _known[key] = found
 
 
 def _parse_records(records: bytes) -> list[CookieAvp]:
