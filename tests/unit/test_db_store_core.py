@@ -33,6 +33,10 @@ def acc(call_id):
     return ("insert", "acc", row)
 
 
+def sql(text, *values):
+    return ("sql", text, {str(place): value for place, value in enumerate(values)})
+
+
 class Failing:
     """A database in front of the real one that is down when told so."""
 
@@ -164,6 +168,19 @@ def test_successor_of_a_killed_store_does_not_insert_twice(core, database, sink)
     assert [ack[2:] for ack in sink.acks] == [(101, {}), (102, {})]
 
 
+def test_statement_of_a_script_is_not_run_twice_by_a_successor(core, database, sink):
+    count = sql("update global_attrs set value = value + ? where name = 'gflags_count'", 1)
+    core.receive(
+        batch(100, [("insert", "global_attrs", {"name": "gflags_count", "type": 0, "value": "0", "flags": 33})]), 0
+    )
+    core.receive(batch(101, [count]), 0)
+    core.commit()
+    successor = store_for(database, sink)
+    successor.receive(batch(101, [count], again=True), 0)
+    successor.commit()
+    assert database.database.select("global_attrs", ("value",), {"name": "gflags_count"}) == [("1",)]
+
+
 def test_batch_that_died_with_a_store_is_not_taken_for_done_because_a_later_one_is(core, database, sink):
     core.receive(batch(102, [acc("b")]), 0)  # 101 was read by the predecessor, which was killed
     core.commit()
@@ -289,6 +306,11 @@ def test_journal_that_cannot_be_written_is_an_error_at_start(tmp_path):
             id="wide-delete-is-a-barrier",
         ),
         pytest.param([acc("1"), upsert(), acc("1")], [upsert(), acc("1"), acc("1")], id="inserts-all-stay"),
+        pytest.param(
+            [upsert("a"), acc("1"), sql("delete from location"), upsert("a"), delete("b")],
+            [upsert("a"), acc("1"), sql("delete from location"), delete("b"), upsert("a")],
+            id="statement-is-a-barrier",
+        ),
     ],
 )
 def test_coalesced(operations, expected):
@@ -304,8 +326,10 @@ def test_coalescing_never_changes_the_result(database):
         operations = []
         for _ in range(random.randrange(1, 14)):
             uid, contact = random.choice("ab"), random.choice("xy")
-            choice = random.randrange(5)
-            if choice < 2:
+            choice = random.randrange(6)
+            if choice == 5:
+                operations.append(sql("update location set flags = flags + ? where uid = ?", 1, uid))
+            elif choice < 2:
                 operations.append(upsert(uid, contact, random.randrange(9)))
             elif choice == 2:
                 operations.append(("upsert", "location", {"uid": uid, "contact": contact, "aor": "", "flags": 3}))
