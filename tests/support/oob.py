@@ -22,6 +22,7 @@ from support.dns import NameServer
 from support.phone import Message, Phone
 from support.rtpproxy import FakeRtpProxy
 from support.running import BIN, CONFIG, DOMAIN, Running, free_port, wait_for
+from support.tcp_phone import TcpPhone
 
 from serpy import loader
 from serpy.db import schema
@@ -150,6 +151,10 @@ class Oob(Running):
     def nated_phone(self, user: str) -> NatedPhone:
         """A phone of *user* that believes in its private address."""
         return self._kept(NatedPhone(self.address, user, DOMAIN, user, host=BEHIND_NAT))
+
+    def nated_tcp_phone(self, user: str) -> NatedTcpPhone:
+        """Such a phone that keeps one TCP connection."""
+        return self._kept(NatedTcpPhone(self.address, user, DOMAIN, user))
 
     def gateway(self) -> Gateway:
         """The gateway to the telephone network; its ``attributes`` are what the server must know of it."""
@@ -342,3 +347,14 @@ class NatedPhone(Phone):
 
     def via(self, branch: str = "") -> str:
         return super().via(branch).replace(f"{self.host}:{self.port}", self.private).removesuffix(";rport")
+
+
+class NatedTcpPhone(TcpPhone):
+    """The same over TCP."""
+
+    @property
+    def contact(self) -> str:
+        return f"sip:{self.user}@{NatedPhone.private};transport=tcp"
+
+    def via(self, branch: str = "") -> str:
+        return super().via(branch).replace(f"{self.host}:{self.port}", NatedPhone.private).removesuffix(";rport")

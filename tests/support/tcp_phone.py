@@ -61,7 +61,8 @@ class TcpPhone(Phone):
         head, end, rest = data.partition(b"\r\n\r\n")
         if not end:
             return None
-        length = int(Message(head.decode("utf-8", "surrogateescape")).get("Content-Length"))
+        message = Message(head.decode("utf-8", "surrogateescape"))
+        length = int(message.get("Content-Length") or message.get("l"))
         if len(rest) < length:
             return None
         self.data = rest[length:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from support.oob import Oob
 from support.running import wait_for
-from support.steps import backwards, hang_up, invite, refused
+from support.steps import backwards, cancel, hang_up, invite, refused
 
 pytestmark = pytest.mark.system
 
@@ -50,6 +50,25 @@ def test_nated_callee(oob):
         hang_up(alice, nated, text, answer)
 
 
+def test_nated_callee_over_tcp(oob):
+    """Over the connection that the phone has opened."""
+    alice, nated = oob.phone("alice"), oob.nated_tcp_phone("bob")
+    assert nated.register().status == 200
+    assert f"sip:127.0.0.1:{nated.port};transport=tcp" in str(oob.contacts("bob")[0]["recv"]).lower()
+    text = invite(alice, nated.aor)
+    nated.reply(nated.expect("INVITE"), 486, "Busy Here")
+    refused(alice, text, 486)
+
+
+def test_maddr_of_a_contact_is_not_followed(oob):
+    """A Contact with maddr would send requests wherever its author likes: the source address counts."""
+    alice, bob = oob.phone("alice"), oob.phone("bob")
+    assert bob.register(contact="<sip:bob@example.net;maddr=192.0.2.66>").status == 200
+    text = invite(alice, bob.aor)
+    bob.reply(bob.expect("INVITE"), 486, "Busy Here")
+    refused(alice, text, 486)
+
+
 def test_keepalives_reach_nated_contacts_only(oob):
     nated, plain = oob.nated_phone("bob"), oob.phone("carol")
     plain.register()
@@ -76,6 +95,24 @@ def test_media_proxy_for_a_nated_caller(oob):
     assert [command[0] for command in oob.media.asked if call_id in command] == ["U", "L"]
     hang_up(nated, bob, text, answer)
     wait_for(lambda: any(command.startswith("D ") and call_id in command for command in oob.media.asked))
+
+
+@pytest.mark.parametrize("end", ["refused", "cancelled"])
+def test_media_proxy_is_off_when_the_call_fails(oob, end):
+    if not oob.is_own:
+        pytest.skip("the published files leave it to the proxy's own timeout")
+    nated, bob = oob.nated_phone("alice"), oob.phone("bob")
+    bob.register()
+    text = invite(nated, bob.aor, "Content-Type: application/sdp", body=SDP)
+    request = bob.expect("INVITE")
+    if end == "refused":
+        bob.reply(request, 486, "Busy Here")
+        refused(nated, text, 486)
+    else:
+        bob.reply(request, 180, "Ringing")
+        nated.expect(180)
+        cancel(nated, bob, text, request)
+    wait_for(lambda: any(command.startswith("D ") and nated.call_id in command for command in oob.media.asked))
 
 
 def test_media_proxy_that_cannot_be_had(oob):
