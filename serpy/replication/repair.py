@@ -47,9 +47,11 @@ HELLOS: Final = 5
 INDEX_AGE_S: Final = 2.0  # how old an index may be from which is asked and answered
 HOLD_S: Final = 15.0  # while registrations go on, tables always differ a little: not more often without a reason
 PATIENCE: Final = 2.5  # digest intervals in which a server with fewer bindings than we is left alone
+LATELY_S: Final = 3.0
 FORGET_S: Final = 120.0
-DRY_S: Final = 6.0
+DRY_S: Final = 3.0
 MOST_SHOWN: Final = 500
+SILENT: Final = 4.0  # digest intervals after which a server counts as gone
 
 Multicast = Callable[[int, bytes], bool]
 
@@ -172,7 +174,9 @@ class Repair:
             return
         if self._is_catching_up(peer) or self._is_clean(peer):
             return
-        if max(each.life.delay for each in self.peers.values()) < BEHIND_S:  # else: what we miss waits in our own queue
+        lately = self._loop.wall_now() - LATELY_S
+        delays = [each.life.delay for each in self.peers.values() if each.life.heard_at >= lately]
+        if max(delays, default=0.0) < BEHIND_S:  # else: what we miss waits in our own queue
             self._starting = True
             wait = BACKOFF_S * random.random()
             self._loop.call_at(self._loop.now() + wait, lambda: self._begin(peer))
@@ -434,8 +438,12 @@ class Repair:
         rows: list[dict[str, object]] = []
         if self._dry is not None:
             return rows
-        for peer in list(self.peers.values()):
-            if peer.bindings >= 0 and server_id in (-1, peer.life.server_id):
+        alive: dict[int, Peer] = {}
+        for peer in sorted(self.peers.values(), key=lambda each: each.digest_at):
+            if peer.bindings >= 0 and self._loop.now() - peer.digest_at < SILENT * self._interval_s:
+                alive[peer.life.server_id] = peer  # the newest of its lives
+        for number, peer in sorted(alive.items()):
+            if server_id in (-1, number):
                 rows.extend(self._diff(peer))
         return rows[:MOST_SHOWN]
 
