@@ -130,7 +130,9 @@ What to try next:
 
     {ctl} usrloc show
     {ctl} user add carol@{DOMAIN}
+    {ctl} attrs set {names[-1]}@{DOMAIN} fwd_noanswer_target=sip:{names[0]}@{DOMAIN}
     {ctl} ps
 
-The routing script is {options[1]}; accounts and database are in {options[3]}. Ctrl-C stops the server.
+What the routing script {options[1]} does, and what else can be switched on, is in docs/oob.md. Accounts and
+database are in {options[3]}. Ctrl-C stops the server.
 """)
