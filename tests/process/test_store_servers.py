@@ -10,7 +10,7 @@ import pytest
 
 from serpy.db import schema
 from serpy.db.idioms import portable
-from serpy.errors import BackendError, DatabaseDownError
+from serpy.errors import BackendError, ConfigError, DatabaseDownError
 from serpy.modules import db_mysql, db_postgres
 from serpy.modules.db_postgres.statements import array_of, translated
 from serpy.net.loop import Loop
@@ -453,6 +453,30 @@ def test_mysql_over_the_unix_socket_and_with_the_published_url(mysql, mysql_url,
     handle = quick("mysql://ser:heslo@localhost/ser")
     assert handle.execute("select 1") == [(1,)]
     handle.close()
+
+
+@pytest.mark.mysql
+def test_mysql_over_tls(mysql, mysql_url):
+    cipher = "select variable_value <> '' from information_schema.session_status where variable_name = 'ssl_cipher'"
+
+    def encrypted(loop):
+        seen = []
+        for options in ("", "?ssl_mode=required", f"?ssl_mode=verify&ssl_ca={mysql.directory}/cert.pem"):
+            handle = module_of(mysql_url).open(mysql_url + options, read_only=False, loop=loop)
+            schema.create(handle)
+            handle.write([("upsert", "location", binding(uid=f"u{i}", callid="x" * 200)) for i in range(600)])
+            seen.append((handle.execute(cipher)[0][0], len(handle.select("location", ("uid", "callid"), {}))))
+            handle.close()
+        return seen
+
+    assert run_in_loop(encrypted) == [[(0, 600), (1, 600), (1, 600)]]
+    handle = quick(f"{mysql_url}?ssl_mode=verify", timeout_ms=2000)
+    with pytest.raises(DatabaseDownError, match=r"(?i)certificate"):  # the system's authorities do not know ours
+        handle.execute("select 1")
+    handle.close()
+    for options in ("?ssl_mode=maybe", "?ssl_mode=verify&ssl_ca=/nonexistent"):
+        with pytest.raises(ConfigError):
+            module_of(mysql_url).open(mysql_url + options, read_only=True)
 
 
 @pytest.mark.mysql

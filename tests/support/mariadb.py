@@ -23,9 +23,9 @@ class Mariadb:
     def __init__(self) -> None:
         if os.geteuid() != 0:
             raise UnavailableError("only root can start a MariaDB server as user mysql")
-        for program in ("mariadbd", "mariadb-install-db", "mariadb"):
+        for program in ("mariadbd", "mariadb-install-db", "mariadb", "openssl"):
             if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
-                raise UnavailableError(f"{program} is not installed (apt-get install mariadb-server)")
+                raise UnavailableError(f"{program} is not installed (apt-get install mariadb-server openssl)")
         try:
             owner = pwd.getpwnam("mysql")
         except KeyError:
@@ -39,6 +39,7 @@ class Mariadb:
         self.server: subprocess.Popen[bytes] | None = None
         try:
             self._install()
+            self._certificate()
             self.start()
             self.sql("create user ser@'%' identified by 'heslo'; grant all on ser.* to ser@'%'; create database ser")
         except subprocess.CalledProcessError as exc:
@@ -54,12 +55,25 @@ class Mariadb:
             check=True, capture_output=True, text=True, cwd=self.directory,
         )  # fmt: skip
 
+    def _certificate(self) -> None:
+        """A key and a certificate of our own for 127.0.0.1."""
+        subprocess.run(
+            [
+                "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+                "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{self.directory}/key.pem",
+                "-out", f"{self.directory}/cert.pem",
+            ],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        Path(f"{self.directory}/key.pem").chmod(0o644)
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         command = [
             "/usr/sbin/mariadbd", "--no-defaults", "--user=mysql", f"--datadir={self.directory}/data",
             f"--socket={self.socket}", f"--pid-file={self.directory}/pid", "--bind-address=127.0.0.1",
             f"--port={self.port}", "--innodb-buffer-pool-size=64M", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-doublewrite=0",
+            f"--ssl-cert={self.directory}/cert.pem", f"--ssl-key={self.directory}/key.pem",
         ]  # fmt: skip
         with Path(f"{self.directory}/log").open("ab") as log:
             self.server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory)

@@ -2,7 +2,7 @@
 
 It needs PyMySQL (``pip install 'serpy[mysql]'``). No statement blocks the process: where the handle has a loop, the handler
 parks until the socket is ready or the deadline passes. ``localhost`` without a port is the server's unix socket, as for
-MySQL's own programs. The connection is not encrypted: across a network, use a tunnel.
+MySQL's own programs. ``?ssl_mode=required`` or ``verify`` (with ``&ssl_ca=FILE``) encrypts.
 
 Runs in: every process. Locks: none.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from serpy.db.interface import parse_url
 from serpy.errors import ConfigError
+from serpy.modules.db_mysql.tls import context_of
 from serpy.script.exports import Exports
 from serpy.script.param_sets import connection_params
 
@@ -43,8 +44,10 @@ class MysqlModule:
                 f"mysql: URLs need PyMySQL ({exc})",
                 hint="pip install 'serpy[mysql]', or apt-get install python3-pymysql",
             ) from None
+        parts = parse_url(url)
+        context_of(parts.options)  # what is wrong there is said at once
         database = MysqlDatabase(
-            parse_url(url), read_only=read_only, timeout_s=self.timeout_ms / 1000, connections=self.connections
+            parts, read_only=read_only, timeout_s=self.timeout_ms / 1000, connections=self.connections
         )
         database.loop = loop
         return database

@@ -21,6 +21,7 @@ from serpy.db.interface import DatabaseUrl, Row, Value
 from serpy.db.pool import LostError
 from serpy.errors import BackendError, DatabaseDownError
 from serpy.modules.db_mysql import wire
+from serpy.modules.db_mysql.tls import TlsWire, context_of
 
 if TYPE_CHECKING:
     from serpy.net.loop import Loop
@@ -110,8 +111,9 @@ class Link:
 
 
 def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop | None) -> Link:
-    """A new connection. Raises LostError (text: why), DeadlineError."""
+    """A new connection. Raises LostError (text: why), DeadlineError, ConfigError."""
     deadline = time.monotonic() + timeout_s
+    context = context_of(url.options)
     try:
         sock = wire.connect(url.host, url.port, url.options.get("unix_socket", ""), loop, deadline)
         connection: Any = pymysql.connect(  # Any: see Link
@@ -126,11 +128,15 @@ def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop |
             client_flag=0 if read_only else CLIENT.MULTI_STATEMENTS,
             autocommit=True,
             program_name="serpy",
-            ssl_disabled=True,
+            ssl=context,
+            ssl_disabled=context is None,
             defer_connect=True,
         )
         connection._secure = sock.is_local  # then it may send a password that the server wants in clear
         connection.connect(sock)
+        if context is not None and not isinstance(connection._sock, TlsWire):  # older PyMySQL goes on without
+            connection.close()
+            raise LostError("the server does not offer TLS")
         link = Link(connection, sock)
         _set_up(link, read_only=read_only, timeout_s=timeout_s)
     except (pymysql.Error, OSError, RuntimeError) as exc:  # RuntimeError: a login that needs another package

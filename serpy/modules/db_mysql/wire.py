@@ -72,11 +72,7 @@ class Wire:
     def read(self, size: int) -> bytes:
         """Exactly *size* bytes, fewer when the server has closed. Raises OSError, DeadlineError."""
         while len(self._data) - self._at < size:
-            try:
-                part = self._sock.recv(_CHUNK)
-            except BlockingIOError:
-                self.wait(readable=True)
-                continue
+            part = self.read_some()
             if not part:
                 break
             if self._at:
@@ -89,6 +85,14 @@ class Wire:
             self._data.clear()
             self._at = 0
         return found
+
+    def read_some(self) -> bytes:
+        """What comes next, b"" when the server has closed. Raises OSError, DeadlineError."""
+        while True:
+            try:
+                return self._sock.recv(_CHUNK)
+            except BlockingIOError:
+                self.wait(readable=True)
 
     def close(self) -> None:
         """Close."""
