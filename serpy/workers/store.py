@@ -42,6 +42,7 @@ class StoreWorker(Worker):
         self._refused = counters.declare("store.refused", "write requests refused")
         self._down = counters.declare("store.down", "1 while the database cannot be written")
         self._backlog = counters.declare("store.backlog", "requests kept until the database is back")
+        self._base: list[int] = []  # what a predecessor had counted
         self.core: StoreCore
         self._busy = False
         self._scheduled = False
@@ -57,6 +58,8 @@ class StoreWorker(Worker):
             policy=policy,
             journal_path=os.path.join(self.server.run_dir, "store.journal"),  # noqa: PTH118 - text in, text out
         )
+        counters = self.server.counters
+        self._base = [counters.own(each) for each in (self._commits, self._rows, self._coalesced, self._refused)]
         self.channels.on(STORE_WRITE, self._on_write)
         self.loop.spawn(self._tick)
 
@@ -111,9 +114,10 @@ class StoreWorker(Worker):
     def _publish(self) -> None:
         counters = self.server.counters
         core = self.core
-        counters.set(self._commits, core.commits)
-        counters.set(self._rows, core.rows)
-        counters.set(self._coalesced, core.coalesced)
-        counters.set(self._refused, core.refused)
+        commits, rows, coalesced, refused = self._base
+        counters.set(self._commits, commits + core.commits)
+        counters.set(self._rows, rows + core.rows)
+        counters.set(self._coalesced, coalesced + core.coalesced)
+        counters.set(self._refused, refused + core.refused)
         counters.set(self._down, int(core.down))
         counters.set(self._backlog, len(core.backlog))

@@ -52,6 +52,24 @@ def test_killed_child_is_replaced_and_no_other_process_changes(server, kind):
     assert load.missing() == []
 
 
+def test_no_counter_goes_back_when_its_process_is_killed(server):
+    names = ("core.requests", "sl.2xx", "store.commits", "store.rows")
+    load = RegisterLoad(server.address, USERS, 100)
+    load.start()
+    wait_for(lambda: min(server.json("stats")[name] for name in names) > 20)
+    load.finish()
+    seen = server.json("stats")
+    for title, pid in server.children().items():
+        os.kill(pid, signal.SIGKILL)
+        assert replaced(server, title, pid)
+    load = RegisterLoad(server.address, USERS, 100, after=load)
+    load.start()
+    wait_for(lambda: load.acknowledged > 100)
+    load.finish()
+    after = server.json("stats")
+    assert {name: (seen[name], after[name]) for name in names if after[name] < seen[name]} == {}
+
+
 def test_random_kills_lose_no_acknowledged_binding(server):
     chance = random.Random(20261124)
     load = RegisterLoad(server.address, USERS, 150)
