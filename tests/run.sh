@@ -9,6 +9,7 @@ venv=$top/${VENV:-.venv}
 pure=$top/.venv-pure
 fuzz_seconds=${FUZZ_SECONDS:-30}
 
+PATH=$PATH:/usr/sbin:/sbin # where Debian keeps nft; the PATH of an ordinary user lacks them
 missing=""
 need() { # package, test command…: the package is missing when the command fails
   local package=$1
