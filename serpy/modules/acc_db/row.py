@@ -66,6 +66,7 @@ class Row:
 
     def __init__(self, columns: Mapping[str, str], letters: str, attrs: list[AvpName], server_id: int) -> None:
         self._names: Final[tuple[str, ...]] = (columns["server_id"], *[columns[letter] for letter in _ORDER])
+        self._empty: Final[dict[str, Value]] = dict.fromkeys(self._names)
         self._left_out: Final[list[str]] = [
             columns[letter] for letter in ALL_LETTERS if letter not in letters and letter not in _ALWAYS
         ]
@@ -114,7 +115,9 @@ class Row:
             ctx.flags & 0xFFFFFFFF,
             _text(self._attributes(ctx), _TEXT_MAX) if self._attrs else None,
         ]
-        row = dict(zip(self._names, values, strict=True))
+        row = self._empty.copy()  # as large as it will be, so that it never grows
+        for at, name in enumerate(self._names):
+            row[name] = values[at]
         for name in self._left_out:
             del row[name]
         return row
