@@ -9,6 +9,7 @@ Runs in: timer. Locks: none.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import logging
@@ -77,10 +78,23 @@ def _signed_source(data: bytes, flow: Flow) -> Flow:
         return flow
     try:
         via = parse_via(data[start:end].decode("ascii", "replace"))
-        ipaddress.ip_address(via.host.strip("[]"))
-    except (ParseError, ValueError):
+    except ParseError:
+        return flow
+    host = _address(via.host)
+    if not host:
         return flow  # a name: nothing to compare with
-    return Flow(flow.listener, via.host.strip("[]"), via.port or DEFAULT_PORT)
+    return Flow(flow.listener, host, via.port or DEFAULT_PORT)
+
+
+@functools.lru_cache(maxsize=256)
+def _address(host: str) -> str:
+    """*host* without brackets when it is an address, else ""."""
+    bare = host.strip("[]")
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        return ""
+    return bare
 
 
 class Group:

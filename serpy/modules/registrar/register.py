@@ -132,7 +132,9 @@ class Registration:
             matching = self._matching(contact, working)
             if len(replica.beaten(matching, self.call_id, self.cseq)) < len(matching):
                 continue
-            if expires > 0 and replica.is_buried(self.uid, contact.uri_text, self.call_id, self.cseq):
+            # a contact that is here was registered after it was removed last
+            is_new = expires > 0 and not matching
+            if is_new and replica.is_buried(self.uid, contact.uri_text, self.call_id, self.cseq):
                 continue
             for known in matching:
                 del working[known.contact]
