@@ -202,6 +202,9 @@ class TransactionLayer(Upstream):
                 else:
                     self._send_best(server, best, now)
                 return
+            if self.settings.drop_earlier:
+                for branch in server.branches[:count]:
+                    branch.dropped = True
 
     def _send_best(self, server: ServerTransaction, winner: ClientTransaction, now: float) -> None:
         response = winner.response

@@ -24,6 +24,7 @@ class TransactionSettings:
         self.restart_fr_on_each_reply = True
         self.aggregate_challenges = True
         self.disable_6xx_block = False
+        self.drop_earlier = False  # new branches of a failure route make the answers before them no candidates any more
         self.cancel_b_method = 1  # 0 fake the answer, 1 wait for a provisional, 2 CANCEL at once
         self.default_code = 500
         self.default_reason = "Server Internal Error"

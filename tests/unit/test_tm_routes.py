@@ -134,6 +134,27 @@ def test_t_drop_replies_leaves_only_the_new_ones():
     assert names(bench.receive(response(second, 503), SECOND))[1] == "503 192.0.2.1"
 
 
+@pytest.mark.parametrize(
+    ("mode", "relayed"),
+    [pytest.param(0, "486 192.0.2.1", id="kept"), pytest.param(3, "503 192.0.2.1", id="dropped")],
+)
+def test_failure_reply_mode_says_whether_earlier_answers_stay_candidates(mode, relayed):
+    def failed(bench, ctx):
+        ctx.request_uri = "sip:bob@192.0.2.9"
+        bench.tm.t_relay(ctx)
+
+    bench = Bench({"failure_reply_mode": mode}, main=relay_with(failure="F"), failure_F=failed)
+    invite = bench.receive(request())[1]
+    second = bench.receive(response(invite, 486), CALLEE)[1]
+    assert names(bench.receive(response(second, 503), SECOND))[1] == relayed
+
+
+def test_without_a_new_branch_failure_reply_mode_drops_nothing():
+    bench = Bench({"failure_reply_mode": 3}, main=relay_with(failure="F"), failure_F=lambda bench, ctx: None)
+    invite = bench.receive(request())[1]
+    assert names(bench.receive(response(invite, 486), CALLEE))[1] == "486 192.0.2.1"
+
+
 def test_a_timeout_runs_the_failure_route_with_408():
     seen = []
 

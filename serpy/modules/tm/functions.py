@@ -109,6 +109,7 @@ class Tm:
         settings.restart_fr_on_each_reply = self.restart_fr_on_each_reply != 0
         settings.aggregate_challenges = self.aggregate_challenges != 0
         settings.disable_6xx_block = self.disable_6xx_block != 0
+        settings.drop_earlier = self.failure_reply_mode != 0
         settings.cancel_b_method = self.cancel_b_method
         settings.local_cancel_reason = self.local_cancel_reason != 0
         settings.default_code = self.default_code
@@ -539,7 +540,7 @@ PARAMS: Final = (
     Param("cancel_b_method", "int", 1, "branch without answer: 0 give up, 1 wait for one, 2 CANCEL at once"),
     Param("local_cancel_reason", "int", 1, "say in a Reason header which answer made us cancel the other branches"),
     Param("e2e_cancel_reason", "int", 1, "hand on the Reason headers of a CANCEL"),
-    Param("failure_reply_mode", "int", 0, "accepted: earlier answers stay candidates, see t_drop_replies"),
+    Param("failure_reply_mode", "int", 0, "not 0: when a failure route adds branches, earlier answers are dropped"),
     Param("default_code", "int", 500, "status when no answer is left to choose"),
     Param("default_reason", "str", "Server Internal Error", "its reason"),
     Param("disable_6xx_block", "int", 0, "a 6xx does not cancel the other branches"),
