@@ -23,7 +23,7 @@ loadmodule "textops"
 loadmodule "nathelper"
 loadmodule "ctl"
 modparam("nathelper", "rtpproxy_sock", "SOCKETS")
-modparam("nathelper", "rtpproxy_retr", 2)
+modparam("nathelper", "rtpproxy_retr", TRIES)
 modparam("nathelper", "rtpproxy_tout_ms", TIMEOUT)
 modparam("nathelper", "rtpproxy_disable_tout", 1)
 route {
@@ -52,8 +52,13 @@ def serve(tmp_path):
     """Start a server that uses these media proxies."""
     made = []
 
-    def start(*sockets, timeout_ms=150, flags=""):
-        text = SCRIPT.replace("SOCKETS", " ".join(sockets)).replace("TIMEOUT", str(timeout_ms)).replace("FLAGS", flags)
+    def start(*sockets, timeout_ms=150, tries=10, flags=""):
+        text = (
+            SCRIPT.replace("SOCKETS", " ".join(sockets))
+            .replace("TIMEOUT", str(timeout_ms))
+            .replace("FLAGS", flags)
+            .replace("TRIES", str(tries))
+        )
         (tmp_path / "media.conf").write_text(text)
         made.append(Running(tmp_path, config=tmp_path / "media.conf").start())
         return made[-1]
@@ -158,7 +163,7 @@ def test_an_offer_in_the_200_is_answered_in_the_ack(serve, pair):
 @pytest.mark.parametrize("fault", ["dead", "rubbish", "error", "cookie"])
 def test_without_a_usable_proxy_the_call_goes_on_directly(serve, pair, fault):
     with FakeRtpProxy() as proxy:
-        server = serve(proxy.address)
+        server = serve(proxy.address, tries=2)
         wait_for(lambda: len(proxy.asked) >= 4)  # it was tested and found up
         proxy.fault = fault
         alice, bob = pair(server)
@@ -172,13 +177,13 @@ def test_without_a_usable_proxy_the_call_goes_on_directly(serve, pair, fault):
 @pytest.mark.parametrize("fault", ["dead", "late"])
 def test_other_calls_do_not_wait_for_a_proxy_that_is_silent(serve, pair, fault):
     with FakeRtpProxy() as proxy:
-        server = serve(proxy.address, timeout_ms=600)
+        server = serve(proxy.address, timeout_ms=1000, tries=2)
         wait_for(lambda: len(proxy.asked) >= 4)
-        proxy.fault, proxy.delay = fault, 0.7
+        proxy.fault, proxy.delay = fault, 1.2
         alice, bob = pair(server)
         alice.send(alice.request("INVITE", bob.contact, headers=(TYPE,), body=SDP.format(port=4000)))
         others, _ = pair(server)
-        for _ in range(20):  # answered while the INVITE is held
+        for _ in range(5):  # answered while the INVITE is held
             answer = others.ask(others.request("OPTIONS", bob.contact))
             assert answer.status == 200
             others.call_id += "y"
@@ -208,7 +213,7 @@ def test_a_proxy_that_comes_back_is_used_again(serve, pair):
 
 def test_when_one_of_two_proxies_dies_calls_go_through_the_other(serve, pair):
     with FakeRtpProxy() as first, FakeRtpProxy() as second:
-        server = serve(first.address, second.address)
+        server = serve(first.address, second.address, tries=3)
         wait_for(lambda: len(first.asked) >= 4 and len(second.asked) >= 4)
         first.fault = "dead"
         alice, bob = pair(server)

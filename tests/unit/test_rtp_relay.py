@@ -32,7 +32,7 @@ class Setup:
         self.exports = nathelper.exports()
         module = self.module = self.exports.module
         module.rtpproxy_sock = list(addresses)
-        module.rtpproxy_retr = 2
+        module.rtpproxy_retr = 20
         module.rtpproxy_tout_ms = 50
         for name, value in params.items():
             setattr(module, name, value)
@@ -388,7 +388,7 @@ def test_flags_of_rtpengine(flags, key, value):
 def test_a_proxy_that_fails_leaves_the_message_as_it_is(kind, fault, counter, down, caplog):
     with kind() as proxy:
         proxy.fault = fault
-        setup = Setup(proxy.address)
+        setup = Setup(proxy.address, rtpproxy_retr=2)
         ctx = invite()
         assert setup.run(lambda: setup.module.force_rtp_proxy(ctx)) == -1
         assert ctx.edits.body is None
@@ -439,7 +439,7 @@ def call_id_for(setup, index):
 
 
 def test_when_one_proxy_dies_the_other_takes_over_and_keeps_the_call():
-    first, second, setup = two()
+    first, second, setup = two({"rtpproxy_retr": 4})
     with first, second:
         first.fault = "dead"
         mine, other = call_id_for(setup, 0), call_id_for(setup, 1)
@@ -465,7 +465,7 @@ def test_when_one_proxy_dies_the_other_takes_over_and_keeps_the_call():
 
 
 def test_new_calls_avoid_a_proxy_that_has_left_a_question_unanswered():
-    first, second, setup = two({"rtpproxy_retr": 3})
+    first, second, setup = two({"rtpproxy_retr": 8})
     with first, second:
         first.fault = "dead"
         mine = call_id_for(setup, 0)
@@ -482,11 +482,11 @@ def test_new_calls_avoid_a_proxy_that_has_left_a_question_unanswered():
 
         setup.run(call)
         assert codes == [1, 1]
-        assert len(first.commands("U")) == 3  # one question, three times
+        assert len(set(first.asked)) == 1
 
 
 def test_an_answer_is_not_given_to_another_proxy():
-    first, second, setup = two()
+    first, second, setup = two({"rtpproxy_retr": 4})
     with first, second:
         mine = call_id_for(setup, 0)
 
@@ -526,7 +526,7 @@ def test_many_refusals_in_a_row_are_told_once(caplog):
 
 
 def test_a_proxy_named_by_the_script_is_not_waited_for_when_it_is_down():
-    first, second, setup = two()
+    first, second, setup = two({"rtpproxy_retr": 2})
     with first, second:
         first.fault = "dead"
         force = setup.module.force_rtp_proxy
@@ -538,7 +538,7 @@ def test_a_proxy_named_by_the_script_is_not_waited_for_when_it_is_down():
 def test_others_do_not_wait_for_a_dead_proxy():
     with FakeRtpProxy() as proxy:
         proxy.fault = "dead"
-        setup = Setup(proxy.address, rtpproxy_tout_ms=100)
+        setup = Setup(proxy.address, rtpproxy_retr=2, rtpproxy_tout_ms=100)
         order = []
 
         def call():
@@ -561,7 +561,7 @@ def test_others_do_not_wait_for_a_dead_proxy():
 def test_a_question_that_alone_stays_unanswered_does_not_take_the_proxy_down():
     with FakeRtpProxy() as proxy:
         proxy.deaf_to = "poison"
-        setup = Setup(proxy.address)
+        setup = Setup(proxy.address, rtpproxy_retr=6)
         codes = []
 
         def call():
@@ -579,7 +579,7 @@ def test_a_question_that_alone_stays_unanswered_does_not_take_the_proxy_down():
 def test_a_proxy_that_is_found_silent_is_tested_at_once():
     with FakeRtpProxy() as proxy, FakeRtpProxy() as other:
         proxy.deaf_to = "U"
-        setup = Setup(proxy.address, other.address)
+        setup = Setup(proxy.address, other.address, rtpproxy_retr=4)
 
         def call():
             assert setup.module.force_rtp_proxy(invite(call_id_for(setup, 0))) == 1  # through the other
@@ -596,7 +596,7 @@ def test_a_proxy_that_hangs_cannot_take_all_parking_places():
     many = links.WAITING_MAX + 1
     with FakeRtpProxy() as proxy:
         proxy.fault = "dead"
-        setup = Setup(proxy.address)
+        setup = Setup(proxy.address, rtpproxy_retr=2)
         codes = []
 
         def call():
@@ -726,7 +726,7 @@ def test_a_unix_socket_that_is_not_there_or_does_not_answer(tmp_path):
     assert setup.count("node_down") == 1
     with FakeRtpProxy(path=tmp_path / "sock") as proxy:
         proxy.fault = "dead"
-        setup = Setup(proxy.address)
+        setup = Setup(proxy.address, rtpproxy_retr=2)
         assert setup.run(lambda: setup.module.force_rtp_proxy(invite())) == -1
         assert setup.count("node_down") == setup.count("timeouts") == 1
 
