@@ -222,6 +222,9 @@ def test_when_one_of_two_proxies_dies_calls_go_through_the_other(serve, pair):
             assert got.get("X-Media") == "relayed"
         wait_for(lambda: len(second.commands("U")) == 4)
         assert state(server, 1) == "up"
+        server.ctl("rpc", "nathelper.rtpproxy_disable", "1")  # no proxy is left for new calls
+        _, got, _ = call(alice, bob)
+        assert got.get("X-Media") == ""
 
 
 # ---- rtpengine -----------------------------------------------------------------------------------------------------
