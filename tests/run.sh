@@ -10,6 +10,8 @@ pure=$top/.venv-pure
 fuzz_seconds=${FUZZ_SECONDS:-30}
 
 PATH=$PATH:/usr/sbin:/sbin # where Debian keeps nft; the PATH of an ordinary user lacks them
+ulimit -n "$(ulimit -Hn)" # the servers and receivers of the tests have many sockets
+
 missing=""
 need() { # package, test command…: the package is missing when the command fails
   local package=$1
