@@ -31,7 +31,7 @@ class CtlWorker(Worker):
     def _watch_databases(self) -> None:
         server = self.server
         for url in dict.fromkeys(getattr(exports.module, "db_url", "") for exports in server.exports.values()):
-            if not isinstance(url, str) or not url:
+            if not isinstance(url, str) or not url or url.startswith("sqlite:"):  # a file tells nobody
                 continue
             try:
                 watch = getattr(server.database(url), "watch", None)
