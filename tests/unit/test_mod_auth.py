@@ -169,10 +169,9 @@ def test_the_stand_in_for_an_unknown_user_is_no_password(identity, monkeypatch, 
 
 def test_a_wrong_password_asks_the_database_when_an_unknown_user_does(identity):
     setup = Setup(identity, {"cache_all_rows": 0})
-    setup.module.check_nonce = lambda ctx, text: auth.VALID
     loop = identity.server.loop
     loop._now = 1000.0
-    assert setup.call(register(credentials("n"))) == 1  # alice is known from here on
+    assert setup.call(register(credentials(setup.nonce()))) == 1  # alice is known from here on
     loop._now = 1006.0
     asked = {}
     for kind, fields in (("known", {"password": "wrong"}), ("unknown", {"user": "nobody"})):
@@ -180,7 +179,7 @@ def test_a_wrong_password_asks_the_database_when_an_unknown_user_does(identity):
         for at in (1006.0, 1007.0, 1012.0, 1013.0):
             loop._now = at
             identity.selects = 0
-            assert setup.call(register(credentials("n", **fields))) == -1
+            assert setup.call(register(credentials(setup.nonce(), **fields))) == -1
             answered = identity.selects  # before the answer, and behind the back of it
             loop._run_soon()
             counts.append((answered, identity.selects - answered))
@@ -190,26 +189,24 @@ def test_a_wrong_password_asks_the_database_when_an_unknown_user_does(identity):
 
 def test_without_the_database_a_wrong_password_is_the_error_that_an_unknown_user_is(identity):
     setup = Setup(identity, {"cache_all_rows": 0})
-    setup.module.check_nonce = lambda ctx, text: auth.VALID
     identity.server.loop._now = 1000.0
-    assert setup.call(register(credentials("n"))) == 1
+    assert setup.call(register(credentials(setup.nonce()))) == 1
     identity.server.loop._now = 1006.0
     identity.broken = True
     for _ in range(2):
-        assert setup.call(register(credentials("n", password="wrong"))) == -2
-        assert setup.call(register(credentials("n", user="nobody"))) == -2
-    assert setup.call(register(credentials("n"))) == 1  # the right one is still known
+        assert setup.call(register(credentials(setup.nonce(), password="wrong"))) == -2
+        assert setup.call(register(credentials(setup.nonce(), user="nobody"))) == -2
+    assert setup.call(register(credentials(setup.nonce()))) == 1  # the right one is still known
 
 
 def test_a_password_changed_behind_our_back_counts_at_once(identity):
     setup = Setup(identity, {"cache_all_rows": 0})
-    setup.module.check_nonce = lambda ctx, text: auth.VALID
     identity.server.loop._now = 1000.0
-    assert setup.call(register(credentials("n"))) == 1
+    assert setup.call(register(credentials(setup.nonce()))) == 1
     identity.admin.execute("update credentials set ha1 = ?", (digest.ha1("alice", REALM, "new"),))
     identity.server.loop._now = 1006.0
-    assert setup.call(register(credentials("n", password="new"))) == 1
-    assert setup.call(register(credentials("n"))) == -1
+    assert setup.call(register(credentials(setup.nonce(), password="new"))) == 1
+    assert setup.call(register(credentials(setup.nonce()))) == -1
 
 
 def test_without_a_realm_there_is_no_challenge_and_an_old_one_goes(identity):
