@@ -54,7 +54,7 @@ def lasting(farm: Farm, count: int, timeout: float) -> tuple[float, float]:
     """Seconds until the others have *count* contacts, and until all tables are equal."""
     started = time.monotonic()
     try:
-        wait_for(lambda: all(member.count() == count for member in farm.members), timeout=timeout, every=0.02)
+        wait_for(lambda: all(member.count() == count for member in farm.members), timeout=timeout, every=0.1)
     except AssertionError:
         say("\n".join(f"{member.count()} {member.status()}" for member in farm.members))
         raise

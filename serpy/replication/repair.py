@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.replication import messages
 from serpy.replication.answers import RECENT_MS, Outbox, SendFrame, answer
-from serpy.replication.digest import Sums, bucket_of, entry_hash, parse_sums
+from serpy.replication.digest import BUCKETS, Sums, bucket_of, entry_hash, parse_sums
 from serpy.replication.envelope import STREAM_REGISTER
 from serpy.replication.merge import milliseconds
 from serpy.replication.scan import Entry, Index, Scanner
@@ -44,9 +44,10 @@ BEHIND_S: Final = RECENT_MS / 2000.0
 HELLO_BACKOFF_S: Final = 0.3
 HELLO_AGAIN_S: Final = 1.5
 HELLOS: Final = 5
-INDEX_AGE_S: Final = 2.0  # how old an index may be from which is asked and answered
+INDEX_AGE_S: Final = 5.0  # how old an index may be from which is asked and answered
 HOLD_S: Final = 15.0  # while registrations go on, tables always differ a little: not more often without a reason
 PATIENCE: Final = 2.5  # digest intervals in which a server with fewer bindings than we is left alone
+MOST_INDEXED: Final = 200_000  # bindings; an index of more is made in parts
 LATELY_S: Final = 3.0
 FORGET_S: Final = 120.0
 DRY_S: Final = 3.0
@@ -151,13 +152,16 @@ class Repair:
             others = (peer.digest_at for peer in self.peers.values() if peer is not greeter)
             return max(self._digest_at, *others, 0.0) > asked_at
 
-        def answer_hello(sums: Sums, _index: Index) -> None:
+        def answer_hello(sums: Sums, index: Index) -> None:
             if not is_answered():
+                index.made_at = self._loop.now()
+                self._index = index  # it will ask
                 self._send_sums(sums)
 
         def later() -> None:
             if not is_answered():
-                self.scanner.scan(set(), answer_hello, soon=True)
+                small = self._sums is not None and self._sums.bindings < MOST_INDEXED
+                self.scanner.scan(set(range(BUCKETS)) if small else set(), answer_hello, soon=True)
 
         self._loop.call_at(asked_at + HELLO_BACKOFF_S * random.random(), later)
 
@@ -226,7 +230,11 @@ class Repair:
     def _session(self, peer: Peer, buckets: list[int], index: Index, *, dry: bool = False) -> Session:
         self.sessions += 1
         number = random.getrandbits(31)
-        return Session(number, peer.life.server_id, peer.address, buckets, index, self._loop.now(), dry=dry)
+        most = max(peer.bindings, self._sums.bindings if self._sums is not None else 0)
+        return Session(
+            number, peer.life.server_id, peer.address, buckets, index, self._loop.now(), dry=dry,
+            per_bucket=most // BUCKETS,
+        )  # fmt: skip
 
     def _step(self) -> None:
         session = self.session

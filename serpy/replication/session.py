@@ -14,9 +14,11 @@ from typing import Final
 from serpy.replication.messages import ALL, DRY, MAX_HASHES, MOST_OFFERED, Range, Told
 from serpy.replication.scan import Index
 
-OUTSTANDING: Final = 96  # ranges asked about at once
-RETRY_S: Final = 0.8  # without an answer; the other may have to read its table first
-SETTLE_S: Final = 0.5  # after the last of the bindings that an answer promised
+IN_FLIGHT: Final = 4000  # entries in the ranges that are asked about at once
+FEWEST: Final = 32  # ranges
+RETRY_S: Final = 0.8  # without an answer, at first; the other may have to read its table
+SOONEST_S: Final = 0.25  # the same when it is known how quick the other is
+SETTLE_S: Final = 0.3  # after the last of the bindings that an answer promised
 GIVE_UP_S: Final = 6.0  # without progress
 
 
@@ -28,17 +30,20 @@ class _Open:
         self.low: Final = low
         self.high: Final = high
         self.asked = False
+        self.asked_at = 0.0
         self.ask_at = 0.0
         self.promised = 0  # bindings that are to come; when they have come,
         self.is_all = False  # is that all?
 
 
 class Session:
-    """A conversation with the server at *address* about *buckets*. *index* holds our entries of them, kept up to date."""
+    """A conversation with the server at *address* about *buckets*. *index* holds our entries of them, kept up to date;
+    *per_bucket* is about how many entries either has in a bucket.
+    """
 
     def __init__(
         self, number: int, server_id: int, address: tuple[str, int], buckets: list[int], index: Index, now: float, *,
-        dry: bool = False,
+        dry: bool = False, per_bucket: int = 0,
     ) -> None:  # fmt: skip
         self.number: Final = number | DRY if dry else number
         self.server_id: Final = server_id
@@ -47,7 +52,8 @@ class Session:
         self.dry: Final = dry
         self.started: Final = now
         self.progress_at = now
-        self.rounds = 0
+        self.retry_s = RETRY_S
+        self._outstanding: Final = max(FEWEST, IN_FLIGHT // (per_bucket + 1))
         # what a dry one has found
         self.missing = 0
         self.wanted: Final[list[int]] = []
@@ -75,9 +81,8 @@ class Session:
             else:
                 due.append(each)
         asked: list[Range] = []
-        for each in due[: max(0, OUTSTANDING - flying)]:
+        for each in due[: max(0, self._outstanding - flying)]:
             asked.extend(self._ask(each, now))
-        self.rounds += bool(asked)
         return asked
 
     def _ask(self, each: _Open, now: float) -> list[Range]:
@@ -85,7 +90,8 @@ class Session:
         hashes = self.index.hashes(each.bucket, each.low, each.high)
         if len(hashes) <= MAX_HASHES:
             each.asked = True
-            each.ask_at = now + RETRY_S
+            each.asked_at = now
+            each.ask_at = now + self.retry_s
             return [Range(each.bucket, each.low, each.high, hashes)]
         middle = hashes[len(hashes) // 2]
         lower = _Open(each.bucket, each.low, middle - 1)
@@ -101,6 +107,8 @@ class Session:
         if each is None or each.high != answer.high:
             return False
         self.progress_at = now
+        wait = now - each.asked_at
+        self.retry_s = max(SOONEST_S, 0.75 * self.retry_s + 0.25 * 3.0 * wait)
         if done or self.dry:
             del self._open[answer.bucket, answer.low]
             self.missing += answer.missing
@@ -109,7 +117,7 @@ class Session:
         else:
             each.promised = min(answer.missing, MOST_OFFERED)
             each.is_all = answer.missing <= MOST_OFFERED and not answer.wanted and not answer.removed
-            each.ask_at = now + answer.delay_ms / 1000.0 + SETTLE_S if each.promised else now + RETRY_S
+            each.ask_at = now + answer.delay_ms / 1000.0 + SETTLE_S if each.promised else now + self.retry_s
         return True
 
     def stored(self, bucket: int, entry: int, now: float) -> None:

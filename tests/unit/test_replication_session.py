@@ -18,7 +18,7 @@ from serpy.replication.messages import (
     parse_tell,
 )
 from serpy.replication.scan import Entry, Index
-from serpy.replication.session import GIVE_UP_S, OUTSTANDING, RETRY_S, SETTLE_S, Session
+from serpy.replication.session import FEWEST, GIVE_UP_S, RETRY_S, SETTLE_S, Session
 from serpy.replication.window import Life
 
 PEER = ("192.0.2.2", 5000)
@@ -65,9 +65,10 @@ def test_a_bucket_with_many_entries_is_asked_about_in_parts():
     assert made.is_over(0.0)
 
 
-def test_so_many_ranges_are_asked_about_at_once_and_no_more():
-    made = Session(1, 2, PEER, list(range(500)), Index(set(range(500)), 0.0), 0.0)
-    assert len(made.questions(0.0)) == OUTSTANDING
+@pytest.mark.parametrize(("per_bucket", "ranges"), [(0, 500), (39, 100), (10_000, FEWEST)])
+def test_the_more_entries_the_fewer_ranges_are_asked_about_at_once(per_bucket, ranges):
+    made = Session(1, 2, PEER, list(range(500)), Index(set(range(500)), 0.0), 0.0, per_bucket=per_bucket)
+    assert len(made.questions(0.0)) == ranges
     assert made.questions(0.01) == []
 
 
