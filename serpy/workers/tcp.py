@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PUBLISH_S: Final = 1.0
+LEARNING_S: Final = 0.25  # a successor's wait for the other TCP receivers to say which connections they have
 WAIT_S: Final = 1.0  # for a full hand-off socket, then look again
 LISTED_BYTES: Final = 60_000  # of connections in one answer: it has to fit a hand-off datagram
 SPARE_DESCRIPTORS: Final = 200
@@ -97,7 +98,9 @@ class TcpWorker(Worker):
             (STREAM_LIST, self._on_list),
         ):
             self.channels.on(kind, handler)
+        self._learning_until = 0.0
         if status.respawns(self.slot):
+            self._learning_until = self.loop.now() + LEARNING_S
             for child in range(self.layout.streams):
                 if child != self.child:
                     self.channels.send(self.layout.first_stream + child, STREAM_HELLO, b"")
@@ -219,7 +222,9 @@ class TcpWorker(Worker):
     # --- orders
 
     def _on_send(self, payload: bytes, _from_slot: int) -> None:
-        order = streams.decode_order(payload)
+        self._carry_out(streams.decode_order(payload))
+
+    def _carry_out(self, order: Order) -> None:
         connection = self.hub.get(order.connection) if order.connection else None
         if connection is not None and connection.host != order.host:
             connection = None  # a forged connection parameter in a Via: not the peer it is meant for
@@ -241,6 +246,10 @@ class TcpWorker(Worker):
                 self._pass_on(order, home, 0, order.options)
                 return None
             known = self.directory.find(host, port)
+            if not known and self.loop.now() < self._learning_until:
+                # What waited in our predecessor's socket comes before what the others tell us: let them tell first.
+                self.loop.call_at(self._learning_until, lambda: self._carry_out(order))
+                return None
             if known and streams.child_of(known) != self.child:
                 self._pass_on(order, streams.child_of(known), known, order.options | RELAYED)
                 return None

@@ -24,6 +24,7 @@ from serpy.net.handoff import (
 from serpy.net.listen import bind_all
 from serpy.net.loop import Loop
 from serpy.net.streams import (
+    ALIAS_ADD,
     ALIAS_ADOPT,
     COUNTERS,
     StreamSender,
@@ -235,6 +236,17 @@ def test_a_successor_learns_who_leads_where(farm):
     assert not any(
         farm.workers[1].directory.find(one.host, one.port) for one in farm.workers[0].hub.connections.values()
     )  # gone with the process that held them
+
+
+def test_a_successor_waits_for_what_the_others_tell_before_it_connects(farm):
+    peer, connection = farm.accept(1)
+    home = farm.home(connection.host, connection.port)
+    home.directory.drop_child(1)  # as empty as a fresh process
+    home._learning_until = farm.loop.now() + 0.1
+    farm.send(connection.host, connection.port)
+    farm.workers[1]._announce(ALIAS_ADD, connection, connection.port)
+    assert farm.read(peer) == OPTIONS
+    assert farm.failed == []
 
 
 def test_a_bug_closes_the_connection_it_happened_on(farm):
