@@ -35,11 +35,18 @@ bindings = st.builds(
 )
 
 
+def values(binding):
+    """All of it; a compiled object has no __dict__."""
+    names_of = ("uid", "contact", "expires_at", "aor", "received", "q", "call_id", "cseq", "flags", "user_agent", "instance",
+                "server_id", "modified_at")  # fmt: skip
+    return [getattr(binding, name) for name in names_of]
+
+
 @given(st.lists(bindings, max_size=20))
 def test_bindings_come_out_as_they_went_in(found):
     payloads = messages.batches([messages.build_binding("location", binding, NOW) for binding in found])
     back = [pair for payload in payloads for pair in messages.parse_bindings(payload, NOW)]
-    assert [(table, vars(binding)) for table, binding in back] == [("location", vars(binding)) for binding in found]
+    assert [(table, values(binding)) for table, binding in back] == [("location", values(binding)) for binding in found]
 
 
 @given(st.binary(max_size=300))

@@ -7,7 +7,7 @@ import random
 import time
 from types import SimpleNamespace
 
-from serpy.api import Hooks
+from serpy.api import Server
 from serpy.modules.usrloc.location import MEMORY, Location
 from serpy.replication.repair import Repair
 from serpy.replication.store import Store
@@ -71,7 +71,7 @@ class Node:
         self.loop = Clock(skew, farm.clock)
         segment = Segment(4 * MIB)
         self.tombstones = Tombstones(segment, 1024)
-        server = SimpleNamespace(hooks=Hooks())
+        server = Server(SimpleNamespace(server_id=number))
         server.hooks.on_removed.append(self.tombstones.bury)
         self.location = Location(LocationTable(segment, 2 * MIB), server, MEMORY, "", False)
         self.location.server_id = number

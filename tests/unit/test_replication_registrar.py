@@ -8,7 +8,7 @@ import pytest
 from support.contexts import FLOW, LISTENER, context, request_text
 
 from serpy import loader
-from serpy.api import Exports, Flow, Listener, LocationService, ReplyService
+from serpy.api import Exports, Flow, Listener, LocationService, ReplyService, Server
 from serpy.errors import ConfigError
 from serpy.modules import registrar, replication
 from serpy.modules.registrar.replica import Replica
@@ -52,12 +52,11 @@ class Member:
         self.tombstones = Tombstones(Segment(1 << 20), 64)
         settings = ReplicationSettings()
         settings.store_replicas = store
-        known = {LocationService: self.location, Tombstones: self.tombstones, ReplicationSettings: settings}
-        replies = SimpleNamespace(reply=lambda *_args: True)
-        server = SimpleNamespace(
-            settings=SimpleNamespace(server_id=server_id), find=known.get, bind=lambda key: known.get(key, replies)
-        )
-        assert ReplyService not in known
+        server = Server(SimpleNamespace(server_id=server_id))
+        server.provide(LocationService, self.location)
+        server.provide(ReplyService, SimpleNamespace(reply=lambda *_args: True))
+        server.provide(Tombstones, self.tombstones)
+        server.provide(ReplicationSettings, settings)
         self.module = registrar.exports().module
         self.module.init(server)
         self.module.child_init(server)
