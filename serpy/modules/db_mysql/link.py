@@ -66,7 +66,7 @@ class Link:
             self.connection.close()
 
     def text_of(self, value: Value) -> str:
-        """*value* as SQL. Raises UnicodeEncodeError later, when the text is sent, for what is no UTF-8."""
+        """*value* as SQL."""
         if isinstance(value, str):
             return str(self.connection.escape(value))  # as the session wants it: doubled quotes only
         if value is None:
@@ -91,7 +91,7 @@ class Link:
         """
         self.socket.deadline = deadline
         try:
-            self.connection.query(text)
+            self.connection.query(text.encode())  # here: PyMySQL 1 lets through what is no UTF-8
             return rows_of(self.connection)
         except (pymysql.Error, OSError) as exc:
             raise translated(self, exc) from None
@@ -100,7 +100,7 @@ class Link:
         """Run *texts* as one transaction in one round trip. Raises what ``run`` raises; then nothing has changed."""
         self.socket.deadline = deadline
         try:
-            self.connection.query("; ".join(("start transaction", *texts, "commit")))
+            self.connection.query("; ".join(("start transaction", *texts, "commit")).encode())
             for _ in range(len(texts) + 1):
                 self.connection.next_result()
         except (pymysql.Error, OSError) as exc:
@@ -122,7 +122,6 @@ def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop |
             password=url.password.encode(),  # text would be sent as latin-1
             database=url.path,
             charset="utf8mb4",
-            collation="utf8mb4_bin",
             conv=_DECODERS,
             sql_mode=SQL_MODE,
             client_flag=0 if read_only else CLIENT.MULTI_STATEMENTS,
@@ -146,6 +145,7 @@ def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop |
 
 def _set_up(link: Link, *, read_only: bool, timeout_s: float) -> None:
     own = max(timeout_s * 0.75, 0.001)
+    link.connection.query("set names utf8mb4 collate utf8mb4_bin")
     words = ["time_zone = '+00:00'", f"innodb_lock_wait_timeout = {max(int(own), 1)}"]
     if "mariadb" in str(link.connection.server_version).lower():
         words.append(f"max_statement_time = {own:.3f}")
