@@ -64,7 +64,7 @@ class Setup:
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit them
-            self.socket.setsockopt(socket.SOL_SOCKET, option, 16384)
+            self.socket.setsockopt(socket.SOL_SOCKET, option, 262144)
         self.socket.listen(100)
         self.socket.setblocking(False)
         self.address = self.socket.getsockname()
@@ -74,7 +74,8 @@ class Setup:
 
     def client(self):
         client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 262144)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 262144)
         client.connect(self.address)
         self.clients.append(client)
         return client
@@ -102,7 +103,8 @@ class Setup:
 
 
 @pytest.fixture
-def setup():
+def setup(monkeypatch):
+    monkeypatch.setattr("serpy.net.tcp.SWEEP_S", 0.05)
     made = []
 
     def make(**settings):
@@ -132,12 +134,13 @@ def test_a_connection_whose_messages_are_not_taken_is_not_read(setup):
     one.user.takes = False
     client = one.client()
     client.setblocking(False)
+    stream = OPTIONS * 1_000_000
     sent = refused = 0
 
     def fill():
         nonlocal sent, refused
         try:
-            sent += client.send(OPTIONS * 1000)
+            sent += client.send(stream[sent : sent + 50_000])
         except BlockingIOError:
             refused += 1
         return refused > 10  # so often the buffers were full: nobody reads
@@ -167,7 +170,7 @@ def test_what_the_peer_does_not_take_waits_and_is_sent_in_order(setup):
     one = setup()
     client = one.client()
     one.until(lambda: one.user.open)
-    pieces = [bytes([65 + number]) * 20_000 for number in range(20)]
+    pieces = [bytes([65 + number]) * 100_000 for number in range(20)]
     for piece in pieces:
         one.user.open[0].send(piece, 3)
     assert one.hub.queued > 0
@@ -178,7 +181,7 @@ def test_what_the_peer_does_not_take_waits_and_is_sent_in_order(setup):
         nonlocal received
         with contextlib.suppress(BlockingIOError):
             received += client.recv(1 << 20)
-        return len(received) == 400_000
+        return len(received) == 2_000_000
 
     one.until(read)
     assert received == b"".join(pieces)
