@@ -96,7 +96,7 @@ class Repair:
         self.peers: Final[dict[tuple[int, int], Peer]] = {}
         self.session: Session | None = None
         self.sessions = 0
-        self._asked_peer: Peer | None = None
+        self._when_clean: Callable[[], None] = lambda: None
         self._dry: Session | None = None
         self._shown: list[tuple[str, Binding]] = []
         self._starting = False
@@ -199,9 +199,10 @@ class Repair:
         """True when we were equal a moment ago and have missed nothing since: what differs is on its way."""
         return self._loop.now() - peer.clean_at < HOLD_S and peer.missing() <= peer.missing_then
 
-    def _note_clean(self, peer: Peer) -> None:
-        peer.clean_at = self._loop.now()
-        peer.missing_then = peer.missing()
+    def _note_clean(self, peer: Peer, at: float, missing: int) -> None:
+        """A look at *at*, when *missing* had not come, has found nothing to repair."""
+        peer.clean_at = at
+        peer.missing_then = missing
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
@@ -212,6 +213,8 @@ class Repair:
             self._starting = False
             return
 
+        begun, missing = self._loop.now(), peer.missing()
+
         def ready(sums: Sums, index: Index) -> None:
             self._starting = False
             self._sums = sums
@@ -219,11 +222,11 @@ class Repair:
             still = sorted(peer.differing & buckets)
             if still:
                 index.made_at = self._loop.now()
-                self._asked_peer = peer
+                self._when_clean = lambda: self._note_clean(peer, begun, missing)
                 self.session = self._session(peer, still, index)
                 self._step()
             else:
-                self._note_clean(peer)
+                self._note_clean(peer, begun, missing)
 
         self.scanner.scan(buckets, ready, soon=True)
 
@@ -246,8 +249,8 @@ class Repair:
                 "repair with %s: %d ranges left after %.1f s", session.address, session.left, now - session.started
             )
             self.session = None
-            if not session.left and self._asked_peer is not None:
-                self._note_clean(self._asked_peer)
+            if not session.left and not session.changes:
+                self._when_clean()
             return
         if now - session.index.made_at < INDEX_AGE_S:
             self._ask(session)
@@ -274,6 +277,7 @@ class Repair:
                 ripe = self._ripe(session, told)
                 done = not told.missing and not told.removed and not ripe
                 if session.told(told, self._loop.now(), done=done) and not session.dry:
+                    session.changes += len(ripe) + len(told.removed)
                     self._offer(ripe, session.address, messages.BINDINGS)
                     self._remove(session.index, told.removed)
             if not session.is_over(self._loop.now()):
@@ -392,6 +396,7 @@ class Repair:
                     index.add(table, binding)
                 if self.session is not None:
                     bucket = bucket_of(table, binding.uid)
+                    self.session.changes += 1
                     self.session.stored(bucket, entry_hash(table, binding), self._loop.now())
             elif outcome == OLDER and known is not None:
                 newer.append(messages.build_binding(table, known, wall_now))

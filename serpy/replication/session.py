@@ -53,6 +53,7 @@ class Session:
         self.started: Final = now
         self.progress_at = now
         self.retry_s = RETRY_S
+        self.changes = 0  # bindings stored, sent or removed by it
         self._outstanding: Final = max(FEWEST, IN_FLIGHT // (per_bucket + 1))
         # what a dry one has found
         self.missing = 0
