@@ -60,6 +60,7 @@ class Farm:
         return handle
 
     def start(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the child can handle it
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
@@ -68,12 +69,14 @@ class Farm:
                 code = 0
             finally:
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         self.counters.status.starting(STORE, self.pid, "store", 0, "store")
 
     def _serve(self):
         worker = self.worker
         worker.loop = Loop()
         signal.signal(signal.SIGTERM, lambda *_: worker.loop.stop())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         signal.set_wakeup_fd(-1)
         self.channels._handlers.clear()
         self.channels.slot = STORE
