@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import Exports, Param, Rpc
-from serpy.errors import ResourceError
+from serpy.errors import ResourceError, UsageError
 from serpy.net.handoff import REPLICATION_ASK, REPLICATION_TOLD, Layout
 from serpy.replication.counters import COUNTERS
 from serpy.replication.settings import ReplicationSettings, networks, read_key
@@ -74,6 +74,8 @@ class Replication:
 
     def _ask(self, question: str, peer: int = -1) -> object:
         server = self._server
+        if not any(listener.multicast for listener in server.listeners):
+            raise UsageError("no multicast address is listened on, so nothing is replicated")
         ticket = server.loop.new_ticket()
         payload = json.dumps({"id": ticket.id, "question": question, "peer": peer}).encode("ascii")
         timer = Layout(server.settings.children).timer
@@ -81,7 +83,7 @@ class Replication:
             raise ResourceError("the timer process has too much to do")
         answer = server.loop.wait(ticket, server.loop.now() + ANSWER_S)
         if answer is None:
-            raise ResourceError("the timer process does not answer; is a multicast address listened on?")
+            raise ResourceError("the timer process does not answer")
         return answer
 
     def _told(self, payload: bytes, _from_slot: int) -> None:

@@ -9,7 +9,7 @@ from support.contexts import FLOW, LISTENER, context, request_text
 
 from serpy import loader
 from serpy.api import Exports, Flow, Listener, LocationService, ReplyService, Server
-from serpy.errors import ConfigError
+from serpy.errors import ConfigError, UsageError
 from serpy.modules import registrar, replication
 from serpy.modules.registrar.replica import Replica
 from serpy.net.handoff import REPLICATION_TOLD
@@ -266,8 +266,13 @@ def test_ctl_asks_the_timer_process_and_gets_its_answer():
     channels = SimpleNamespace(
         on=handlers.__setitem__, send=lambda slot, kind, payload: sent.append((slot, kind, json.loads(payload))) or True
     )
-    server = SimpleNamespace(role="ctl", channels=channels, loop=Loop(), settings=SimpleNamespace(children=2))
+    server = SimpleNamespace(
+        role="ctl", channels=channels, loop=Loop(), settings=SimpleNamespace(children=2), listeners=[LISTENER]
+    )
     module.child_init(server)
+    with pytest.raises(UsageError, match="nothing is replicated"):
+        module.status()
+    server.listeners.append(GROUP)
     assert module.status() == {"peers": []}
     assert sent[0][0] == 2
     assert sent[0][2] == {"id": 7, "question": "status", "peer": -1}
