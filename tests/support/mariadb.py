@@ -117,10 +117,11 @@ class Mariadb:
         ).stdout.strip()  # fmt: skip
 
     def fresh(self) -> str:
-        """The URL of the database, emptied."""
+        """The URL of the database, without a row; tables that were made stay, since making them takes a second."""
         if self.server is None:
             self.start()
-        self.sql("drop database if exists ser; create database ser")
+        tables = self.sql("select table_name from information_schema.tables where table_schema = 'ser'").split()
+        self.sql("; ".join(["create database if not exists ser", *(f"delete from ser.{table}" for table in tables)]))
         return self.url
 
     def cut(self) -> None:
