@@ -24,9 +24,7 @@ QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 USERINFO: Final = re.compile(r"(?:[A-Za-z0-9\-_.!~*'()&=+$,;?/:#]++|%[0-9A-Fa-f]{2}|[^\x00-\x7f]++)++")
 
 # uri-parameters and headers: paramchar, hnv characters, and their separators
-URI_TAIL: Final = re.compile(
-    r"(?:[A-Za-z0-9\-_.!~*'()\[\]/:&+$;=?#,|^{}`]++|%[0-9A-Fa-f]{2}|[^\x00-\x7f]++)*+"
-)
+URI_TAIL: Final = re.compile(r"(?:[A-Za-z0-9\-_.!~*'()\[\]/:&+$;=?#,|^{}`]++|%[0-9A-Fa-f]{2}|[^\x00-\x7f]++)*+")
 
 # hostname; "_" is not legal in one but found in real networks
 HOSTNAME: Final = re.compile(r"[A-Za-z0-9_\-.]++")

@@ -62,7 +62,7 @@ def _spellings() -> dict[str, str]:
 
 
 _CANONICAL: Final[dict[str, str]] = _spellings()
-_UNIQUE: Final = 0b1000000  # beside the bits of BITS: lines of this name never come again, so remembering them is no use
+_UNIQUE: Final = 0b1000000  # beside the bits of BITS: lines of this name never come again
 _UNIQUE_NAMES: Final = ("via", "call-id", "authorization", "proxy-authorization")
 _KNOWN: Final[dict[str, tuple[str, int]]] = {
     spelled: (name, BITS.get(name, 0) | (_UNIQUE if name in _UNIQUE_NAMES else 0))
