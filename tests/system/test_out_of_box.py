@@ -34,6 +34,13 @@ def test_registered_phones_call_each_other_and_hang_up(phones):
     assert "BYE" in call(alice, bob, bob.aor).get("CSeq")
 
 
+def test_a_phone_cannot_send_its_calls_elsewhere(phones):
+    alice, bob = phones("alice"), phones("bob")
+    alice.register()
+    assert bob.register(contact=f'<{bob.contact}>;received="sip:127.0.0.9:7777"').status == 200
+    assert "BYE" in call(alice, bob, bob.aor).get("CSeq")
+
+
 def test_in_dialog_requests_of_the_callee_reach_the_caller(phones):
     alice, bob = phones("alice"), phones("bob")
     alice.register()
