@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from serpy.db.interface import Database
     from serpy.net.handoff import Channels
     from serpy.net.listen import Bound
+    from serpy.net.loop import Timer
 
 GATHER_S: Final = 0.0005  # the clients send at the same ticks: half a millisecond brings them together
+GATHER_UNWATCHED_S: Final = 0.05  # for rows that nobody waits for, such as accounting; their senders keep them so long
 TICK_S: Final = 1.0
 
 
@@ -45,7 +47,7 @@ class StoreWorker(Worker):
         self._base: list[int] = []  # what a predecessor had counted
         self.core: StoreCore
         self._busy = False
-        self._scheduled = False
+        self._timer: Timer | None = None
 
     def after_fork(self) -> None:
         """Take what the previous store left, then serve. Raises BackendError (journal), ConfigError."""
@@ -83,13 +85,20 @@ class StoreWorker(Worker):
         return self.channels.send(slot, STORE_ACK, payload)
 
     def _on_write(self, payload: bytes, from_slot: int) -> None:
-        self.core.receive(payload, from_slot)
-        if not self._busy and not self._scheduled:
-            self._scheduled = True
-            self.loop.call_at(self.loop.now() + GATHER_S, self._commit)
+        waited_for = self.core.receive(payload, from_slot)
+        if self._busy:
+            return  # whoever commits looks again
+        due = self.loop.now() + (GATHER_S if waited_for else GATHER_UNWATCHED_S)
+        if self._timer is not None:
+            if self._timer.when <= due:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(due, self._commit)
 
     def _commit(self) -> None:
-        self._scheduled = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._busy:
             return
         self._busy = True

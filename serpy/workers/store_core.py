@@ -88,20 +88,22 @@ class StoreCore:
 
     # -- in
 
-    def receive(self, payload: bytes, from_slot: int) -> None:
-        """Take one datagram; ``has_work`` then says whether there is something to commit."""
+    def receive(self, payload: bytes, from_slot: int) -> bool:
+        """Take one datagram; ``has_work`` then says whether there is something to commit. True when somebody waits for it."""
         incarnation, number, again, data = decode_batch(payload)
         sender = self._senders.get(from_slot)
         if sender is None or sender.incarnation != incarnation:
             sender = self._senders[from_slot] = _Sender(incarnation)
         if number in sender.pending:
-            return
+            return True
         known = sender.answers.get(number)
         if known is not None:
             self._answer(from_slot, [(incarnation, number, known)])
-            return
+            return False
         sender.pending.add(number)
-        self._batches.append(_Batch(from_slot, incarnation, number, again, data))
+        batch = _Batch(from_slot, incarnation, number, again, data)
+        self._batches.append(batch)
+        return again or any(wait for _url, wait, _operations in batch.requests)
 
     @property
     def has_work(self) -> bool:

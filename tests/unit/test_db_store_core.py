@@ -535,3 +535,15 @@ def test_request_keeps_bytes_that_were_not_utf8():
 
 def test_policy_names_are_what_the_configuration_says():
     assert (REFUSE, JOURNAL) == ("refuse", "journal")
+
+
+@pytest.mark.parametrize(
+    ("wait", "again", "waited_for"),
+    [
+        pytest.param(True, False, True, id="a registration"),
+        pytest.param(False, False, False, id="an accounting row"),
+        pytest.param(False, True, True, id="one that is late already"),
+    ],
+)
+def test_the_core_says_whether_somebody_waits_for_a_batch(core, wait, again, waited_for):
+    assert core.receive(batch(101, [acc("c1")], wait=wait, again=again), 1) is waited_for
