@@ -37,7 +37,7 @@ def run(file: str, run_dir: str, defines: Sequence[str], listen: Sequence[str]) 
     port = _free_port(host)
     addresses = list(listen) or [f"udp:{one}:{port}" for one in dict.fromkeys((host, "127.0.0.1"))]
     accounts = prepare(file, folder, words, host)
-    _explain(host, _port_of(addresses[0]), accounts, [*_options(file, folder, words)])
+    _explain(_host_of(addresses[0]) or host, _port_of(addresses[0]), accounts, [*_options(file, folder, words)])
     program = Path(sys.argv[0]).resolve().with_name("serpy")
     listening = [word for address in addresses for word in ("-l", address)]
     sys.stdout.flush()
@@ -99,6 +99,13 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _host_of(address: str) -> str:
+    """The host of an IPv4 listen address, "" when it names no single one."""
+    rest = address.partition(":")[2] if address[:4] in ("udp:", "tcp:") else address
+    host = rest.partition(":")[0]
+    return "" if host in ("", "0.0.0.0", "*") or "[" in rest else host  # noqa: S104 - compared, not bound
 
 
 def _port_of(address: str) -> int:
