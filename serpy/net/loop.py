@@ -31,7 +31,7 @@ MAX_EVENTS: Final = 64  # per poll; a small number keeps the kernel's copy and o
 LONGEST_POLL_S: Final = 60.0
 COMPACT_ABOVE: Final = 1024  # cancelled timers tolerated in the heap before it is rebuilt
 COALESCE_WINDOW_S: Final = 0.05  # over which arrivals are counted
-COALESCE_FROM: Final = 1000.0  # arrivals a second; below, a pause would gather too little to pay for itself
+COALESCE_FROM: Final = 500.0  # arrivals a second; below, a pause would gather too little to pay for itself
 
 
 class Timer:
@@ -74,6 +74,7 @@ class Loop:
         self.leader_body: Callable[[], None] = self.lead
         self.coalesce_s = 0.0  # the longest that arrivals may wait to be gathered; 0 = never
         self.arrivals = 0  # counted up by whoever reads messages
+        self.backlog = False  # set by a reader that has left messages waiting: then there is nothing to wait for
         self._window_end = 0.0
         self.pause_s = 0.0  # what the arrivals of the last window have decided
         self._epoll = select.epoll()
@@ -293,8 +294,9 @@ class Loop:
                     waiting.switch()
                     if self._stopping:
                         return
-            if self.pause_s > 0.0 and not self._soon:
+            if self.pause_s > 0.0 and not self._soon and not self.backlog:
                 time.sleep(self.pause_s)
+            self.backlog = False
             events = poll(self._poll_timeout(), MAX_EVENTS)
             now = self._now = time.monotonic()
             if now >= self._window_end:

@@ -57,5 +57,7 @@ class UdpReader:
             loop.current = (data, flow)  # for the report of a bug
             self._receive(data, flow)
         loop.arrivals += count
+        if count == BATCH:
+            loop.backlog = True
         if limit > 1:
             self._queued = count > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
@@ -11,6 +12,8 @@ import pytest
 
 from serpy.errors import ResourceError
 from serpy.net.loop import COALESCE_WINDOW_S, Loop
+from serpy.net.udp import BATCH, UdpReader
+from serpy.sip.flow import Listener
 
 
 @pytest.fixture
@@ -309,3 +312,31 @@ def gather(arrivals: int, coalesce_s: float) -> float:
 )
 def test_only_a_busy_loop_lets_arrivals_gather(arrivals: int, coalesce_s: float, pause_s: float) -> None:
     assert gather(arrivals, coalesce_s) == pause_s
+
+
+def test_nothing_gathers_while_messages_wait(monkeypatch):
+    """More datagrams than one batch are read without a pause in between: a flood is not slowed down."""
+    loop = Loop()
+    loop.pause_s = 60.0
+    loop._window_end = math.inf
+    received: list[bytes] = []
+    paused_after: list[int] = []
+
+    def sleep(_seconds: float) -> None:
+        paused_after.append(len(received))
+        if received:
+            loop.stop()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    here, there = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with here, there:
+        here.bind(("127.0.0.1", 0))
+        here.setblocking(False)
+        count = 2 * BATCH + 5
+        for number in range(count):
+            there.sendto(b"%d" % number, here.getsockname())
+        listener = Listener(0, "udp", *here.getsockname())
+        UdpReader(loop, here, listener, lambda data, _flow: received.append(data))
+        loop.run()
+    assert received == [b"%d" % number for number in range(count)]
+    assert paused_after == [0, count]
