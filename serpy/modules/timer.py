@@ -183,12 +183,12 @@ def _executed(ctx: Context) -> str | None:
 
 
 def parse_declaration(text: str, index: int = 0) -> Declared:
-    """Read ``NAME=ROUTE,MS[,slow|fast[,enable]]``. Raises ConfigError."""
+    """Read ``[NAME=]ROUTE,MS[,slow|fast[,enable]]``; without a name it is the route's. Raises ConfigError."""
     hint = 'declare_timer = "NAME=ROUTE,MS,slow,enable"'
     name, equals, rest = text.partition("=")
-    name = name.strip(" \t")
-    parts = [part.strip(" \t") for part in rest.split(",")]
-    if not equals or not name or not _NAME.issuperset(name):
+    parts = [part.strip(" \t") for part in (rest if equals else text).split(",")]
+    name = name.strip(" \t") if equals else parts[0]
+    if not name or not _NAME.issuperset(name):
         raise ConfigError(f"timer {text[:80]!r}: no name", hint=hint)
     if not 2 <= len(parts) <= 4 or not parts[0]:
         raise ConfigError(f"timer {name}: not a route and an interval", hint=hint)

@@ -221,6 +221,16 @@ def test_a_handle_walks_over_its_rows(scripts):
     ]  # fmt: skip
 
 
+def test_handles_of_the_first_release_are_numbers_and_need_no_declaration(scripts):
+    scripts.run("""
+        db_query("select uid from uri where uid='u0'", 0);
+        f(@db.fetch[0].count); f(@db.fetch[0].field[0]);
+        db_close(0);
+        if (!defined @db.fetch[0].count) { f("closed"); }
+    """)
+    assert scripts.noted() == ["1", "u0", "closed"]
+
+
 def test_an_empty_result_is_open_and_empty(scripts):
     scripts.run(
         """
@@ -308,6 +318,7 @@ def scripts_reader(scripts, query):
         pytest.param('db_query("replace/uri/uid/x");', "key", id="replace-without-key"),
         pytest.param('db_query("select/uri/%$fu.x");', "must be constant", id="field-from-a-caller"),
         pytest.param('db_query("select %zz");', "unknown specifier", id="unknown-specifier"),
+        pytest.param("f(@db.fetch[-1].count);", "write @db.fetch.HANDLE", id="negative-handle"),
         pytest.param("f(@db.fetch.h.colour);", "unknown part", id="unknown-part-of-a-result"),
         pytest.param('f(@db.query["delete from uri"].count);', "cannot change rows", id="select-that-writes"),
     ],

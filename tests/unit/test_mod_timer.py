@@ -169,6 +169,7 @@ def test_declarations_that_do_not_fit_the_script_are_refused(tmp_path, declarati
         (" a = 3 , 1 , FAST , ENABLE ", ("a", "3", 1, True)),
         ("a=b,5", ("a", "b", 5, False)),
         ("a=b,5,slow", ("a", "b", 5, False)),
+        ("MINUTE,60000,slow,enable", ("MINUTE", "MINUTE", 60000, True)),
     ],
 )
 def test_declarations(text, expected):

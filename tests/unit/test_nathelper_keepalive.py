@@ -182,8 +182,8 @@ def test_the_way_to_a_contact(contact, way):
 
 
 def test_over_a_connection_four_bytes_keep_it_open_unless_the_method_is_wanted_there_too():
-    for crlf, start in ((1, b"\r\n\r\n"), (0, b"OPTIONS ")):
-        world = World(natping_method="OPTIONS", natping_crlf=crlf)
+    for params, start in (({}, b"\r\n\r\n"), ({"natping_crlf": 0}, b"OPTIONS "), ({"tcpping_crlf": 0}, b"OPTIONS ")):
+        world = World(natping_method="OPTIONS", **params)
         world.add("alice", phone(via="sip:203.0.113.7:5066;transport=TCP;dstip=192.0.2.1;dstport=5060"))
         [(_, out)] = world.run(10).sent
         assert out.data.startswith(start)

@@ -100,8 +100,9 @@ class DbOps:
         return parsed
 
     def prepare_handle(self, name: str) -> str:
-        """The name of a handle; whether it is declared is seen in ``init``."""
-        self._wanted_handles.add(name)
+        """The name of a handle; whether it is declared is seen in ``init``. SER's first release numbered them."""
+        if not (name.isascii() and name.isdigit()):
+            self._wanted_handles.add(name)
         return name
 
     # -- script ---------------------------------------------------------------------------------------------------
@@ -208,9 +209,9 @@ class DbOps:
 
     def select_fetch(self, parts: tuple[str | int, ...]) -> Callable[[Context], str | None]:
         """``@db.fetch.HANDLE…``: undefined when the handle is not open. Raises ValueError."""
-        if not parts or not isinstance(parts[0], str):
+        if not parts or (isinstance(parts[0], int) and parts[0] < 0):
             raise ValueError("write @db.fetch.HANDLE.count or @db.fetch.HANDLE.field[0]")
-        handle = self.prepare_handle(parts[0])
+        handle = self.prepare_handle(str(parts[0]))
         read = reader(parts[1:])
 
         def value(ctx: Context) -> str | None:

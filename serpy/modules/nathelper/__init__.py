@@ -32,6 +32,7 @@ class NatHelper(RtpPart):
         self.natping_interval = 0
         self.natping_method = ""
         self.natping_crlf = 1
+        self.tcpping_crlf = 1
         self.natping_stateful = 0
         self.ping_nated_only = 0
         self.force_socket = ""
@@ -44,7 +45,7 @@ class NatHelper(RtpPart):
             server,
             interval=self.natping_interval,
             method=self.natping_method,
-            crlf=self.natping_crlf != 0,
+            crlf=self.natping_crlf != 0 and self.tcpping_crlf != 0,
             nated_only=self.ping_nated_only != 0,
             force_socket=self.force_socket,
         )
@@ -82,6 +83,7 @@ def _ping_params() -> list[Param]:
             check=check_method,
         ),
         Param("natping_crlf", "int", 1, "1: four bytes over TCP and TLS whatever the method; 0: the method there, too"),
+        Param("tcpping_crlf", "int", 1, "the older name of natping_crlf: 0 in either of them counts"),
         Param("ping_nated_only", "int", 0, "1: only contacts with the NAT flag"),
         Param("natping_stateful", "int", 0, "ignored: keep-alives are stateless"),
         Param("force_socket", "str", "", "listen address for pings to contacts that came in by none of ours"),
