@@ -21,8 +21,7 @@ from support.contexts import (
 
 from serpy.api import Avp, Avps, ConfigError, DomainService, Listener
 from serpy.modules import rr
-from serpy.modules.rr import cookie
-from serpy.modules.rr.cookie import DIALOG_COOKIE
+from serpy.modules.rr.cookie import DIALOG_COOKIE, MAX_COOKIE, DialogCookies
 from serpy.script.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 
 ME = "192.0.2.1:5060"
@@ -422,27 +421,60 @@ def test_a_strict_router_brings_the_cookie_in_the_request_uri():
 def test_another_secret_does_not_open_the_cookie():
     avps = Avps()
     avps.add(FROM_URI, "a", "b", DIALOG_COOKIE)
-    text = cookie.encode(avps, "c", b"one")
-    assert [avp.name for avp in cookie.decode(text, "c", b"one")] == ["a"]
-    assert cookie.decode(text, "c", b"two") == []
+    text = DialogCookies(b"one").make(avps, "c")
+    assert list(DialogCookies(b"one").open(text, "c").lists[FROM_URI]) == ["a"]
+    assert DialogCookies(b"two").open(text, "c") is None
 
 
 def test_attributes_that_do_not_fit_are_left_out():
     avps = Avps()
     avps.add(FROM_URI, "big", "x" * 600, DIALOG_COOKIE)
     avps.add(FROM_URI, "small", "y", DIALOG_COOKIE)
-    text = cookie.encode(avps, "c", b"s")
-    assert len(text) <= cookie.MAX_COOKIE
-    assert [avp.name for avp in cookie.decode(text, "c", b"s")] == ["small"]
+    avps.add(FROM_URI, "huge", "x" * 70000, DIALOG_COOKIE)
+    avps.add(FROM_URI, "n" * 70000, 1, DIALOG_COOKIE)
+    text = DialogCookies(b"s").make(avps, "c")
+    assert len(text) <= MAX_COOKIE
+    assert list(DialogCookies(b"s").open(text, "c").lists[FROM_URI]) == ["small"]
+
+
+def test_what_is_remembered_of_a_cookie_is_what_is_in_it():
+    avps = Avps()
+    for list_id, name, value in [
+        (FROM_URI, "a", "old"), (FROM_URI, "a", "new"), (TO_URI, "n", 1 << 70), (TO_USER, "n", -(1 << 70)), (FROM_USER, "caf\xe9", "\udcff"),
+    ]:  # fmt: skip
+        avps.add(list_id, name, value, DIALOG_COOKIE)
+    made = DialogCookies(b"s")
+    text = made.make(avps, "c")
+    opened = DialogCookies(b"s").open(text, "c")
+    assert made.open(text, "c").lists == opened.lists
+    assert [avp.value for avp in opened.lists[FROM_URI]["a"]] == ["new", "old"]
+    assert opened.lists[TO_URI]["n"] == [Avp((1 << 63) - 1, DIALOG_COOKIE)]
+    assert made.open(text, "of another dialog") is None
+
+
+def test_restoring_adds_to_what_is_there_and_leaves_the_cookie_alone():
+    avps = Avps()
+    for value in ("old", "new"):
+        avps.add(FROM_URI, "a", value, DIALOG_COOKIE)
+    cookies = DialogCookies(b"s")
+    cookie = cookies.open(cookies.make(avps, "c"), "c")
+    empty, taken = Avps(), Avps()
+    taken.add(FROM_URI, "a", "older")
+    for target in (empty, taken):
+        cookie.restore(target, swap=False)
+        target.add(FROM_URI, "b", "x")
+    assert [avp.value for avp in empty.get(FROM_URI, "a")] == ["new", "old"]
+    assert [avp.value for avp in taken.get(FROM_URI, "a")] == ["new", "old", "older"]
+    assert list(cookie.lists[FROM_URI]) == ["a"]
 
 
 def test_the_secret_survives_a_restart(tmp_path):
     made = configure(rr.exports(), server(run_dir=str(tmp_path)))
     again = configure(rr.exports(), server(run_dir=str(tmp_path)))
-    assert made.module.router.secret == again.module.router.secret
+    assert made.module.router.cookies.secret == again.module.router.cookies.secret
     assert (tmp_path / "rr.secret").stat().st_mode & 0o777 == 0o600
     named = configure(rr.exports(), server(), cookie_secret_file=str(tmp_path / "rr.secret"))
-    assert named.module.router.secret == made.module.router.secret
+    assert named.module.router.cookies.secret == made.module.router.cookies.secret
 
 
 def test_an_unusable_secret_file_or_filter_refuses_to_start(tmp_path):
@@ -457,7 +489,7 @@ def test_an_unusable_secret_file_or_filter_refuses_to_start(tmp_path):
 
 def test_a_run_directory_that_cannot_be_written_still_starts(tmp_path):
     made = configure(rr.exports(), server(run_dir=str(tmp_path / "missing")))
-    assert len(made.module.router.secret) == 32
+    assert len(made.module.router.cookies.secret) == 32
 
 
 def test_replies_are_never_route_driven():

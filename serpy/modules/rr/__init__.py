@@ -35,7 +35,7 @@ from serpy.api import (
     Select,
     Server,
 )
-from serpy.modules.rr.cookie import encode, mac_key
+from serpy.modules.rr.cookie import DialogCookies, mac_key
 from serpy.modules.rr.loose import LooseRouter
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
 from serpy.script.avps import parse_avp_name
@@ -70,12 +70,13 @@ class RecordRouting:
         self._server = server
         router = self.router
         router.force_send_socket = self.force_send_socket != 0
-        router.secret = mac_key(self._secret(server.run_dir))
+        accepted: re.Pattern[str] | None = None
         if self.cookie_filter:
             try:
-                router.cookie_filter = re.compile(self.cookie_filter, re.IGNORECASE)
+                accepted = re.compile(self.cookie_filter, re.IGNORECASE)
             except re.error as exc:
                 raise ConfigError(f"rr: cookie_filter is not a regular expression: {exc}") from exc
+        router.cookies = DialogCookies(mac_key(self._secret(server.run_dir)), accepted)
         router.next_route_avp = _attribute(self.next_route_avp)
         self._user_part = _attribute(self.user_part_avp)
 
@@ -200,7 +201,7 @@ class RecordRouting:
         """The cookie of the attributes flagged now, "" when there is none."""
         if not ctx.avps:
             return ""
-        return encode(ctx.avps, ctx.message.call_id, self.router.secret)
+        return self.router.cookies.make(ctx.avps, ctx.message.call_id)
 
     # selects
 

@@ -10,11 +10,10 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.4, §16.6 item 6, §16.12.
 from __future__ import annotations
 
 import logging
-import re
 from typing import Final
 
 from serpy.api import FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
-from serpy.modules.rr.cookie import decode, restore
+from serpy.modules.rr.cookie import DialogCookies
 from serpy.modules.rr.state import RouteState, state_of
 from serpy.sip.message import Request
 from serpy.sip.nameaddr import NameAddr, split_commas
@@ -29,8 +28,7 @@ class LooseRouter:
     """The routing half of the module. Set up once in the master, then only read."""
 
     def __init__(self) -> None:
-        self.secret = b""
-        self.cookie_filter: re.Pattern[str] | None = None
+        self.cookies = DialogCookies(b"")
         self.force_send_socket = True
         self.next_route_avp: AvpName | None = None
         self._server: Server | None = None
@@ -65,12 +63,12 @@ class LooseRouter:
     def route(self, ctx: Context) -> int:
         """True when the Route set says where the request goes; ``ctx`` is changed accordingly."""
         request = ctx.message
-        if not isinstance(request, Request) or not request.has("route"):
-            return NOT_DRIVEN  # 1.
+        if not isinstance(request, Request):
+            return NOT_DRIVEN
         try:
             routes = request.routes
             if not routes:
-                return NOT_DRIVEN
+                return NOT_DRIVEN  # 1.
             top = routes[0].uri
             top_is_mine = self.is_mine(top)
             state = state_of(ctx)
@@ -153,15 +151,12 @@ class LooseRouter:
         cookie = uri.param("avp")
         if not cookie:
             return
-        found = decode(cookie, request.call_id, self.secret)
-        if not found:
+        found = self.cookies.open(cookie, request.call_id)
+        if found is None:
             log.debug("dialog cookie is not ours, ignored: %.120r", cookie)
             return
-        accepted = self.cookie_filter
-        if accepted is not None:
-            found = [avp for avp in found if accepted.search(avp.name) is not None]
         ftag = uri.param("ftag")
-        restore(ctx, found, swap=bool(ftag) and ftag != request.from_tag)
+        found.restore(ctx.avps, swap=bool(ftag) and ftag != request.from_tag)
 
     def _force_listener(self, ctx: Context, uri: Uri) -> None:
         """Leave by the address *uri* names: the other side of a double Record-Route."""
@@ -181,13 +176,15 @@ class LooseRouter:
 
 def _remove_first(ctx: Context, request: Request, count: int, total: int) -> None:
     """Take the first *count* of *total* Route values out of what is sent."""
+    if count == total:
+        for at, name in enumerate(request.names):
+            if name == "route":
+                ctx.edits.remove(at)
+        return
     indexes = request.indexes("route")
-    if len(indexes) == total or count == total:
+    if len(indexes) == total:
         for index in indexes[:count]:
             ctx.edits.remove(index)
-        if count == total:
-            for index in indexes[count:]:
-                ctx.edits.remove(index)
         return
     left = count
     for index in indexes:
