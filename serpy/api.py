@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from serpy.errors import (
     BackendError,
@@ -51,6 +51,9 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
+
+HOSTS_KNOWN: Final = 4096  # hosts that is_myself() remembers having looked at
+HOST_MAX: Final = 256  # characters of such a host: no name is longer (RFC 1035 §2.3.4)
 
 
 class LocationService(Protocol):
@@ -159,7 +162,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.listeners: list[Listener] = []
-        self.aliases: set[tuple[str, int]] = set()  # (lower-case host, port or 0 for any)
+        self._aliases: set[tuple[str, int]] = set()
+        self._ports: dict[str, list[int]] = {}  # host as written -> the ports of our aliases with that name
         self.hooks = Hooks()
         self.exports: dict[str, Exports] = {}  # loaded modules by name, in load order
         self.run_dir = ""
@@ -209,11 +213,35 @@ class Server:
         """True when this process keeps a handle of ``database()``."""
         return bool(self._databases)
 
+    @property
+    def aliases(self) -> set[tuple[str, int]]:
+        """What counts as ourselves: (lower-case host, port or 0 for any). Replaced as a whole, never changed."""
+        return self._aliases
+
+    @aliases.setter
+    def aliases(self, names: set[tuple[str, int]]) -> None:
+        self._aliases = names
+        self._ports.clear()
+
     def is_myself(self, host: str, port: int = 0) -> bool:
         """True when *host*:*port* (0 = 5060) is a listen address or an alias; *host* in any case, brackets allowed."""
-        name = host.lower().strip("[]")
+        ports = self._ports.get(host)
+        if ports is None:
+            ports = self._ports_of(host)
         number = port or 5060
-        return (name, number) in self.aliases or (name, 0) in self.aliases
+        for mine in ports:  # noqa: SIM110 - no generator on the hot path
+            if mine in (number, 0):
+                return True
+        return False
+
+    def _ports_of(self, host: str) -> list[int]:
+        name = host.lower().strip("[]")
+        ports = [port for alias, port in self._aliases if alias == name]
+        if len(host) <= HOST_MAX:
+            if len(self._ports) >= HOSTS_KNOWN:
+                self._ports.clear()
+            self._ports[host] = ports
+        return ports
 
     def listener_for(self, transport: str, host: str = "", port: int = 0) -> Listener | None:
         """The first listener that can send over *transport* ("" = any), narrowed to *host* and *port* when given."""
