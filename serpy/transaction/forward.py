@@ -103,6 +103,8 @@ def is_address(host: str) -> bool:
 
 def is_group(host: str) -> bool:
     """True for a multicast address."""
+    if host[:1] not in ("2", "f"):
+        return False
     head = host[:4]
     return ("224." <= head <= "239." and head.endswith(".") and len(head) == 4) or (head[:2] == "ff" and ":" in host)
 
@@ -205,7 +207,7 @@ class Forwarder:
         return Flow(found, host, port)
 
     def received_edits(self, ctx: Context, request: Request) -> Edits:
-        """The edits of *ctx*, with the top Via annotated where it has to be."""
+        """The edits of *ctx*, among them what the top Via needs: every copy of the request that leaves has the same."""
         via = request.via
         to_source = ctx.reply_to_source
         received = received_value(via, ctx.flow, to_source=to_source)
@@ -213,10 +215,9 @@ class Forwarder:
         connection = ctx.flow.connection
         if not received and not rport and not connection:
             return ctx.edits
-        edits = ctx.edits.copy()
         at = request.find("via")
-        edits.replace(at, via_with_received(request.lines[at], received, rport, connection))
-        return edits
+        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport, connection))
+        return ctx.edits
 
     def is_loop(self, request: Request) -> bool:
         """True when *request* has been here with the same routing before (RFC 5393); cheap when it has not."""
