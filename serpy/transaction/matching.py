@@ -6,41 +6,56 @@ whose value follows from the request alone, so that retransmissions and the CANC
 The loop value covers what routing depends on (RFC 5393 §4.2.2): Request-URI and Route as received.
 
 ``hash()`` of a string is keyed per server start and the same in all children, so nobody outside can aim for a
-collision; a value never has to be understood by another server start.
+collision; a value never has to be understood by another server start. Strings are hashed one by one and mixed,
+because a string remembers its hash: most of these have been looked up in a cache before.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §16.11, §17.1.3, §17.2.3, RFC 5393.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.sip.message import Request
 from serpy.sip.via import Via
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 MAGIC: Final = "z9hG4bK"
 WORD: Final = 0xFFFFFFFF
 LONG: Final = 0xFFFFFFFFFFFF
 
 
-def server_key(request: Request, method: str) -> str:
+ServerKey = tuple[str, str, int, str]
+"""(branch, host and port of sent-by, method) of a server transaction."""
+
+
+def server_key(request: Request, method: str) -> ServerKey:
     """Key of the server transaction *request* belongs to; *method* is INVITE for ACK and CANCEL to find theirs."""
     via = request.via
-    branch = via.branch
-    if via.has_cookie:
-        return f"{branch} {via.host}:{via.port} {method}"
+    if has_cookie(via):
+        return via.branch, via.host, via.port, method
     # RFC 2543 elements: everything that must not differ between a request and its repetition (§17.2.3). The To tag
     # is left out, an ACK carries the one of our answer; the CSeq method is our argument.
-    return f"{request.request_uri} {request.from_tag} {request.call_id} {request.cseq.number} {via} {method}"
+    what = f"{request.request_uri} {request.from_tag} {request.call_id} {via}"
+    return what, "", request.cseq.number, method
+
+
+def has_cookie(via: Via) -> bool:
+    """``via.has_cookie``, without its general case for a cookie that is written as usual."""
+    branch = via.branch
+    return (branch.startswith(MAGIC) and len(branch) > len(MAGIC)) or via.has_cookie
 
 
 def loop_value(request: Request) -> int:
     """What must differ when a request passes here again for a good reason (a spiral), else it is a loop."""
-    text = request.request_uri
-    if "route" in request.names:
-        for index in request.indexes("route"):
-            text += request.lines[index]
-    return hash(text) & WORD
+    value: i64 = hash(request.request_uri)
+    lines = request.lines
+    for at, name in enumerate(request.names):
+        if name == "route":
+            value = (value & WORD) * 31 ^ hash(lines[at])
+    return value & WORD
 
 
 def is_loop(request: Request, cookie: str, value: int) -> bool:
@@ -59,13 +74,16 @@ def is_loop(request: Request, cookie: str, value: int) -> bool:
 def stateless_branch(request: Request, cookie: str) -> str:
     """The branch parameter of a stateless forward: the same for each repetition, and for CANCEL and its request."""
     via: Via = request.via
-    if via.has_cookie:
-        value = hash(f"{via.branch} {via.host}")
+    value: i64
+    if has_cookie(via):
+        value = hash(via.branch)
+        value = (value & LONG) * 31 ^ hash(via.host)
     else:
         value = hash(
             f"{via} {request.to_tag} {request.from_tag} {request.call_id} {request.cseq.number} {request.request_uri}"
         )
-    return f"{MAGIC}{cookie}s{value & LONG}.{loop_value(request)}.0"
+    number: int = value & LONG
+    return f"{MAGIC}{cookie}s{number}.{loop_value(request)}.0"
 
 
 def is_stateful_branch(branch: str, cookie: str) -> bool:

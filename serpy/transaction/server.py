@@ -11,6 +11,7 @@ from serpy.script.context import Context
 from serpy.sip.flow import Flow
 from serpy.sip.message import Request
 from serpy.transaction import states
+from serpy.transaction.matching import ServerKey
 from serpy.transaction.timers import Timed
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class ServerTransaction(Timed):
     can need it any more, so that what waits for WAIT is small. Timer lengths are seconds.
     """
 
-    def __init__(self, key: str, request: Request, ctx: Context, reply_flow: Flow, number: int) -> None:
+    def __init__(self, key: ServerKey, request: Request, ctx: Context, reply_flow: Flow, number: int) -> None:
         super().__init__()
         self.key: Final = key
         self.method: Final = request.method

@@ -17,7 +17,7 @@ from serpy.sip.writer import build_reply
 from serpy.transaction import states
 from serpy.transaction.client import ClientTransaction
 from serpy.transaction.forward import received_value, reply_flow, rport_value
-from serpy.transaction.matching import server_key
+from serpy.transaction.matching import ServerKey, server_key
 from serpy.transaction.response_context import all_final
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
@@ -48,7 +48,7 @@ class Upstream:
         self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
-        self.servers: dict[str, ServerTransaction] = {}
+        self.servers: dict[ServerKey, ServerTransaction] = {}
         self.clients: dict[str, ClientTransaction] = {}
         self.wheel: Final = TimerWheel(now)
         self.wall_now = 0.0
