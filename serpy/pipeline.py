@@ -469,9 +469,9 @@ def call_id_of(timed: Timed) -> str:
 def check_request(request: Request) -> None:
     """RFC 3261 §16.3 items 1, 2 and 5, which every proxy owes a new request. Raises ProtocolError."""
     uri: Uri = parse_uri(request.request_uri)
-    if uri.scheme not in {"sip", "sips", "tel"}:
+    if not uri.is_sip and uri.scheme != "tel":
         raise ProtocolError(f"scheme {uri.scheme!r:.40}", status=416)
-    if "proxy-require" in request.names and request.method not in {"ACK", "CANCEL"}:
+    if request.find("proxy-require") >= 0 and request.method not in {"ACK", "CANCEL"}:
         raise ProtocolError("Proxy-Require", status=420)
 
 
