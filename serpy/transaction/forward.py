@@ -14,6 +14,7 @@ from typing import Final
 
 from serpy.errors import BackendError, ProtocolError, TransportError
 from serpy.script.context import Context
+from serpy.script.runtime import pack_address
 from serpy.sip.flow import Flow, Listener, Outgoing
 from serpy.sip.message import Edits, Request
 from serpy.sip.uri import Uri, parse_uri
@@ -33,6 +34,7 @@ E_MAX_BREADTH: Final = -440
 E_OTHER: Final = -500
 
 MAX_CACHED_HOPS: Final = 4096
+ADDRESS_MAX: Final = 64  # characters: more than any IPv6 address in brackets; longer hosts do not get into the cache
 FORWARD_OPTIONS: Final = "forward_options"  # note of a Context: Flow.options for what is forwarded
 
 # What only the registrar a phone asked may see, and what only our own envelope may say.
@@ -94,7 +96,9 @@ def is_address(host: str) -> bool:
     """True for an IPv4 or (with or without brackets) IPv6 address."""
     if host and host[0] not in "0123456789[" and ":" not in host:
         return False
-    try:
+    if "%" not in host:
+        return len(host) <= ADDRESS_MAX and pack_address(host) != b""
+    try:  # with a zone
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
