@@ -71,6 +71,7 @@ HOT = [
     "serpy/modules/auth_db/*.py",
     "serpy/modules/db_postgres/statements.py",
     "serpy/modules/domain.py",
+    "serpy/modules/eval/*.py",
     "serpy/modules/maxfwd.py",
     "serpy/modules/nathelper/addresses.py",
     "serpy/modules/nathelper/keepalive.py",

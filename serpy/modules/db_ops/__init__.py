@@ -52,6 +52,7 @@ class DbOps:
         self._queries: dict[str, Query] = {}
         self._wanted_queries: set[str] = set()  # ids the script uses
         self._wanted_handles: set[str] = set()
+        self._uses_handles = False
         self._server: Server  # set by init() and child_init()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -83,7 +84,8 @@ class DbOps:
             )
         if (self._queries or self._wanted_handles) and not self.db_url:
             raise ConfigError("db_url is not set", hint='modparam("db_ops", "db_url", …)')
-        server.hooks.post_script.append(close_all)
+        if self._uses_handles:
+            server.hooks.post_script.append(close_all)
 
     def child_init(self, server: Server) -> None:
         """Remember this process's server."""
@@ -101,6 +103,7 @@ class DbOps:
 
     def prepare_handle(self, name: str) -> str:
         """The name of a handle; whether it is declared is seen in ``init``. SER's first release numbered them."""
+        self._uses_handles = True
         if not (name.isascii() and name.isdigit()):
             self._wanted_handles.add(name)
         return name
