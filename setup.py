@@ -24,6 +24,7 @@ HOT = [
     "serpy/sip/flow.py",
     "serpy/sip/framing.py",
     "serpy/sip/limits.py",
+    "serpy/sip/lines.py",
     "serpy/sip/message.py",
     "serpy/sip/nameaddr.py",
     "serpy/sip/parser.py",

@@ -14,25 +14,16 @@ from serpy.errors import ParseError
 from serpy.sip.abnf import parse_expires, parse_number
 from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import MAX_FORWARDS_MAX, MESSAGE_MAX
+from serpy.sip.lines import BITS, CALL_ID, CONTENT_LENGTH, CSEQ, FROM, MAX_FORWARDS, TO, HeaderLine, checked_call_id
 from serpy.sip.nameaddr import NameAddr, cached_nameaddr, parse_nameaddr, parse_nameaddr_list, split_commas
 from serpy.sip.uri import parse_uri
-from serpy.sip.via import Via, parse_via
+from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
 
-# RFC 3261 §8.1.1, one bit per header: those that are needed, and those that may come only once. Max-Forwards may be
+# Bits of the headers that are needed, and of those that may come only once (RFC 3261 §8.1.1). Max-Forwards may be
 # missing (RFC 2543 clients).
-_NEEDED: Final = 0b1111
-_SINGLE: Final = 0b11111
-_MAX_FORWARDS: Final = 0b10000
-CONTENT_LENGTH: Final = 0b100000
+_NEEDED: Final = FROM | TO | CALL_ID | CSEQ
+_SINGLE: Final = FROM | TO | CALL_ID | CSEQ | MAX_FORWARDS
 _NOT_PARSED: Final = -1
-BITS: Final[dict[str, int]] = {
-    "from": 1, "to": 2, "call-id": 4, "cseq": 8, "max-forwards": _MAX_FORWARDS, "content-length": CONTENT_LENGTH,
-}  # fmt: skip
-
-# Whole header lines that many messages share, with what they say: "CSeq: 1 INVITE", "Max-Forwards: 70".
-_CACHE_MAX: Final = 1024
-_cseqs: Final[dict[str, CSeq]] = {}
-_hops: Final[dict[str, int]] = {}
 
 
 class Edits:
@@ -156,7 +147,13 @@ class Message:
         self._contacts: list[NameAddr] | None = None
         self._routes: list[NameAddr] | None = None
         self._max_forwards = _NOT_PARSED
-        # Which headers of BITS there are, and which twice; the parser fills them in when it has looked anyway.
+        # The first lines of their kind, which headers of BITS there are, and which twice; the parser fills them in
+        # when it has looked anyway.
+        self.from_line: HeaderLine | None = None
+        self.to_line: HeaderLine | None = None
+        self.call_id_line: HeaderLine | None = None
+        self.cseq_line: HeaderLine | None = None
+        self.hops_line: HeaderLine | None = None
         self.seen = 0
         self.twice = 0
         self.length = -1  # the Content-Length when the parser has checked it, else -1
@@ -225,7 +222,14 @@ class Message:
         """The top Via."""
         via = self._via
         if via is None:
-            via = self._via = parse_via(self._required("via"))
+            at = self.find("via")
+            if at < 0:
+                raise ParseError("no via header", header="Via")
+            via = via_of_line(self.lines[at])
+            if via is None:
+                via = parse_via(self.value(at))
+                remember_sent_by(self.lines[at], via)
+            self._via = via
         return via
 
     @property
@@ -233,7 +237,8 @@ class Message:
         """The From value."""
         found = self._from
         if found is None:
-            found = self._from = self._address("from")
+            line = self.from_line
+            found = self._from = self._address("from") if line is None else line.address
         return found
 
     @property
@@ -241,7 +246,8 @@ class Message:
         """The To value."""
         found = self._to
         if found is None:
-            found = self._to = self._address("to")
+            line = self.to_line
+            found = self._to = self._address("to") if line is None else line.address
         return found
 
     @property
@@ -259,16 +265,8 @@ class Message:
         """The CSeq value."""
         cseq = self._cseq
         if cseq is None:
-            at = self.find("cseq")
-            if at < 0:
-                raise ParseError("no cseq header", header="CSeq")
-            line = self.lines[at]
-            cseq = _cseqs.get(line)
-            if cseq is None:
-                cseq = parse_cseq(self.value(at))
-                if len(_cseqs) >= _CACHE_MAX:
-                    _cseqs.clear()
-                _cseqs[line] = cseq
+            line = self.cseq_line
+            cseq = parse_cseq(self._required("cseq")) if line is None else line.cseq
             self._cseq = cseq
         return cseq
 
@@ -277,9 +275,8 @@ class Message:
         """The Call-ID."""
         call_id = self._call_id
         if call_id is None:
-            call_id = self._required("call-id")
-            if not call_id or " " in call_id or "\t" in call_id:
-                raise ParseError("bad Call-ID", header="Call-ID", value=call_id)
+            line = self.call_id_line
+            call_id = checked_call_id(self._required("call-id")) if line is None else line.call_id
             self._call_id = call_id
         return call_id
 
@@ -323,18 +320,17 @@ class Message:
         """The Max-Forwards value, None when absent."""
         number = self._max_forwards
         if number == _NOT_PARSED:
-            at = self.find("max-forwards")
-            if at < 0:
-                return None
-            number = _hops.get(self.lines[at], _NOT_PARSED)
+            line = self.hops_line
+            number = _NOT_PARSED if line is None else line.number
             if number < 0:
-                text = self.value(at)
+                text = self.get("max-forwards")
+                if text is None:
+                    return None
                 number = parse_number(text, MAX_FORWARDS_MAX)
                 if number < 0:
                     raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
-                if len(_hops) >= _CACHE_MAX:
-                    _hops.clear()
-                _hops[self.lines[at]] = number
+                if line is not None:
+                    line.number = number
             self._max_forwards = number
         return number
 
@@ -389,7 +385,7 @@ class Message:
             raise _named(exc, "To") from exc
         self.call_id  # noqa: B018
         self._check_cseq()
-        if seen & _MAX_FORWARDS:
+        if seen & MAX_FORWARDS:
             self.max_forwards  # noqa: B018
         if twice & CONTENT_LENGTH and len(set(self.get_all("content-length"))) > 1:
             raise ParseError("more than one Content-Length", header="Content-Length")

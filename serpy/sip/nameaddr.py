@@ -65,7 +65,7 @@ class NameAddr:
 # What stood in From and To stands in all messages of a call: parsed once, shared, never changed.
 _CACHE_MAX: Final = 4096
 _CACHED: Final = 512  # characters; with the number above it bounds what strangers can make us keep
-_cache: dict[str, NameAddr] = {}
+_cache: Final[dict[str, NameAddr]] = {}
 
 
 def cached_nameaddr(line: str) -> NameAddr:
@@ -115,6 +115,10 @@ def parse_nameaddr(text: str) -> NameAddr:
         right += 1
         if right == len(text):
             return NameAddr(display, uri_text, {})
+        if text[right : right + 5] == ";tag=":  # and nothing else: From and To
+            tag = text[right + 5 :]
+            if not (";" in tag or '"' in tag or "," in tag or " " in tag or "\t" in tag):
+                return NameAddr(display, uri_text, {"tag": tag})
         return NameAddr(display, uri_text, parse_params(text, right))
     if start:
         raise ParseError("display name without <address>", value=text)
@@ -134,7 +138,7 @@ def _quoted_end(text: str) -> int:
 
 def _is_display(text: str) -> bool:
     # *(token LWS), where we also let through other characters that cannot be mistaken for structure
-    return not any(separator in text for separator in _NOT_IN_DISPLAY)
+    return text.isalnum() or not any(separator in text for separator in _NOT_IN_DISPLAY)
 
 
 def _parse_bare(text: str) -> NameAddr:

@@ -1,7 +1,8 @@
 """Bytes to Request or Response: the only decode() of SIP.
 
-One decode of the head as UTF-8 with surrogateescape, one split at CRLF; a slower path keeps odd line ends and folded
-lines byte for byte. Only the structure is checked here: ``Message.check_mandatory()`` looks at the headers.
+One decode of the head as UTF-8 with surrogateescape, then line by line, each guessed from the one before; a slower
+path keeps odd line ends and folded lines byte for byte. Only the structure is checked here:
+``Message.check_mandatory()`` looks at the headers.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §7, §18.3, §25.1.
 """
@@ -13,75 +14,26 @@ from typing import Final
 from serpy.errors import LimitExceededError, ParseError, UnsupportedError
 from serpy.sip.abnf import ascii_lower, is_token, parse_number
 from serpy.sip.limits import HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
-from serpy.sip.message import BITS, CONTENT_LENGTH, Message, Request, Response, unfold
-
-_COMPACT: Final = {
-    "a": "accept-contact",
-    "b": "referred-by",
-    "c": "content-type",
-    "d": "request-disposition",
-    "e": "content-encoding",
-    "f": "from",
-    "i": "call-id",
-    "j": "reject-contact",
-    "k": "supported",
-    "l": "content-length",
-    "m": "contact",
-    "n": "identity-info",
-    "o": "event",
-    "r": "refer-to",
-    "s": "subject",
-    "t": "to",
-    "u": "allow-events",
-    "v": "via",
-    "x": "session-expires",
-    "y": "identity",
-}
-
-_USUAL: Final = (
-    "Accept", "Accept-Contact", "Accept-Encoding", "Accept-Language", "Alert-Info", "Allow", "Allow-Events",
-    "Authorization", "Call-ID", "Call-Info", "Contact", "Content-Disposition", "Content-Encoding",
-    "Content-Language", "Content-Length", "Content-Type", "CSeq", "Date", "Diversion", "Event", "Expires", "From",
-    "History-Info", "In-Reply-To", "Max-Forwards", "MIME-Version", "Min-Expires", "Min-SE", "Organization",
-    "P-Asserted-Identity", "P-Preferred-Identity", "Path", "Priority", "Privacy", "Proxy-Authenticate",
-    "Proxy-Authorization", "Proxy-Require", "RAck", "Reason", "Record-Route", "Refer-To", "Referred-By",
-    "Reject-Contact", "Remote-Party-ID", "Replaces", "Reply-To", "Request-Disposition", "Require", "Retry-After",
-    "Route", "RSeq", "Server", "Service-Route", "Session-Expires", "SIP-ETag", "SIP-If-Match", "Subject",
-    "Subscription-State", "Supported", "Timestamp", "To", "Unsupported", "User-Agent", "Via", "Warning",
-    "WWW-Authenticate", "Max-Breadth", "Call-Id", "Cseq", "CSEQ", "P-hint", "P-Early-Media",
+from serpy.sip.lines import (
+    CALL_ID,
+    CANONICAL,
+    CONTENT_LENGTH,
+    CSEQ,
+    FROM,
+    MAX_FORWARDS,
+    START,
+    TO,
+    HeaderLine,
+    guessed_line,
+    is_plain,
+    known_line,
 )  # fmt: skip
-
-
-def _spellings() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for short, name in _COMPACT.items():
-        found[short] = found[short.upper()] = name
-    for name in _USUAL:
-        found[name] = found[name.lower()] = found[name.upper()] = name.lower()
-    return found
-
-
-_CANONICAL: Final[dict[str, str]] = _spellings()
-_UNIQUE: Final = 0b1000000  # beside the bits of BITS: lines of this name never come again
-_UNIQUE_NAMES: Final = ("via", "call-id", "authorization", "proxy-authorization")
-_KNOWN: Final[dict[str, tuple[str, int]]] = {
-    spelled: (name, BITS.get(name, 0) | (_UNIQUE if name in _UNIQUE_NAMES else 0))
-    for spelled, name in _CANONICAL.items()
-}
-
-# Whole header lines that come again: in every message of a call (From, To, Contact) or of a phone (User-Agent, Allow).
-# One look-up finds their name and leaves a hash for the look-ups of the values. Lines that never repeat stay out.
-_LINES_MAX: Final = 4096
-_LINE_CACHED: Final = 128  # characters; with the number above it bounds what strangers can make us keep
-_lines: Final[dict[str, tuple[str, int]]] = {}
-# Content-Length lines with their number.
-_LENGTHS_MAX: Final = 1024
-_lengths: Final[dict[str, int]] = {}
+from serpy.sip.message import Message, Request, Response, unfold
 
 
 def canonical_name(spelled: str) -> str:
     """The lower-case long form of the header name *spelled*, which may be compact. Raises ParseError."""
-    name = _CANONICAL.get(spelled)
+    name = CANONICAL.get(spelled)
     if name is not None:
         return name
     trimmed = spelled.rstrip(" \t\r\n")  # HCOLON = *( SP / HTAB ) ":"
@@ -90,7 +42,7 @@ def canonical_name(spelled: str) -> str:
     if len(trimmed) > NAME_MAX:
         raise LimitExceededError("header name too long", status=400)
     lower = ascii_lower(trimmed)
-    return _CANONICAL.get(lower, lower)
+    return CANONICAL.get(lower, lower)
 
 
 def is_keepalive(data: bytes) -> bool:
@@ -105,7 +57,7 @@ def parse_message(data: bytes) -> Request | Response:
     """
     if len(data) > MESSAGE_MAX:
         raise LimitExceededError("message too large", status=513)
-    if data.startswith((b"\r", b"\n")):
+    if data.startswith(b"\r") or data.startswith(b"\n"):  # noqa: PIE810 - a tuple is slower when compiled
         data = data.lstrip(b"\r\n")  # §7.5: line ends before the start line
     if data.endswith(b"\r\n\r\n"):  # most messages have no body: that spares the search
         return _parse(data, len(data) - 4)
@@ -116,57 +68,110 @@ def parse_message(data: bytes) -> Request | Response:
 
 
 def _parse(data: bytes, head_end: int) -> Request | Response:
-    head = data[:head_end].decode("utf-8", "surrogateescape")
-    lines = head.split("\r\n")
-    breaks = len(lines) - 1
+    head = data[: head_end + 2].decode("utf-8", "surrogateescape")  # with the CRLF of its last line
+    size = len(head)
+    start_line = _line_at(head, 0)
+    if not is_plain(start_line):
+        return _parse_unusual(data, head_end)
+    at = len(start_line) + 2
+    names: list[str] = []
+    lines: list[str] = []
+    from_line: HeaderLine | None = None
+    to_line: HeaderLine | None = None
+    call_id_line: HeaderLine | None = None
+    cseq_line: HeaderLine | None = None
+    hops_line: HeaderLine | None = None
+    length_line: HeaderLine | None = None
+    seen = 0
+    twice = 0
+    before = START
+    while at < size:
+        known = guessed_line(head, at, before)
+        if known is None:
+            line = _line_at(head, at)
+            known = known_line(line, before)
+            if known is None:
+                return _parse_unusual(data, head_end)
+        elif known.unique:
+            line = _line_at(head, at)
+            if not is_plain(line):
+                return _parse_unusual(data, head_end)
+        else:
+            line = known.line
+        at += len(line) + 2
+        before = known
+        names.append(known.name)
+        lines.append(line)
+        bit = known.bit
+        if bit:
+            if seen & bit:
+                twice |= bit
+            elif bit == FROM:
+                from_line = known
+            elif bit == TO:
+                to_line = known
+            elif bit == CALL_ID:
+                call_id_line = known
+            elif bit == CSEQ:
+                cseq_line = known
+            elif bit == MAX_FORWARDS:
+                hops_line = known
+            if bit == CONTENT_LENGTH:
+                length_line = known
+            seen |= bit
+    if len(lines) > HEADERS_MAX:
+        return _parse_unusual(data, head_end)
+    body = data[head_end + 4 :]
+    length = -1
+    if length_line is not None:
+        if length_line.number != len(body):
+            body = _cut_body(body, length_line.value)
+            length_line.number = len(body)
+        length = len(body)
+    built = _build(data, start_line, names, lines, body, [])
+    message: Message = built
+    message.from_line = from_line
+    message.to_line = to_line
+    message.call_id_line = call_id_line
+    message.cseq_line = cseq_line
+    message.hops_line = hops_line
+    message.seen = seen
+    message.twice = twice
+    message.length = length
+    return built
+
+
+def _line_at(head: str, at: int) -> str:
+    """The line of *head* that starts at *at*, without its CRLF; "" when it ends with LF alone."""
+    end = head.find("\n", at) - 1
+    return head[at:end] if head[end] == "\r" else ""
+
+
+def _parse_unusual(data: bytes, head_end: int) -> Request | Response:
+    """As ``_parse``, for what it leaves: this also says what is wrong with a header line."""
+    lines = data[:head_end].decode("utf-8", "surrogateescape").split("\r\n")
     rest = "".join(lines)  # cheaper than counting: what the split has left must hold no line end
     if "\n" in rest or "\r" in rest:
         return _parse_slowly(data)
-    if breaks > HEADERS_MAX:
+    if len(lines) - 1 > HEADERS_MAX:
         raise LimitExceededError("too many headers", status=513)
     start_line = lines[0]
     del lines[0]
     names: list[str] = []
-    length_at = -1
-    seen = 0
-    twice = 0
-    cache = _lines
-    for at, line in enumerate(lines):
-        known = cache.get(line)
-        if known is None:
-            if not line:  # the head ends here, and the body with an empty line
-                return _parse(data, data.find(b"\r\n\r\n"))
-            known = _KNOWN.get(line[: line.find(":")])  # without a colon: all but the last character, no known name
-            if known is None or len(line) > LINE_MAX:
-                if line[0] == " " or line[0] == "\t":  # folded
-                    return _parse_slowly(data)
-                name = _unusual_name(line)
-                known = (name, BITS.get(name, 0))
-            if len(line) <= _LINE_CACHED and not known[1] & _UNIQUE:
-                if len(cache) >= _LINES_MAX:
-                    cache.clear()
-                cache[line] = known
-        name, bit = known
+    length: str | None = None
+    for line in lines:
+        if not line:  # the head ends here, and the body with an empty line
+            return _parse(data, data.find(b"\r\n\r\n"))
+        if line[0] == " " or line[0] == "\t":  # folded
+            return _parse_slowly(data)
+        name = _unusual_name(line)
         names.append(name)
-        if bit:
-            twice |= seen & bit
-            seen |= bit
-            if bit == CONTENT_LENGTH:
-                length_at = at
+        if name == "content-length":
+            length = line[line.find(":") + 1 :]
     body = data[head_end + 4 :]
-    if length_at >= 0:
-        line = lines[length_at]
-        if _lengths.get(line, -1) != len(body):
-            body = _cut_body(body, line[line.find(":") + 1 :])
-            if len(_lengths) >= _LENGTHS_MAX:
-                _lengths.clear()
-            _lengths[line] = len(body)
-    built = _build(data, start_line, names, lines, body, [])
-    message: Message = built
-    message.seen = seen
-    message.twice = twice
-    message.length = len(body) if length_at >= 0 else -1
-    return built
+    if length is not None:
+        body = _cut_body(body, length)
+    return _build(data, start_line, names, lines, body, [])
 
 
 def _unusual_name(line: str) -> str:
@@ -228,14 +233,28 @@ def _check_version(version: str, start_line: str) -> None:
     raise ParseError("start line is not SIP", value=start_line)
 
 
+# "200 OK" and the like, which few texts come with.
+_STATUSES_MAX: Final = 256
+_STATUS_CACHED: Final = 64  # characters
+_statuses: Final[dict[str, tuple[int, str]]] = {}
+
+
 def _parse_status(text: str, start_line: str) -> tuple[int, str]:
+    known = _statuses.get(text)
+    if known is not None:
+        return known
     digits, _, reason = text.partition(" ")
     if len(digits) != 3 or not digits.isascii() or not digits.isdigit():
         raise ParseError("bad status code", value=start_line)
     status = int(digits)
     if not 100 <= status <= 699:
         raise ParseError("bad status code", value=start_line)
-    return status, reason
+    known = status, reason
+    if len(text) <= _STATUS_CACHED:
+        if len(_statuses) >= _STATUSES_MAX:
+            _statuses.clear()
+        _statuses[text] = known
+    return known
 
 
 # -- the slow path: folded lines, LF alone as line end

@@ -78,9 +78,46 @@ def split_via(text: str) -> list[str]:
     return split_commas(text)
 
 
-# "SIP/2.0/UDP host:port" repeats in every message of a peer.
+# "SIP/2.0/UDP host:port" repeats in every message of a peer; here with what stands before it in the header line.
 _CACHE_MAX: Final = 4096
-_heads: dict[str, tuple[str, str, int]] = {}
+_HEAD_CACHED: Final = 128  # characters
+_heads: Final[dict[str, tuple[str, str, int]]] = {}
+
+
+def via_of_line(line: str) -> Via | None:
+    """The Via of the whole header line *line*.
+
+    None when ``parse_via`` has to look: at a list, a folded line, a malformed one, and at a sent-by that
+    ``remember_sent_by`` does not know.
+    """
+    semicolon = line.find(";")
+    if semicolon < 0:
+        return None
+    known = _heads.get(line[:semicolon])
+    if known is None or "," in line:
+        return None
+    transport, host, port = known
+    if line[semicolon : semicolon + 8] == ";branch=":
+        branch = line[semicolon + 8 :]  # nothing else: the Via of a proxy
+        if not (";" in branch or '"' in branch or " " in branch or "\t" in branch):
+            return Via(transport, host, port, {"branch": branch})
+    if "\n" in line:
+        return None
+    try:
+        return Via(transport, host, port, parse_params(line, semicolon))
+    except ParseError:
+        return None
+
+
+def remember_sent_by(line: str, via: Via) -> None:
+    """*line* has been found to say *via*: what stands before its parameters says the same in other lines."""
+    semicolon = line.find(";")
+    head = line[:semicolon]
+    if semicolon < 0 or semicolon > _HEAD_CACHED or "," in head or "\n" in head:
+        return
+    if len(_heads) >= _CACHE_MAX:
+        _heads.clear()
+    _heads[head] = (via.transport, via.host, via.port)
 
 
 def parse_via(text: str) -> Via:
@@ -95,20 +132,8 @@ def parse_via(text: str) -> Via:
                 raise ParseError("empty Via", header="Via", value=text)
     semicolon = text.find(";")
     head = text if semicolon < 0 else text[:semicolon]
-    known = _heads.get(head)
-    if known is None:
-        known = _parse_head(head, text)
-        if len(_heads) >= _CACHE_MAX:
-            _heads.clear()
-        _heads[head] = known
-    transport, host, port = known
-    if semicolon < 0:
-        return Via(transport, host, port, {})
-    if text.startswith(";branch=", semicolon) and text.find(";", semicolon + 1) < 0:
-        branch = text[semicolon + 8 :]  # nothing else: the Via of a proxy
-        if '"' not in branch and " " not in branch and "\t" not in branch:
-            return Via(transport, host, port, {"branch": branch})
-    return Via(transport, host, port, parse_params(text, semicolon))
+    transport, host, port = _parse_head(head, text)
+    return Via(transport, host, port, {} if semicolon < 0 else parse_params(text, semicolon))
 
 
 def _parse_head(head: str, text: str) -> tuple[str, str, int]:
