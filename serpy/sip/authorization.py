@@ -65,11 +65,63 @@ def parse_credentials(text: str) -> Credentials:
     scheme, _, rest = text.partition(" ")
     if "\t" in scheme:
         scheme, _, rest = text.partition("\t")
-    if not is_token(scheme):
-        raise ParseError("credentials without a scheme", header="Authorization", value=scheme)
-    scheme = ascii_lower(scheme)
-    if scheme != "digest":
-        return Credentials(scheme, {})
+    if scheme != "Digest":
+        if not is_token(scheme):
+            raise ParseError("credentials without a scheme", header="Authorization", value=scheme)
+        scheme = ascii_lower(scheme)
+        if scheme != "digest":
+            return Credentials(scheme, {})
+    fields = _usual_fields(rest)
+    if fields is None:
+        fields = _any_fields(rest)
+    for name in ("username", "realm", "nonce", "uri", "response"):
+        if name not in fields:
+            raise ParseError(f"no {name} in the credentials", header="Authorization")
+    return Credentials("digest", fields)
+
+
+def _usual_fields(text: str) -> dict[str, str] | None:
+    """The fields of *text* when they are written as usual: ``name="value"`` or ``name=value`` between commas.
+
+    None for anything else, whether it is legal or not.
+    """
+    if "\\" in text:
+        return None
+    fields: dict[str, str] = {}
+    at = 0
+    size = len(text)
+    while at < size:
+        if text[at] == " ":
+            at += 1
+            continue
+        equals = text.find("=", at)
+        name = text[at:equals]
+        at = equals + 1
+        if equals < 0 or at == size or name not in _USUAL or name in fields:
+            return None
+        if text[at] == '"':
+            quote = text.find('"', at + 1)
+            if quote < 0:
+                return None
+            fields[name] = text[at + 1 : quote]
+            at = quote + 1
+            if at < size and text[at] != ",":
+                return None
+        else:
+            comma = text.find(",", at)
+            if comma < 0:
+                comma = size
+            value = text[at:comma]
+            if '"' in value or " " in value or "\t" in value:
+                return None
+            fields[name] = value
+            at = comma
+        at += 1
+    return fields
+
+
+def _any_fields(rest: str) -> dict[str, str]:
+    """The fields of *rest*. Raises ParseError."""
     fields: dict[str, str] = {}
     pieces = _split_fields(rest)
     if len(pieces) > PARAMS_MAX:
@@ -92,10 +144,7 @@ def parse_credentials(text: str) -> Credentials:
             fields[name] = value[1:-1]
         else:
             fields[name] = _field_value(value.strip(" \t"))
-    for name in ("username", "realm", "nonce", "uri", "response"):
-        if name not in fields:
-            raise ParseError(f"no {name} in the credentials", header="Authorization")
-    return Credentials(scheme, fields)
+    return fields
 
 
 def _split_fields(text: str) -> list[str]:

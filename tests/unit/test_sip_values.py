@@ -233,3 +233,26 @@ def test_another_scheme_keeps_its_name_only():
 def test_malformed_credentials_are_parse_errors(text):
     with pytest.raises(ParseError):
         parse_credentials(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        pytest.param('realm="a, b=c"', {"realm": "a, b=c"}, id="comma-and-equals-in-quotes"),
+        pytest.param('nc=1 , realm="r" ', {"nc": "1", "realm": "r"}, id="blanks-around-values"),
+        pytest.param('Nc = 1,REALM= "r",', {"nc": "1", "realm": "r"}, id="other-case-and-a-comma-at-the-end"),
+        pytest.param('realm="a\\"b", qop=', {"realm": 'a"b', "qop": ""}, id="escaped-quote-and-nothing"),
+        pytest.param('realm=r, x="y"', {"realm": "r", "x": "y"}, id="a-field-we-do-not-know"),
+    ],
+)
+def test_credentials_may_be_written_in_other_ways(text, fields):
+    rest = [f'{name}="1"' for name in ("username", "realm", "nonce", "uri", "response") if name not in fields]
+    found = parse_credentials(f"Digest {text}{'' if text.endswith(',') else ','}{', '.join(rest)}")
+    assert found.fields == {"username": "1", "realm": "1", "nonce": "1", "uri": "1", "response": "1"} | fields
+    assert parse_credentials(f"Digest {', '.join(rest)}, {text}").fields == found.fields
+
+
+@pytest.mark.parametrize("extra", ["realm", 'realm="r', 'realm="r"x', "realm=r,realm=r", 'realm="r",nonce', "=r"])
+def test_a_field_that_cannot_be_understood_spoils_the_credentials(extra):
+    with pytest.raises(ParseError):
+        parse_credentials(f'Digest username="1", nonce="1", uri="1", response="1", {extra}')
