@@ -29,11 +29,13 @@ _NOT_PARSED: Final = -1
 class Edits:
     """Deferred changes relative to the received message; indexes are those of ``Message.lines``.
 
-    Removal beats replacement; what was inserted beside a removed line stays. *changed* is True once there is one.
+    Removal beats replacement; what was inserted beside a removed line stays. *changed* is True once there is one;
+    *touched* has the bit 1 << index of each line that is removed, replaced or has something beside it.
     """
 
     def __init__(self) -> None:
         self.changed = False
+        self.touched = 0
         self._body: bytes | None = None
         self.removed: set[int] | None = None
         self.replaced: dict[int, str] | None = None
@@ -58,6 +60,7 @@ class Edits:
         if self.removed is None:
             self.removed = set()
         self.removed.add(index)
+        self.touched |= 1 << index
         self.changed = True
 
     def is_removed(self, index: int) -> bool:
@@ -69,6 +72,7 @@ class Edits:
         if self.replaced is None:
             self.replaced = {}
         self.replaced[index] = line
+        self.touched |= 1 << index
         self.changed = True
 
     def insert_before(self, index: int, line: str) -> None:
@@ -76,6 +80,7 @@ class Edits:
         if self.before is None:
             self.before = {}
         self.before.setdefault(index, []).append(line)
+        self.touched |= 1 << index
         self.changed = True
 
     def insert_after(self, index: int, line: str) -> None:
@@ -83,6 +88,7 @@ class Edits:
         if self.after is None:
             self.after = {}
         self.after.setdefault(index, []).append(line)
+        self.touched |= 1 << index
         self.changed = True
 
     def prepend(self, line: str) -> None:
@@ -105,6 +111,7 @@ class Edits:
         if not self.changed:
             return new
         new.changed = True
+        new.touched = self.touched
         new._body = self._body
         new.removed = None if self.removed is None else set(self.removed)
         new.replaced = None if self.replaced is None else dict(self.replaced)
@@ -157,6 +164,7 @@ class Message:
         self.seen = 0
         self.twice = 0
         self.length = -1  # the Content-Length when the parser has checked it, else -1
+        self.raw_end = 0  # where the body ends in *raw*, when the head is ASCII and a character a byte; 0: not known
 
     # -- raw access
 

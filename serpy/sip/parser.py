@@ -138,6 +138,8 @@ def _parse(data: bytes, head_end: int) -> Request | Response:
     message.seen = seen
     message.twice = twice
     message.length = length
+    if size == head_end + 2:
+        message.raw_end = head_end + 4 + len(body)
     return built
 
 

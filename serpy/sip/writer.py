@@ -69,6 +69,9 @@ def build_request(
 
 def build_forwarded_response(response: Response, edits: Edits) -> bytes:
     """*response* as it goes back upstream: without its top Via value (RFC 3261 §16.7 step 3)."""
+    if response.raw_end and not edits.changed and response.find("via") == 0 and "," not in response.lines[0]:
+        start = len(response.start_line) + 2  # nothing else changes: the bytes around that line leave as they came
+        return response.raw[:start] + response.raw[start + len(response.lines[0]) + 2 : response.raw_end]
     parts = [response.start_line]
     lines = _without_values(response, "via", 1)
     body = response.body
@@ -119,13 +122,17 @@ def _apply(parts: list[str], names: list[str], lines: list[str], edits: Edits, b
     replaced = edits.replaced
     before = edits.before
     after = edits.after
+    touched = edits.touched
     has_length = False
     for at, line in enumerate(lines):
-        if before is not None and at in before:
-            parts.extend(before[at])
-        if line and (removed is None or at not in removed):
-            if replaced is not None and at in replaced:
+        if touched & (1 << at):
+            if before is not None and at in before:
+                parts.extend(before[at])
+            if removed is not None and at in removed:
+                line = ""
+            elif line and replaced is not None and at in replaced:
                 line = replaced[at]
+        if line:
             if new_body is not None and names[at] == "content-length":
                 has_length = True
                 line = f"{line[: line.find(':')]}: {len(new_body)}"

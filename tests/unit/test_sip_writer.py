@@ -184,3 +184,37 @@ def test_ack_and_cancel_take_the_way_of_the_invite(as_bytes):
         assert not made.has("require")
         assert made.body == b""
     assert cancel.get("reason") == "SIP;cause=200"
+
+
+@pytest.mark.parametrize(
+    "rest", ["\nabc", "Content-Length: 3\n\nabc", "Content-Length: 3\n\nabc and more", "X: ä\n\nabc"]
+)
+@pytest.mark.parametrize(
+    "via", ["Via: SIP/2.0/UDP p;branch=1\n", "v:SIP/2.0/UDP p\n", "Via: SIP/2.0/UDP p, SIP/2.0/UDP q\n", ""]
+)
+@pytest.mark.parametrize("start", ["SIP/2.0 200 OK\n", "SIP/2.0 200 Ö\n", "SIP/2.0 200 OK\nServer: x\n"])
+def test_a_forwarded_response_lacks_its_first_via_and_nothing_else(start, via, rest):
+    below = "Via: SIP/2.0/UDP r\nFrom: <sip:a@h>;tag=1\n"
+    response = parse_message((start + via + below + rest).replace("\n", "\r\n").encode())
+    left = "Via: SIP/2.0/UDP q\n" if "q" in via else ""
+    body_at = rest.rfind("abc")
+    expected = start + (left + below if via else below.partition("\n")[2]) + rest[: body_at + 3]
+    if "Length" not in rest:
+        expected = start + (left + below if via else below.partition("\n")[2]) + rest
+    assert build_forwarded_response(response, Edits()) == expected.replace("\n", "\r\n").encode()
+
+
+def test_edits_hit_their_lines_also_beyond_the_sixtieth():
+    request = _request("".join(f"X-{number}: a\n" for number in range(80)))
+    edits = Edits()
+    for number in (0, 40, 55, 56, 57, 79):
+        at = request.find(f"x-{number}")
+        edits.replace(at, f"X-{number}: b")
+        edits.insert_before(at, f"Y-{number}: before")
+        edits.insert_after(at, f"Y-{number}: after")
+    edits.remove(request.find("x-41"))
+    made = parse_message(build_request(request, "sip:n@h", VIA, edits.copy()))
+    for number in range(80):
+        changed = number in (0, 40, 55, 56, 57, 79)
+        assert made.get(f"x-{number}") == (None if number == 41 else "b" if changed else "a")
+        assert made.get_all(f"y-{number}") == (["before", "after"] if changed else [])
