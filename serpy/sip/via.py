@@ -50,7 +50,8 @@ class Via:
     @property
     def has_cookie(self) -> bool:
         """True when the branch starts with the magic cookie of RFC 3261 and something follows it."""
-        return len(self.branch) > 7 and self.branch[:7].lower() == "z9hg4bk"
+        branch = self.branch
+        return len(branch) > 7 and (branch.startswith(MAGIC_COOKIE) or branch[:7].lower() == "z9hg4bk")
 
     @property
     def sent_by(self) -> str:
