@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serpy.errors import BackendError
-from serpy.script import builtins, runtime, tree
+from serpy.script import builtins, optimize, runtime, tree
 from serpy.script.check import CallGraph
 from serpy.script.context import DROPPED, EXITED, Context
 from serpy.script.environment import Environment
@@ -49,7 +49,8 @@ class Unit:
         self._core: dict[str, list[tuple[str, Function]]] = {}
         for function in builtins.FUNCTIONS:
             self._core.setdefault(function.name, []).append(("core", function))
-        self.listings: dict[str, str] = {}  # route function -> generated text, for tests and for curiosity
+        self.retcode_in_text = False  # a text of the script has $rc in it: what reads it is known at run time only
+        self.listings: dict[str, str] = {}  # route function -> text before it is shortened, for tests and curiosity
 
     def constant(self, value: object, prefix: str) -> str:
         """The name of *value* in the generated code."""
@@ -105,7 +106,16 @@ class Unit:
             coder.write()
         if self.faults.errors:
             return {}
+        self._shorten({coder.name: coder.parse() for coder in coders})
         return {(coder.route.kind, coder.route.name): coder.compile() for coder in coders}
+
+    def _shorten(self, functions: dict[str, ast.FunctionDef]) -> None:
+        files = {f"route_{index}": route.position.file for index, route in enumerate(self.routes)}
+        optimize.inline_routes(functions, files)
+        if not self.retcode_in_text:
+            optimize.drop_dead_stores(functions)
+        for function in functions.values():
+            optimize.keep_in_locals(function)
 
 
 KNOWN_FUNCTIONS = {
@@ -133,6 +143,7 @@ class RouteCoder:
         self._temporaries = 0
         self._breakable = 0
         self._here = route.position
+        self._function: ast.FunctionDef
         self.coder = ExpressionCoder(unit, self, unit.graph.kinds(route))
 
     # ---- output
@@ -303,8 +314,8 @@ class RouteCoder:
 
     # ---- compilation
 
-    def compile(self) -> RouteFunction:
-        """The function, with the script's line numbers."""
+    def parse(self) -> ast.FunctionDef:
+        """The function's tree, with the script's line numbers."""
         text = "\n".join(self.lines) + "\n"
         self.unit.listings[self.name] = text
         module = ast.parse(text)
@@ -313,6 +324,14 @@ class RouteCoder:
             if isinstance(node, (ast.stmt, ast.expr, ast.excepthandler, ast.arg)):
                 node.lineno = self.numbers[min(node.lineno, last) - 1]
                 node.end_lineno = node.lineno
+        function = module.body[0]
+        assert isinstance(function, ast.FunctionDef)
+        self._function = function
+        return function
+
+    def compile(self) -> RouteFunction:
+        """The function that ``parse`` gave, by now perhaps shorter."""
+        module = ast.Module(body=[self._function], type_ignores=[])
         code = compile(module, self.route.position.file, "exec", dont_inherit=True)
         exec(code, self.unit.namespace)  # noqa: S102 - compiled from our own tree, see the module docstring
         function: RouteFunction = self.unit.namespace[self.name]  # type: ignore[assignment]  # just defined

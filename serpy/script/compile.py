@@ -19,6 +19,7 @@ from typing import Final
 
 from serpy.errors import ConfigError, ProtocolError, ResourceError, SerpyError
 from serpy.script import builtins, runtime, tree
+from serpy.script.check import walk
 from serpy.script.codegen import RouteFunction, Unit
 from serpy.script.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.script.environment import CURRENT, Environment, base_name
@@ -32,6 +33,7 @@ _KINDS: Final = {
     REQUEST: "route", FAILURE: "failure_route", ONREPLY: "onreply_route", BRANCH: "branch_route",
     ONSEND: "onsend_route", EVENT: "event_route",
 }  # fmt: skip
+_RETCODE: Final = re.compile(r"\$\(?(rc|retcode)\b", re.ASCII)
 _SCRIPT_ERRORS: Final = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, SerpyError)
 
 
@@ -199,6 +201,7 @@ class _Loader:
         routes = self._routes()
         unit = Unit(self.environment, self.faults, routes)
         unit.modules_failed = self._failed
+        unit.retcode_in_text = any(_mentions_retcode(item) for item in self.script.items)
         compiled = unit.build()
         self.faults.raise_if_any()
         program.add_routes(compiled)
@@ -388,6 +391,15 @@ class _Loader:
             self.faults.add(node.position, f"parameter {param.name}: unknown flag {name!r}", hint)
             return None
         return number
+
+
+def _mentions_retcode(item: tree.Node) -> bool:
+    """True when a text, or a variable in the long form, has ``$rc`` in it."""
+    for node in walk(item):
+        text = node.value if isinstance(node, tree.String) else node.text if isinstance(node, tree.Variable) else ""
+        if _RETCODE.search(text) and (isinstance(node, tree.String) or text.startswith("$(")):
+            return True
+    return False
 
 
 def _listed(names: list[str]) -> str:
