@@ -9,7 +9,7 @@ Runs in: the master while loading, serpyctl check. Locks: none.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serpy.errors import BackendError
@@ -20,8 +20,7 @@ from serpy.script.environment import Environment
 from serpy.script.exports import Function
 from serpy.script.expressions import ExpressionCoder
 from serpy.script.faults import Faults, Position
-
-RouteFunction = Callable[[Context], int]
+from serpy.script.program import RouteFunction
 
 _HELPERS = (
     runtime.to_int, runtime.to_str, runtime.equal, runtime.equal_str, runtime.equal_int, runtime.add, runtime.divide,
@@ -49,7 +48,7 @@ class Unit:
         self._core: dict[str, list[tuple[str, Function]]] = {}
         for function in builtins.FUNCTIONS:
             self._core.setdefault(function.name, []).append(("core", function))
-        self.retcode_in_text = False  # a text of the script has $rc in it: what reads it is known at run time only
+        self.retcode_in_text = False  # the script may read $rc where only run time sees it, in a text
         self.listings: dict[str, str] = {}  # route function -> text before it is shortened, for tests and curiosity
 
     def constant(self, value: object, prefix: str) -> str:

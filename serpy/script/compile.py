@@ -4,162 +4,29 @@ Every error of the file is reported at once (``ScriptErrors``). The dialect is c
 docs/script-dialects.md: none, ``#!MAXCOMPAT``, ``#!ALL`` the 2.x rules with pseudo-variables, ``#!SER`` the 2.x rules
 and every ``$x`` an attribute, ``#!KAMAILIO``/``#!OPENSER`` the modern rules.
 
-Runs in: compilation in the master while loading and in serpyctl check; Program in the udp receiver and timer.
-Locks: none.
+Runs in: the master while loading, serpyctl check. Locks: none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
-from serpy.errors import ConfigError, ProtocolError, ResourceError, SerpyError
+from serpy.errors import ConfigError
 from serpy.script import builtins, runtime, tree
 from serpy.script.check import walk
-from serpy.script.codegen import RouteFunction, Unit
-from serpy.script.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
+from serpy.script.codegen import Unit
 from serpy.script.environment import CURRENT, Environment, base_name
 from serpy.script.exports import Exports, Param
 from serpy.script.faults import Faults, Position, ScriptErrors, did_you_mean
 from serpy.script.parse import parse_text
+from serpy.script.program import Assignment, CustomVariable, Program
 
 __all__ = ["Assignment", "CustomVariable", "Environment", "Program", "ScriptErrors", "compile_script", "compile_text"]
 
-_KINDS: Final = {
-    REQUEST: "route", FAILURE: "failure_route", ONREPLY: "onreply_route", BRANCH: "branch_route",
-    ONSEND: "onsend_route", EVENT: "event_route",
-}  # fmt: skip
 _RETCODE: Final = re.compile(r"\$\(?(rc|retcode)\b", re.ASCII)
-_SCRIPT_ERRORS: Final = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, SerpyError)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One global parameter. *value*: int, str, or the list of all ``listen``/``alias`` values so far."""
-
-    name: str
-    value: int | str | list[str]
-    file: str
-    line: int
-    column: int
-
-
-@dataclass(frozen=True)
-class CustomVariable:
-    """``group.name = value desc "…"``: a cfg variable of the script."""
-
-    group: str
-    name: str
-    value: int | str
-    description: str
-    file: str
-    line: int
-
-
-class Program:
-    """A compiled script. Immutable after loading; inherited by every child."""
-
-    def __init__(self) -> None:
-        self.path = ""
-        self.dialect = "default"
-        self.settings: list[Assignment] = []
-        self.modules: list[Exports] = []
-        self.variables: list[CustomVariable] = []
-        self.flags: dict[str, int] = {}
-        self.avpflags: dict[str, int] = {}
-        self.warnings: list[str] = []
-        self.send_sockets: list[tuple[str, str, int, str]] = []  # force_send_socket: transport, host, port, place
-        self.files: set[str] = set()
-        self.listings: dict[str, str] = {}
-        self.has_default_reply = False
-        self.has_onsend = False
-        self._routes: dict[int, dict[str, RouteFunction]] = {kind: {} for kind in _KINDS}
-
-    def add_routes(self, routes: dict[tuple[str, str], RouteFunction]) -> None:
-        """Take the compiled routes."""
-        numbers = {name: kind for kind, name in _KINDS.items()}
-        for (kind, name), function in routes.items():
-            self._routes[numbers[kind]][name] = function
-        self.has_default_reply = "" in self._routes[ONREPLY]
-        self.has_onsend = "" in self._routes[ONSEND]
-
-    def has_route(self, kind: str | int, name: str = "") -> bool:
-        """True when there is a route *name* ("" = the main one) of *kind* ("failure_route" or its number)."""
-        for number, title in _KINDS.items():
-            if kind in (number, title):
-                return name in self._routes[number]
-        return False
-
-    def route_names(self, kind: str) -> list[str]:
-        """Names of all routes of one kind."""
-        return [name for number, title in _KINDS.items() if title == kind for name in self._routes[number]]
-
-    def setting(self, name: str) -> int | str | list[str] | None:
-        """The last value given to a global parameter, None when the script does not mention it."""
-        for assignment in reversed(self.settings):
-            if assignment.name == name:
-                return assignment.value
-        return None
-
-    def run(self, ctx: Context, kind: int, name: str = "") -> int:
-        """Run one route (no route of that name: 1) and leave ``ctx.state``. ProtocolError and ResourceError pass
-        through; any other run-time error is logged with the script's line and the result is -1.
-        """
-        function = self._routes[kind].get(name)
-        ctx.state = RUNNING
-        if function is None:
-            return 1
-        before, depth = ctx.kind, ctx.depth
-        ctx.kind = kind
-        try:
-            return function(ctx)
-        except (ProtocolError, ResourceError):
-            raise
-        except _SCRIPT_ERRORS as error:
-            ctx.state = EXITED
-            self._failed(error)
-            return -1
-        finally:
-            ctx.kind, ctx.depth = before, depth
-
-    def call(self, ctx: Context, name: str) -> int:
-        """Run ``route[name]`` in the middle of the script that is running, as ``route(name)`` does; errors pass through.
-        ``ctx.state`` says afterwards whether the route has ended the script.
-        """
-        function = self._routes[REQUEST].get(name)
-        if function is None or ctx.depth >= runtime.MAX_DEPTH:
-            return -1
-        ctx.depth += 1
-        code = function(ctx)
-        ctx.depth -= 1
-        return code
-
-    def run_onsend(self, ctx: Context) -> bool:
-        """Run the onsend route for ``ctx.out_flow``/``ctx.out_data``. False: the script said drop, do not send.
-
-        ``ctx.state`` is left as that route ended; the caller, in the middle of another script, restores its own.
-        """
-        retcode = ctx.retcode
-        self.run(ctx, ONSEND)
-        ctx.retcode = retcode
-        return ctx.state != DROPPED
-
-    def _failed(self, error: BaseException) -> None:
-        place = self.place_of(error.__traceback__)
-        runtime.log_limited(place, "%s: the script failed: %s: %.200r", place, type(error).__name__, str(error))
-
-    def place_of(self, traceback: TracebackType | None) -> str:
-        """``file:line`` of the innermost script statement in a traceback; the script's path when there is none."""
-        place = self.path
-        while traceback is not None:
-            if traceback.tb_frame.f_code.co_filename in self.files:
-                place = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
-            traceback = traceback.tb_next
-        return place
 
 
 def compile_script(path: str, defines: dict[str, str], environment: Environment) -> Program:
@@ -394,8 +261,10 @@ class _Loader:
 
 
 def _mentions_retcode(item: tree.Node) -> bool:
-    """True when a text, or a variable in the long form, has ``$rc`` in it."""
+    """True when a text, or a variable in the long form, has ``$rc`` in it, or texts come from attributes."""
     for node in walk(item):
+        if isinstance(node, tree.Call) and node.name == "xlfix_attr":
+            return True
         text = node.value if isinstance(node, tree.String) else node.text if isinstance(node, tree.Variable) else ""
         if _RETCODE.search(text) and (isinstance(node, tree.String) or text.startswith("$(")):
             return True
