@@ -231,9 +231,11 @@ class Avps:
         """The values of the first list that has the name, newest first; empty when none has."""
         lists = self._lists
         for list_id in avp_name.lists:
-            found = lists[list_id].get(avp_name.name)
-            if found:
-                return found
+            attrs = lists[list_id]
+            if attrs:  # most lists of most messages are empty
+                found = attrs.get(avp_name.name)
+                if found:
+                    return found
         return _NO_VALUES
 
     def read(self, avp_name: AvpName) -> int | str | None:

@@ -23,7 +23,7 @@ from serpy.script.faults import Faults, Position
 from serpy.script.program import RouteFunction
 
 _HELPERS = (
-    runtime.to_int, runtime.to_str, runtime.equal, runtime.equal_str, runtime.equal_int, runtime.add, runtime.divide,
+    runtime.to_int, runtime.to_str, runtime.equal, runtime.add, runtime.divide,
     runtime.modulo, runtime.same, runtime.search_dynamic, runtime.uri_or_status, runtime.uri_is_myself,
     runtime.from_uri, runtime.to_uri, runtime.header_uri_is_myself, runtime.message_length, runtime.out_host,
     runtime.out_port, runtime.out_listener_host, runtime.out_listener_port, runtime.out_transport, runtime.in_network,

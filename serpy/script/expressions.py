@@ -304,7 +304,7 @@ class ExpressionCoder:
         if isinstance(right, tree.Integer):
             if kind == "int":
                 return f"{code} == {right.value}"
-            return f"equal_int({code}, {right.value}, {str(right.value)!r})"
+            return _one_of(code, right.value, str(right.value), undefined=right.value == 0)
         other, other_kind = self.value(right)
         if kind == other_kind and kind in ("int", "str"):
             return f"{code} == {other}"
@@ -314,7 +314,7 @@ class ExpressionCoder:
         if kind == "int":
             return f"{code} == {runtime.to_int(text)}"
         if kind == "val":
-            return f"equal_str({code}, {text!r}, {runtime.to_int(text)})"
+            return _one_of(code, text, runtime.to_int(text), undefined=not text)
         return f"{code} == {text!r}" if text or kind == "str" else f"not {code}"
 
     def _match(self, left: tree.Node, right: tree.Node) -> str:
@@ -328,6 +328,8 @@ class ExpressionCoder:
             except re.error as error:
                 self.fault(right.position, f"bad regular expression: {error}", REGEX_HINT)
                 return "False"
+            if right.value.startswith("^") and "|" not in right.value:
+                return f"{self.unit.constant(runtime.Anchored(pattern).holds, 're')}({subject})"
             return f"{self.unit.constant(pattern.search, 're')}({subject})"
         return f"search_dynamic({self.as_str(right)}, {subject})"
 
@@ -611,6 +613,11 @@ def _endpoint_text(node: tree.Endpoint) -> str:
     host = f"[{node.host}]" if ":" in node.host else node.host
     text = f"{host}:{node.port}" if node.port else host
     return f"{node.transport}:{text}" if node.transport else text
+
+
+def _one_of(code: str, *values: int | str, undefined: bool) -> str:
+    """*code*, of any type, equals the value of its own type; undefined equals "" and 0."""
+    return f"{code} in {(*values, None) if undefined else values!r}"
 
 
 def _negate(code: str) -> str:

@@ -1,6 +1,6 @@
 """Makes the routes' Python functions shorter without changing what they do.
 
-``inline_routes`` writes a route that is called in one place into its caller. ``drop_dead_stores`` leaves out the stores
+``inline_routes`` writes a route that is called in one place, or is short, into its callers. ``drop_dead_stores`` leaves out the stores
 into ``ctx.retcode`` that no ``$?`` reads. ``keep_in_locals`` reads what a route cannot change only once.
 
 It knows the shapes that ``codegen`` writes and leaves everything else as it is. Every node keeps its script line.
@@ -18,6 +18,7 @@ from typing import Final
 Functions = dict[str, ast.FunctionDef]
 
 _MAX_NESTED: Final = 8  # inlined routes within each other: Python refuses more than 20 nested loops and try blocks
+_MOST_STATEMENTS: Final = 400  # in all copies of one route together; the one of a route called once is free
 _TEMPORARY: Final = re.compile(r"r[0-9_]+", re.ASCII)
 _STABLE: Final = {"ctx.message.method": "method", "ctx.avps": "avps", "ctx.flow": "flow"}
 """What stays the same while one route runs, and the local name for it. Functions may exchange the flow for one with
@@ -29,7 +30,7 @@ other options (set_reply_close); the generated code reads its addresses only.
 
 
 def inline_routes(functions: Functions, files: dict[str, str]) -> None:
-    """Put the body of each route that only one ``route(NAME)`` calls in the place of that call.
+    """Put the body of each route that one ``route(NAME)`` calls, or that is short, in the place of its calls.
 
     *files*: function name -> script file; a traceback has one file per function, so routes of others stay calls.
     """
@@ -71,15 +72,21 @@ class _Inliner:
             for inner in _blocks(statement):
                 height = max(height, self._block(inner, file))
             callee = _called(statement)
-            if callee not in self.functions or self.calls[callee] != 1 or callee in self.loops:
+            if callee not in self.functions or callee in self.loops:
                 continue
             if self.files[callee] != file or at + 1 == len(block) or not _tests_state(block[at + 1]):
                 continue
             nested = self._finish(callee)
-            if nested < _MAX_NESTED:
+            if nested < _MAX_NESTED and self._may_be_copied(callee):
                 height = max(height, nested + 1)
                 block[at : at + 2] = [self._inlined(statement, callee)]
         return height
+
+    def _may_be_copied(self, callee: str) -> bool:
+        calls = self.calls[callee]
+        if calls == 1:
+            return True
+        return calls * sum(isinstance(node, ast.stmt) for node in ast.walk(self.functions[callee])) <= _MOST_STATEMENTS
 
     def _inlined(self, call: ast.stmt, callee: str) -> ast.stmt:
         """``while True:`` with the callee's body, left by ``break``; exit and drop return from the caller."""

@@ -112,24 +112,6 @@ def equal(left: Scalar, right: Scalar) -> bool:
     return left == to_str(right)
 
 
-def equal_str(left: Scalar, right: str, right_int: int) -> bool:
-    """``== "constant"``; *right_int* is the constant as a number."""
-    if isinstance(left, str):
-        return left == right
-    if left is None:
-        return right == ""
-    return left == right_int
-
-
-def equal_int(left: Scalar, right: int, right_str: str) -> bool:
-    """``== 5``; *right_str* is the constant as text."""
-    if isinstance(left, int):
-        return left == right
-    if left is None:
-        return right == 0
-    return left == right_str
-
-
 def equal_null(value: Scalar) -> bool:
     """``== $null``."""
     return value is None
@@ -190,6 +172,18 @@ def posix_pattern(text: str) -> str:
 def compile_regex(text: str) -> re.Pattern[str]:
     """A script's regular expression: extended, case-insensitive, multi-line. Raises re.error."""
     return re.compile(posix_pattern(text), REGEX_FLAGS)
+
+
+class Anchored:
+    """A pattern that begins with ``^``: on a single line it is tried at the start and nowhere else."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._search: Final = pattern.search
+        self._match: Final = pattern.match
+
+    def holds(self, text: str) -> bool:
+        """What ``search`` would say."""
+        return (self._search(text) if "\n" in text else self._match(text)) is not None
 
 
 # ---- core operands

@@ -28,10 +28,22 @@ def test_a_route_called_once_is_part_of_its_caller():
     assert program.call(ctx, "ONE") == 1  # and can still be called by its name
 
 
-def test_a_route_called_twice_stays_a_call():
+def test_a_short_route_is_part_of_every_caller():
     program, _, _ = run("route { route(ONE); route(ONE); } route[ONE] { f(1); }", world := World())
     assert world.names() == ["f", "f"]
+    assert "route_1" not in names_used(program)
+
+
+def test_a_long_route_that_is_called_twice_stays_a_call():
+    program, _, _ = run(f"route {{ route(ONE); route(ONE); }} route[ONE] {{ {'f(1); ' * 100} }}", world := World())
+    assert len(world.calls) == 200
     assert "route_1" in names_used(program)
+
+
+def test_copies_of_copies_end():
+    routes = " ".join(f"route[R{n}] {{ route(R{n + 1}); route(R{n + 1}); }}" for n in range(1, 8))
+    run(f"route {{ route(R1); }} {routes} route[R8] {{ f(1); }}", world := World())
+    assert len(world.calls) == 128
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ CONDITIONS = [
     ('$ru == "sip:bob@example.com" && $rU == "bob" && $rd == "example.com"', True), ("$du == $null", True),
     ('$fU == "alice" && $si == "203.0.113.7" && $sp == 5062 && $mt == 1', True), ("$(ru{s.len}) == 19", True),
     ('$(fu{uri.host}{s.toupper}) == "EXAMPLE.COM"', True), ('$hdr(To) =~ "bob"', True), ('$sel(ruri.user) == "bob"', True),
+    ('"a\\nb" =~ "^b"', True), ('"ab" =~ "^b"', False), ('"ab" =~ "^b|b$"', True), ('"SIPS:1" =~ "^sips?:[0-9]$"', True),
+    ('1 + 1 == "2"', True), ('"2" + "" == 2', True), ('$x + 0 == ""', True), ('$x == "0"', False), ("$x != 1", True),
     ("/* one /* nested */ comment */ 1", True), ('"ab" "cd" == "abcd"', True), ("'a\\n' == \"a\\\\n\"", True),
 ]  # fmt: skip
 
