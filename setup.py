@@ -75,6 +75,7 @@ HOT = [
     "serpy/modules/db_postgres/statements.py",
     "serpy/modules/domain.py",
     "serpy/modules/eval/*.py",
+    "serpy/modules/gflags/global_list.py",
     "serpy/modules/maxfwd.py",
     "serpy/modules/nathelper/addresses.py",
     "serpy/modules/nathelper/keepalive.py",

@@ -15,7 +15,6 @@ from serpy.api import (
     FALSE,
     TRUE,
     Arg,
-    Avp,
     BackendError,
     Context,
     Exports,
@@ -28,8 +27,8 @@ from serpy.api import (
     UsageError,
 )
 from serpy.db.snapshot import Snapshot
+from serpy.modules.gflags.global_list import Attributes, GlobalList
 from serpy.script.attribute_rows import attributes_of
-from serpy.script.avps import GLOBAL
 from serpy.script.context import ONREPLY
 
 if TYPE_CHECKING:
@@ -42,11 +41,9 @@ FLAGS: Final = 32
 _ATTRIBUTE: Final = "gflags"
 _ROW_FLAGS: Final = 33  # LOAD_SER, FOR_SERWEB
 
-Attributes = dict[str, list[Avp]]
-
 
 class GlobalFlags:
-    """Script functions, RPCs and the hooks that give every message the global list."""
+    """Script functions, RPCs and the table of global attributes."""
 
     def __init__(self) -> None:
         self.db_url = ""
@@ -66,10 +63,11 @@ class GlobalFlags:
         self._bits = server.segment.allocate(_ATTRIBUTE, FLAGS)
         if self.load_global_attrs:
             self._snapshot.preload(server.counters, lambda: server.open_database(self.db_url))
-            server.hooks.pre_script.append(self.before_script)
+            before_script = GlobalList(self._snapshot).before_script
+            server.hooks.pre_script.append(before_script)
             has_route = getattr(server.program, "has_route", None)
             if has_route is None or has_route(ONREPLY, ""):  # else a reply needs a Context for nothing else
-                server.hooks.pre_reply.append(self.before_script)
+                server.hooks.pre_reply.append(before_script)
         values = self._snapshot.value.get(_ATTRIBUTE, [])
         stored = values[0].value if values else 0
         self._set_word(self.initial | (stored if isinstance(stored, int) else 0))
@@ -81,17 +79,6 @@ class GlobalFlags:
 
     def _load(self, database: Database) -> Attributes:
         return attributes_of(database.select(self.global_attrs_table, ("name", "type", "value", "flags"), {}))
-
-    def before_script(self, ctx: Context) -> bool:
-        """Put the global attributes into the message; never stops it, whatever the database does."""
-        snapshot = self._snapshot
-        if not snapshot.is_current():
-            try:
-                snapshot.get()
-            except BackendError as exc:
-                log.debug("global attributes: %s", exc)
-        ctx.avps.replace_list(GLOBAL, snapshot.value)
-        return True
 
     # -- flags ----------------------------------------------------------------------------------------------------
 
