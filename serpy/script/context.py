@@ -90,7 +90,7 @@ class Context:
         self.last_error = 0  # last core error, negative; what sl_reply_error answers for
         self.reply_to_source = False  # force_rport: answer to the source port (RFC 3581)
         # script run time
-        self.retcode = 1  # $?
+        self.retcode = 1  # $?; routes store it only where they may read it (optimize.py)
         self.state = RUNNING
         self.depth = 0  # nested route() calls
         self.line = 0  # script line being executed, for error texts
