@@ -222,7 +222,10 @@ def _start_hop_request(request: Request, method: str, to_line: str) -> list[str]
 
 
 def _first_value(message: Message, at: int) -> str:
-    values = split_commas(message.value(at))
+    try:
+        values = split_commas(message.value(at))
+    except ParseError:
+        return message.lines[at]
     return f"Via: {values[0] if values else ''}"
 
 

@@ -186,6 +186,13 @@ def test_ack_and_cancel_take_the_way_of_the_invite(as_bytes):
     assert cancel.get("reason") == "SIP;cause=200"
 
 
+def test_ack_and_cancel_keep_a_via_that_cannot_be_split():
+    sent = render(_request()).replace(b"Via: SIP/2.0/UDP a;", b"Via: SIP/2.0/UDP <a, b;")
+    response = parse_message(build_reply(_request(), 486, "Busy", to_tag="far"))
+    for made in (build_ack(sent, response), build_cancel(sent)):
+        assert b"\r\nVia: SIP/2.0/UDP <a, b;branch=z9hG4bK1;rport\r\n" in made
+
+
 @pytest.mark.parametrize(
     "rest", ["\nabc", "Content-Length: 3\n\nabc", "Content-Length: 3\n\nabc and more", "X: ä\n\nabc"]
 )
