@@ -176,7 +176,7 @@ class Dialect:
 def row_of(table: str, values: Mapping[str, Value]) -> list[Value]:
     """The values of one operation in their order, times as text, None left out of conditions by the caller."""
     row = list(values.values())
-    for index in _datetime_positions(table, tuple(values)):
+    for index in datetime_positions(table, tuple(values)):
         value = row[index]
         if isinstance(value, (int, float)):
             row[index] = time_text(value)
@@ -186,7 +186,8 @@ def row_of(table: str, values: Mapping[str, Value]) -> list[Value]:
 _positions: dict[tuple[str, tuple[str, ...]], tuple[int, ...]] = {}
 
 
-def _datetime_positions(table: str, columns: tuple[str, ...]) -> tuple[int, ...]:
+def datetime_positions(table: str, columns: tuple[str, ...]) -> tuple[int, ...]:
+    """Which of *columns*, or of conditions on them, are times."""
     found = _positions.get((table, columns))
     if found is None:
         found = tuple(i for i, column in enumerate(columns) if is_datetime(table, column.split(" ", 1)[0]))

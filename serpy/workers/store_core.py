@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from serpy.db.backlog import Backlog
-from serpy.db.frames import Ack, Request, decode_batch, decode_request, encode_acks
+from serpy.db.frames import Ack, Request, decode_batch, decode_request, encode_acks, operation
 from serpy.db.interface import Database, Operation, Value
 from serpy.db.schema import TABLES, table_of
 from serpy.errors import BackendError, DatabaseDownError, SerpyError
@@ -213,7 +213,7 @@ class StoreCore:
         url = _insert_url(batch)
         if url is not None:
             sender = str(batch.slot)
-            by_url[url].append(("upsert", "store_progress", {"sender": sender, "batch": batch.number}))
+            by_url[url].append(operation("upsert", "store_progress", _PROGRESS, (sender, batch.number)))
             if batch.number % PRUNE_EVERY == 0:
                 by_url[url].append(("delete", "store_progress", {"sender": sender, "batch <": batch.number - KEPT}))
 
@@ -297,12 +297,13 @@ class StoreCore:
 def _insert_url(batch: _Batch) -> str | None:
     """The URL of the first insert, or statement, of *batch*; None when all of it may be repeated."""
     for url, _wait, operations in batch.requests:
-        for operation in operations:
-            if operation[0] in ("insert", "sql"):
+        for each in operations:
+            if each[0] in ("insert", "sql"):
                 return url
     return None
 
 
+_PROGRESS: Final = ("sender", "batch")
 _location_key: Final = TABLES["location"].key
 
 
@@ -318,14 +319,14 @@ def coalesced(operations: Sequence[Operation]) -> list[Operation]:
     result: list[Operation] = []
     last: dict[tuple[Value, ...], Operation] = {}
     inserts: list[Operation] = []
-    for operation in operations:
-        kind, table, values = operation
+    for each in operations:
+        kind, table, values = each
         if kind == "insert":
-            inserts.append(operation)
+            inserts.append(each)
             continue
         if kind == "sql":  # nobody knows what it touches
             _settle(result, last, inserts)
-            result.append(operation)
+            result.append(each)
             continue
         key = _location_key if table == "location" else table_of(table).key
         try:
@@ -334,30 +335,30 @@ def coalesced(operations: Sequence[Operation]) -> list[Operation]:
             identity = ()
         if not key or not identity or (kind == "delete" and len(values) != len(key)):
             _settle(result, last, inserts)
-            result.append(operation)
+            result.append(each)
             continue
         before = last.get(identity)
         if before is not None and kind == "upsert" and len(before[2]) != len(values):
-            operation = _merged(before, operation, result, last, inserts)
-        last[identity] = operation
+            each = _merged(before, each, result, last, inserts)
+        last[identity] = each
     _settle(result, last, inserts)
     return result
 
 
 def _merged(
     before: Operation,
-    operation: Operation,
+    later: Operation,
     result: list[Operation],
     last: dict[tuple[Value, ...], Operation],
     inserts: list[Operation],
 ) -> Operation:
-    """*operation* as it must be when *before* on the same key is dropped; or both are kept, in order."""
-    kind, table, values = operation
+    """*later* as it must be when *before* on the same key is dropped; or both are kept, in order."""
+    kind, table, values = later
     if before[0] == "upsert":
         return (kind, table, {**before[2], **values})
     if len(values) < len(table_of(table).columns):  # what it leaves out must become the default again
         _settle(result, last, inserts)
-    return operation
+    return later
 
 
 def _settle(result: list[Operation], last: dict[tuple[Value, ...], Operation], inserts: list[Operation]) -> None:
@@ -373,5 +374,5 @@ def _settle(result: list[Operation], last: dict[tuple[Value, ...], Operation], i
         inserts.clear()
 
 
-def _grouping(operation: Operation) -> tuple[str, str, int]:
-    return operation[0], operation[1], len(operation[2])
+def _grouping(each: Operation) -> tuple[str, str, int]:
+    return each[0], each[1], len(each[2])

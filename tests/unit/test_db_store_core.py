@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import marshal
+
 import pytest
 
 from serpy.db import schema, writer
@@ -531,6 +533,26 @@ def test_row_larger_than_a_datagram_is_refused(bench):
 def test_request_keeps_bytes_that_were_not_utf8():
     odd = b"\xff".decode("utf-8", "surrogateescape")
     assert decode_request(encode_request("", [upsert(contact=odd)], wait=True))[2][0][2]["contact"] == odd
+
+
+@pytest.mark.parametrize("values", [{}, {"uid": "a"}, {"uid": "a", "q": None, "expires": 5}])
+def test_request_travels_with_its_columns_in_order(values):
+    url, wait, [(kind, table, decoded)] = decode_request(encode_request("u", [("upsert", "t", values)], wait=True))
+    assert (url, wait, kind, table) == ("u", True, "upsert", "t")
+    assert dict(decoded.items()) == {**decoded} == values
+    assert tuple(decoded) == tuple(values)
+    assert len(decoded) == len(values)
+    assert ("uid" in decoded) == ("uid" in values)
+
+
+def test_request_in_the_journal_of_an_older_version_is_read():
+    old = marshal.dumps(("u", False, [("insert", "acc", {"sip_callid": "x", "flags": 1})]), 2)
+    assert decode_request(old) == ("u", False, [("insert", "acc", {"sip_callid": "x", "flags": 1})])
+
+
+def test_column_whose_name_could_not_be_told_from_two_is_refused():
+    with pytest.raises(UsageError):
+        encode_request("", [("insert", "acc", {"a\nb": 1})], wait=True)
 
 
 def test_policy_names_are_what_the_configuration_says():

@@ -18,13 +18,13 @@ from serpy.modules.db_postgres.notices import Notices
 from serpy.modules.db_postgres.statements import (
     POSTGRES,
     Group,
-    array_of,
+    arrays_of,
+    execute_text,
     groups_of,
     has_null,
     literal_statement,
     prepared_text,
     translated,
-    unique_rows,
 )
 
 
@@ -116,18 +116,28 @@ class _Write:
     def run(self, link: Link, deadline: float) -> list[Row]:
         limit_prepared(link, deadline)
         texts: list[str] = []
+        bare: set[int] = set()  # indexes of texts in which a percent sign stands for itself
         parameters: list[Value] = []
         for group in self.groups:
             prepared = prepared_text(group)
             if prepared and not (group.kind == "delete" and has_null(group.rows)):
-                marks = ", ".join(["%s"] * len(group.columns))
-                texts.append(f"execute {prepare(link, prepared, deadline)} ({marks})")
-                parameters.extend([array_of(column) for column in zip(*unique_rows(group), strict=True)])
+                name = prepare(link, prepared, deadline)
+                arrays = arrays_of(group)
+                text = execute_text(name, arrays)
+                if text:
+                    bare.add(len(texts))
+                    texts.append(text)
+                else:
+                    texts.append(f"execute {name} ({', '.join(['%s'] * len(arrays))})")
+                    parameters.extend(arrays)
             else:
                 for row in group.rows:
                     text, values = literal_statement(group, row)
                     texts.append(text)
                     parameters.extend(values)
-        if not parameters:  # then a percent sign stays what it is
-            return run(link, "; ".join(texts).replace("%%", "%"), None, deadline)
-        return run(link, "; ".join(texts), parameters, deadline)
+        if parameters:
+            texts = [text.replace("%", "%%") if at in bare else text for at, text in enumerate(texts)]
+            return run(link, "; ".join(texts), parameters, deadline)
+        if len(bare) < len(texts):
+            texts = [text if at in bare else text.replace("%%", "%") for at, text in enumerate(texts)]
+        return run(link, "; ".join(texts), None, deadline)

@@ -8,12 +8,13 @@ Runs in: the store, serpyctl. Locks: none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
+from serpy.db.frames import fields_of
 from serpy.db.interface import Operation, Value
 from serpy.db.schema import Table, key_of, quoted, table_of
-from serpy.db.sql import Dialect, row_of
+from serpy.db.sql import Dialect, datetime_positions, row_of, time_text
 from serpy.errors import BackendError
 
 POSTGRES: Final = Dialect("postgres", "%s", "extract(epoch from {})::bigint")
@@ -23,15 +24,18 @@ _ARRAY_TYPES: Final = {
     "auto": "bigint",
 }  # fmt: skip
 
+_QUOTE: Final = "$serpy$"  # a text between two of these is taken as it is
+_NEXT: Final = "$serpy$, $serpy$"
+
 
 class Group:
-    """Neighbouring operations of one kind, table and set of columns."""
+    """Neighbouring operations of one kind, table and set of columns; times in *rows* are numbers still."""
 
     def __init__(self, kind: str, table: str, columns: tuple[str, ...]) -> None:
         self.kind = kind
         self.table = table
         self.columns = columns
-        self.rows: list[list[Value]] = []
+        self.rows: list[Sequence[Value]] = []
 
 
 def groups_of(operations: Sequence[Operation]) -> list[Group]:
@@ -39,13 +43,19 @@ def groups_of(operations: Sequence[Operation]) -> list[Group]:
     groups: list[Group] = []
     last: Group | None = None
     for kind, table, values in operations:
-        columns = tuple(values)
-        if last is None or last.columns != columns or last.kind != kind or last.table != table:
+        fields = fields_of(values)
+        columns = fields.columns
+        if (
+            last is None
+            or (last.columns is not columns and last.columns != columns)
+            or last.kind != kind
+            or last.table != table
+        ):
             if kind not in ("upsert", "insert", "delete", "sql"):
                 raise BackendError(f"unknown operation {kind!r}")
             last = Group(kind, table, columns)
             groups.append(last)
-        last.rows.append(list(values.values()) if kind == "sql" else row_of(table, values))
+        last.rows.append(fields.row)
     return groups
 
 
@@ -91,7 +101,7 @@ def _arrays(table: Table, columns: tuple[str, ...]) -> str:
     return ", ".join(parts)
 
 
-def unique_rows(group: Group) -> list[list[Value]]:
+def unique_rows(group: Group) -> list[Sequence[Value]]:
     """The rows of an upsert with the last of each key only: one statement may touch a row once."""
     rows = group.rows
     if group.kind != "upsert" or len(rows) == 1:
@@ -100,19 +110,35 @@ def unique_rows(group: Group) -> list[list[Value]]:
         positions = [group.columns.index(name) for name in key_of(group.table)]
     except ValueError:
         raise BackendError(f"an upsert into {group.table} without its key") from None
-    last: dict[tuple[Value, ...], list[Value]] = {}
+    last: dict[tuple[Value, ...], Sequence[Value]] = {}
     for row in rows:
         last[tuple([row[position] for position in positions])] = row
     return rows if len(last) == len(rows) else list(last.values())
 
 
-def has_null(rows: list[list[Value]]) -> bool:
+def has_null(rows: list[Sequence[Value]]) -> bool:
     """True when a row holds NULL, which ``in`` would never match."""
     return any(value is None for row in rows for value in row)
 
 
-def array_of(values: Sequence[Value]) -> str:
+def arrays_of(group: Group) -> list[str]:
+    """The values of each column of *group* as the text of a PostgreSQL array."""
+    times = datetime_positions(group.table, group.columns)
+    arrays: list[str] = []
+    for index, values in enumerate(zip(*unique_rows(group), strict=True)):
+        column = list(values)
+        if index in times:
+            column = [time_text(value) if isinstance(value, (int, float)) else value for value in column]
+        arrays.append(array_of(column))
+    return arrays
+
+
+def array_of(values: list[Value]) -> str:
     """*values* as the text of a PostgreSQL array."""
+    if _all_text(values):
+        joined = '","'.join(cast("list[str]", values))
+        if "\\" not in joined and joined.count('"') == 2 * len(values) - 2:  # nothing to escape
+            return f'{{"{joined}"}}'
     parts: list[str] = []
     for value in values:
         if isinstance(value, str):
@@ -128,16 +154,36 @@ def array_of(values: Sequence[Value]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-def literal_statement(group: Group, row: list[Value]) -> tuple[str, list[Value]]:
+def _all_text(values: list[Value]) -> bool:
+    for value in values:
+        if not isinstance(value, str):
+            return False
+    return bool(values)
+
+
+def execute_text(name: str, arrays: list[str]) -> str:
+    """EXECUTE of prepared statement *name* with *arrays* as they are, "" when one holds the quotation mark itself.
+
+    An array starts and ends with a brace, so it cannot make a mark together with ours. Raises ValueError for NUL, which
+    would end the statement.
+    """
+    text = f"execute {name} ({_QUOTE}{_NEXT.join(arrays)}{_QUOTE})"
+    if "\0" in text:
+        raise ValueError("NUL in a text for PostgreSQL")
+    return text if text.count(_QUOTE) == 2 * len(arrays) else ""
+
+
+def literal_statement(group: Group, row: Sequence[Value]) -> tuple[str, list[Value]]:
     """One row of *group* as a statement with ``%s`` marks, and its parameters."""
-    if group.kind == "upsert":
-        return POSTGRES.upsert(group.table, group.columns), row
-    if group.kind == "insert":
-        return POSTGRES.insert(group.table, group.columns), row
     if group.kind == "sql":
-        return translated(group.table, marks=True), row
-    conditions: Mapping[str, Value] = dict(zip(group.columns, row, strict=True))
-    return POSTGRES.delete(group.table, conditions), [value for value in row if value is not None]
+        return translated(group.table, marks=True), list(row)
+    values: dict[str, Value] = dict(zip(group.columns, row, strict=True))
+    timed = row_of(group.table, values)
+    if group.kind == "upsert":
+        return POSTGRES.upsert(group.table, group.columns), timed
+    if group.kind == "insert":
+        return POSTGRES.insert(group.table, group.columns), timed
+    return POSTGRES.delete(group.table, values), [value for value in timed if value is not None]
 
 
 _translations: dict[tuple[str, bool], str] = {}
