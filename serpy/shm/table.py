@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import struct
-from hashlib import blake2b
 from typing import Final
 
 from serpy.errors import ResourceError, UsageError
@@ -47,6 +46,8 @@ _EXPIRED: Final = 5  # contacts dropped by expire(), ever
 _REPAIRS: Final = 6
 _STAMP: Final = 7
 _HEAD_WORDS: Final = 8
+
+_HASH_BITS: Final = (1 << 62) - 1
 
 _HEADER: Final = struct.Struct("IIIIqq")  # next block, next record, tag, size, earliest, stamp
 _RECORD: Final = struct.Struct("IIIIqqHH")  # the same, then what a record starts with: key length, bindings
@@ -299,7 +300,8 @@ class LocationTable:
                 raise
 
     def _hash(self, key: bytes) -> int:
-        return int.from_bytes(blake2b(key, digest_size=8, key=self._seed).digest(), "little")
+        # SipHash under this interpreter's secret, which children inherit; the seed makes up for a PYTHONHASHSEED
+        return hash(self._seed + key) & _HASH_BITS
 
     def _find(self, bucket: int, tag: int, key: bytes) -> int:
         """Return the word that links to the record of *key*: the link of the last record when there is none."""
