@@ -58,6 +58,7 @@ CHECK_SOURCE: Final = 8
 
 _MAC: Final = 16  # bytes of each MAC
 _MAX_NONCE: Final = 96  # characters; the longest of ours has 60
+_MAX_OWN: Final = 512  # a nonce without an id is made once a second and lives for five minutes
 _DEFAULT_DID: Final = "_default"
 _NOTE: Final = "auth"
 _WORD: Final = 0xFFFFFFFF
@@ -139,6 +140,9 @@ class Auth:
         self._checks_key = b""
         self._started = 0
         self._counts: NonceCounts | None = None
+        self._shared_nonce = ""
+        self._shared_since = -1  # the second it was made in
+        self._own_nonces: Final[dict[str, tuple[int, int]]] = {}  # nonces whose MAC was right: made when, valid until
         self._service: CredentialsService | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -312,19 +316,35 @@ class Auth:
         return challenge
 
     def build_nonce(self, ctx: Context) -> str:
-        """A nonce for the sender of this request."""
+        """A nonce for the sender of this request. Those that nothing tells apart are the same within a second."""
         now = int(ctx.wall_now)
+        checks = self._checks_for(ctx)
+        is_shared = not checks and self._counts is None
+        if is_shared and now == self._shared_since:
+            return self._shared_nonce
         head = struct.pack("!II", (now + self.nonce_expire) & _WORD, now & _WORD)
         if self._counts is not None:
             head += struct.pack("!I", self._counts.new_id())
         nonce = head + _mac(self._nonce_key, head)
-        checks = self._checks_for(ctx)
         if checks:
             nonce += self._checks_mac(ctx, checks, head)
-        return binascii.b2a_base64(nonce, newline=False).decode("ascii")
+        text = binascii.b2a_base64(nonce, newline=False).decode("ascii")
+        if is_shared:
+            self._shared_nonce = text
+            self._shared_since = now
+        return text
 
     def check_nonce(self, ctx: Context, text: str) -> int:
         """VALID; STALE: once ours, to be asked again without a password prompt; INVALID: never ours."""
+        now = int(ctx.wall_now)
+        checks = self._checks_for(ctx)
+        if not checks:
+            known = self._own_nonces.get(text)
+            if known is not None:
+                since, expires = known
+                if since < self._started or since > now + self.nonce_auth_max_drift or expires <= now:
+                    return STALE
+                return VALID
         head_size = 12 if self._counts is not None else 8
         if len(text) > _MAX_NONCE or not text.isascii():
             return INVALID
@@ -337,17 +357,24 @@ class Auth:
         head = nonce[:head_size]
         expires = int.from_bytes(head[0:4], "big")
         since = int.from_bytes(head[4:8], "big")
-        now = int(ctx.wall_now)
         # A nonce from before our start may be signed with a secret we no longer have.
         if since < self._started or since > now + self.nonce_auth_max_drift:
             return STALE
         mac = nonce[head_size : head_size + _MAC]
         if not hmac.compare_digest(mac, _mac(self._nonce_key, head)):
             return INVALID
-        checks = self._checks_for(ctx)
+        if len(nonce) == 8 + _MAC:
+            self._remember(text, since, expires)
         if checks and not hmac.compare_digest(nonce[head_size + _MAC :], self._checks_mac(ctx, checks, head)):
             return STALE
         return STALE if expires <= now else VALID
+
+    def _remember(self, text: str, since: int, expires: int) -> None:
+        """Note that *text* is ours: the same nonce comes from all who were challenged in its second."""
+        own = self._own_nonces
+        if len(own) >= _MAX_OWN:
+            del own[next(iter(own))]
+        own[text] = (since, expires)
 
     def _checks_for(self, ctx: Context) -> int:
         """The extra check bits for this kind of request."""

@@ -290,6 +290,46 @@ def test_a_nonce_carries_its_expiry_and_start_and_has_32_characters(identity):
     assert int.from_bytes(data[:4], "big") == int(NOW) + 300
 
 
+def test_nonces_of_one_second_are_the_same_unless_their_uses_are_counted(identity):
+    setup = Setup(identity)
+    first = setup.nonce()
+    assert setup.nonce(wall_now=NOW + 0.4) == first
+    assert setup.nonce(wall_now=NOW + 1) != first
+    assert setup.nonce() == first
+
+
+def test_nonces_that_are_bound_to_their_request_differ_within_a_second(identity):
+    setup = Setup(identity, auth_checks_register=auth.CHECK_SOURCE)
+    assert (
+        len(
+            {
+                setup.nonce(),
+                setup.nonce(flow=Flow(LISTENER, "203.0.113.99", 5062)),
+                setup.module.build_nonce(register(method="INVITE")),
+            }
+        )
+        == 3
+    )
+
+
+def test_a_nonce_that_was_good_before_becomes_stale_in_its_time(identity):
+    setup = Setup(identity)
+    nonce = setup.nonce()
+    for wall_now, verdict in ((NOW, auth.VALID), (NOW + 299, auth.VALID), (NOW + 300, auth.STALE)):
+        assert setup.module.check_nonce(register(wall_now=wall_now), nonce) == verdict
+    assert setup.module.check_nonce(register(wall_now=NOW - 4), nonce) == auth.STALE  # made in the future
+    assert setup.module.check_nonce(register(), nonce[:-1] + chr(ord(nonce[-1]) ^ 1)) == auth.INVALID
+
+
+def test_as_many_known_nonces_are_kept_as_can_be_valid(identity):
+    setup = Setup(identity)
+    for second in range(600):
+        nonce = setup.nonce(wall_now=NOW + second)
+        assert setup.module.check_nonce(register(wall_now=NOW + second), nonce) == auth.VALID
+    assert len(setup.module._own_nonces) == 512
+    assert setup.module.check_nonce(register(wall_now=NOW + 599), nonce) == auth.VALID
+
+
 @pytest.mark.parametrize(
     ("made_at", "stale"),
     [
