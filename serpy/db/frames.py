@@ -80,9 +80,9 @@ def fields_of(values: Mapping[str, Value]) -> Fields:
     return Fields(tuple(values), tuple(values.values()))
 
 
-def operation(kind: str, table: str, columns: tuple[str, ...], row: tuple[Value, ...]) -> Operation:
-    """An operation whose values are *row* in the order of *columns*."""
-    return (kind, table, cast("Mapping[str, Value]", Fields(columns, row)))
+def operation(kind: str, table: str, fields: Fields) -> Operation:
+    """An operation with these values."""
+    return (kind, table, cast("Mapping[str, Value]", fields))
 
 
 def encode_request(url: str, operations: Sequence[Operation], *, wait: bool) -> bytes:
@@ -123,7 +123,7 @@ def decode_request(data: bytes) -> Request:
     operations: list[Operation] = []
     for parts in plain:
         if len(parts) == 4:
-            operations.append(operation(parts[0], parts[1], _columns_of(parts[2]), parts[3]))
+            operations.append(operation(parts[0], parts[1], Fields(_columns_of(parts[2]), parts[3])))
         else:
             operations.append(parts)
     return url, wait, operations

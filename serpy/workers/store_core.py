@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from serpy.db.backlog import Backlog
-from serpy.db.frames import Ack, Request, decode_batch, decode_request, encode_acks, operation
+from serpy.db.frames import Ack, Fields, Request, decode_batch, decode_request, encode_acks, operation
 from serpy.db.interface import Database, Operation, Value
 from serpy.db.schema import TABLES, table_of
 from serpy.errors import BackendError, DatabaseDownError, SerpyError
@@ -213,7 +213,7 @@ class StoreCore:
         url = _insert_url(batch)
         if url is not None:
             sender = str(batch.slot)
-            by_url[url].append(operation("upsert", "store_progress", _PROGRESS, (sender, batch.number)))
+            by_url[url].append(operation("upsert", "store_progress", Fields(_PROGRESS, (sender, batch.number))))
             if batch.number % PRUNE_EVERY == 0:
                 by_url[url].append(("delete", "store_progress", {"sender": sender, "batch <": batch.number - KEPT}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serpy.db.frames import operation
+from serpy.db.frames import Fields, operation
 from serpy.errors import BackendError
 from serpy.modules.db_postgres.statements import array_of, arrays_of, execute_text, groups_of, literal_statement
 
@@ -34,8 +34,8 @@ def test_neighbours_of_one_shape_are_one_group_however_their_values_are_held():
     groups = groups_of(
         [
             ("upsert", "store_progress", plain),
-            operation("upsert", "store_progress", ("sender", "batch"), ("1", 3)),
-            operation("upsert", "store_progress", ("batch", "sender"), (4, "1")),
+            operation("upsert", "store_progress", Fields(("sender", "batch"), ("1", 3))),
+            operation("upsert", "store_progress", Fields(("batch", "sender"), (4, "1"))),
             ("delete", "store_progress", plain),
         ]
     )
@@ -54,7 +54,7 @@ def test_unknown_operation_is_refused():
 def test_arrays_hold_times_as_text_and_the_last_row_of_each_key():
     rows = [("a", "sip:a@h", 0), ("b", "sip:b@h", 60), ("a", "sip:a@h", None)]
     columns = ("uid", "contact", "expires")
-    (group,) = groups_of([operation("upsert", "location", columns, row) for row in rows])
+    (group,) = groups_of([operation("upsert", "location", Fields(columns, row)) for row in rows])
     assert arrays_of(group) == ['{"a","b"}', '{"sip:a@h","sip:b@h"}', '{NULL,"1970-01-01 00:01:00"}']
 
 

@@ -35,7 +35,7 @@ class Store:
         assert url == "sqlite:///acc.db"
         for kind, table, values in operations:
             assert kind == "insert"
-            self.rows.append((table, values))
+            self.rows.append((table, dict(values)))
 
 
 class World:

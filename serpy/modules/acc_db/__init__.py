@@ -27,6 +27,7 @@ from serpy.api import (
     Server,
     StoreService,
 )
+from serpy.db.frames import Fields, operation
 from serpy.modules.acc_db.row import ALL_LETTERS, LETTERS, Row
 from serpy.script.avps import parse_avp_name
 from serpy.script.runtime import log_limited
@@ -161,7 +162,7 @@ class AccDb:
 
     # -- ACK, with report_ack only
 
-    def _expect_ack(self, request: Request, to_tag: str, row: dict[str, Value], status: int) -> None:
+    def _expect_ack(self, request: Request, to_tag: str, row: Fields, status: int) -> None:
         now = self._server.loop.now()
         expected = self._expected
         while expected:
@@ -187,8 +188,7 @@ class AccDb:
                 self.acc_table, ctx, request, ctx.wall_now, expected.status, None, request.to_tag, request.request_uri,
                 ctx.wall_now,
             )  # fmt: skip
-            row.update(expected.shared)
-            self._send(self.acc_table, row)
+            self._send(self.acc_table, self._row.sharing(row, expected.shared))
         return True
 
     # -- script
@@ -219,19 +219,19 @@ class AccDb:
     def _write(
         self, table: str, ctx: Context, request: Request, arrived: float, status: int, response: Response | None,
         to_tag: str, uri: str,
-    ) -> dict[str, Value] | None:  # fmt: skip
+    ) -> Fields | None:  # fmt: skip
         """Make a row and hand it to the store; None when that failed."""
         row = self._row.make(
             table, ctx, request, arrived, status, response, to_tag, uri, self._server.loop.wall_now()
         )  # fmt: skip
         return row if self._send(table, row) else None
 
-    def _send(self, table: str, row: dict[str, Value]) -> bool:
+    def _send(self, table: str, row: Fields) -> bool:
         store = self._store
         if store is None:
             store = self._store = self._server.bind(StoreService)  # type: ignore[type-abstract]  # a Protocol is the key
         try:
-            store.write([("insert", table, row)], wait=False, url=self.db_url)
+            store.write([operation("insert", table, row)], wait=False, url=self.db_url)
         except BackendError as exc:
             self._server.counters.add(self._lost)
             # At most once a second: under overload every call would say so.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import Avp, AvpName, Context
+from serpy.db.frames import Fields
 from serpy.db.schema import is_datetime
 from serpy.db.sql import time_text
 from serpy.script.avps import FROM_USER, TO_USER, TRACK_FROM, TRACK_TO
@@ -65,11 +66,11 @@ class Row:
     """Makes rows with the administrator's columns: *columns* by letter, *letters* to fill, *attrs* to list."""
 
     def __init__(self, columns: Mapping[str, str], letters: str, attrs: list[AvpName], server_id: int) -> None:
-        self._names: Final[tuple[str, ...]] = (columns["server_id"], *[columns[letter] for letter in _ORDER])
-        self._empty: Final[dict[str, Value]] = dict.fromkeys(self._names)
-        self._left_out: Final[list[str]] = [
-            columns[letter] for letter in ALL_LETTERS if letter not in letters and letter not in _ALWAYS
-        ]
+        names = [columns["server_id"], *[columns[letter] for letter in _ORDER]]
+        left_out = [columns[letter] for letter in ALL_LETTERS if letter not in letters and letter not in _ALWAYS]
+        self._kept: Final[list[int]] = [at for at, name in enumerate(names) if name not in left_out]
+        self._keeps_all: Final = len(self._kept) == len(names)
+        self._columns: Final[tuple[str, ...]] = tuple([names[at] for at in self._kept])
         self._shared: Final[list[str]] = [columns[letter] for letter in SHARED]
         self._times: Final = (columns["x"], columns["X"])
         self._attrs: Final[list[AvpName]] = attrs
@@ -79,7 +80,7 @@ class Row:
     def make(
         self, table: str, ctx: Context, request: Request, arrived: float, status: int, response: Response | None,
         to_tag: str, uri: str, now: float,
-    ) -> dict[str, Value]:  # fmt: skip
+    ) -> Fields:  # fmt: skip
         """The row for *request*. *status* 0 = none; *response* None = an answer of our own, with *to_tag*."""
         avps = ctx.avps
         to_value = request.get("to") if response is None else response.get("to")
@@ -115,20 +116,17 @@ class Row:
             ctx.flags & 0xFFFFFFFF,
             _text(self._attributes(ctx), _TEXT_MAX) if self._attrs else None,
         ]
-        row = self._empty.copy()  # as large as it will be, so that it never grows
-        for at, name in enumerate(self._names):
-            row[name] = values[at]
-        for name in self._left_out:
-            del row[name]
-        return row
+        if not self._keeps_all:
+            values = [values[at] for at in self._kept]
+        return Fields(self._columns, tuple(values))
 
-    def shared(self, row: dict[str, Value]) -> dict[str, Value]:
+    def shared(self, row: Fields) -> dict[str, Value]:
         """The part of *row* that the ACK's row repeats."""
-        found: dict[str, Value] = {}
-        for name in self._shared:
-            if name in row:
-                found[name] = row[name]
-        return found
+        return {name: row[name] for name in self._shared if name in row.columns}
+
+    def sharing(self, row: Fields, shared: Mapping[str, Value]) -> Fields:
+        """*row* with the values of the INVITE's row that it repeats."""
+        return Fields(row.columns, tuple([shared[name] if name in shared else row[name] for name in row.columns]))
 
     def _attributes(self, ctx: Context) -> str:
         """``name="value",…`` of the attributes there are, oldest first; whole ones as far as the column takes them."""
