@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from serpy.db.backlog import Backlog
-from serpy.db.frames import Ack, Fields, Request, decode_batch, decode_request, encode_acks, operation
+from serpy.db.frames import Ack, Fields, Request, decode_batch, decode_request, encode_acks, fields_of, operation
 from serpy.db.interface import Database, Operation, Value
-from serpy.db.schema import TABLES, table_of
+from serpy.db.schema import table_of
 from serpy.errors import BackendError, DatabaseDownError, SerpyError
 
 log = logging.getLogger(__name__)
@@ -304,7 +304,6 @@ def _insert_url(batch: _Batch) -> str | None:
 
 
 _PROGRESS: Final = ("sender", "batch")
-_location_key: Final = TABLES["location"].key
 
 
 def coalesced(operations: Sequence[Operation]) -> list[Operation]:
@@ -319,6 +318,9 @@ def coalesced(operations: Sequence[Operation]) -> list[Operation]:
     result: list[Operation] = []
     last: dict[tuple[Value, ...], Operation] = {}
     inserts: list[Operation] = []
+    shape_table = ""  # the rows of one shape come one after the other
+    shape_columns: tuple[str, ...] = ()
+    places: list[int] = []
     for each in operations:
         kind, table, values = each
         if kind == "insert":
@@ -328,21 +330,30 @@ def coalesced(operations: Sequence[Operation]) -> list[Operation]:
             _settle(result, last, inserts)
             result.append(each)
             continue
-        key = _location_key if table == "location" else table_of(table).key
-        try:
-            identity = (table, *[values[name] for name in key])
-        except KeyError:
-            identity = ()
-        if not key or not identity or (kind == "delete" and len(values) != len(key)):
+        fields = fields_of(values)
+        columns = fields.columns
+        if table != shape_table or columns is not shape_columns:
+            shape_table = table
+            shape_columns = columns
+            places = _key_places(table, columns)
+        if not places or (kind == "delete" and len(columns) != len(places)):
             _settle(result, last, inserts)
             result.append(each)
             continue
+        row = fields.row
+        identity = (table, *[row[place] for place in places])
         before = last.get(identity)
-        if before is not None and kind == "upsert" and len(before[2]) != len(values):
+        if before is not None and kind == "upsert" and len(before[2]) != len(columns):
             each = _merged(before, each, result, last, inserts)
         last[identity] = each
     _settle(result, last, inserts)
     return result
+
+
+def _key_places(table: str, columns: tuple[str, ...]) -> list[int]:
+    """Where the values of the table's key are in a row of *columns*; [] when they are not all there."""
+    key = table_of(table).key
+    return [columns.index(name) for name in key] if all(name in columns for name in key) else []
 
 
 def _merged(

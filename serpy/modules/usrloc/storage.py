@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from serpy.db.frames import Fields, operation
 from serpy.shm.record import FAR_FUTURE, Binding
 
 if TYPE_CHECKING:
@@ -46,22 +47,22 @@ def cut_text(text: str, limit: int = _TEXT_MAX) -> str:
     return clean.replace("\0", "?")[:limit]
 
 
-def to_values(binding: Binding) -> dict[str, Value]:
-    """The row of *binding*."""
-    return {
-        "uid": binding.uid,
-        "contact": binding.contact,
-        "aor": cut_text(binding.aor),
-        "server_id": binding.server_id,
-        "received": binding.received or None,
-        "expires": FAR_FUTURE if binding.flags & _PERMANENT else binding.expires_at,
-        "q": -1.0 if binding.q < 0 else binding.q / 1000,
-        "callid": cut_text(binding.call_id),
-        "cseq": binding.cseq,
-        "flags": binding.flags & ~_MEM,
-        "user_agent": cut_text(binding.user_agent, _AGENT_MAX),
-        "instance": cut_text(binding.instance) or None,
-    }
+def to_row(binding: Binding) -> tuple[Value, ...]:
+    """The row of *binding* (``COLUMNS``)."""
+    return (
+        binding.uid,
+        binding.contact,
+        cut_text(binding.aor),
+        binding.server_id,
+        binding.received or None,
+        FAR_FUTURE if binding.flags & _PERMANENT else binding.expires_at,
+        -1.0 if binding.q < 0 else binding.q / 1000,
+        cut_text(binding.call_id),
+        binding.cseq,
+        binding.flags & ~_MEM,
+        cut_text(binding.user_agent, _AGENT_MAX),
+        cut_text(binding.instance) or None,
+    )
 
 
 def from_row(row: Row, server_id: int) -> Binding:
@@ -112,7 +113,7 @@ def live_rows(rows: Sequence[Row], server_id: int, wall_now: float) -> list[Bind
 
 def upsert(table: str, binding: Binding) -> Operation:
     """The operation that stores *binding*."""
-    return ("upsert", table, to_values(binding))
+    return operation("upsert", table, Fields(COLUMNS, to_row(binding)))
 
 
 def delete(table: str, binding: Binding) -> Operation:
