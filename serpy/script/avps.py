@@ -239,14 +239,19 @@ class Avps:
         return _NO_VALUES
 
     def read(self, avp_name: AvpName) -> int | str | None:
-        """The value by the script's rule: without an index, several values are ambiguous, hence None."""
+        """The value by the script's rule: without an index, several different values are ambiguous, hence None."""
         found = self.find(avp_name)
         count = len(found)
         if not count:
             return None
         index = avp_name.index
         if not index:
-            return found[0].value if count == 1 else None
+            value = found[0].value
+            if count > 1:
+                for other in found:
+                    if other.value != value:
+                        return None
+            return value
         if index == ALL:
             return found[0].value
         place = count - index if index > 0 else -index - 1

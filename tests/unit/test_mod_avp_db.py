@@ -54,7 +54,9 @@ def test_attributes_are_added_to_what_is_there(identity):
     assert load_attrs(exports, ctx, "$fu", "u1") == 1
     assert ctx.avps.newest(FROM_USER, "uid") == "u1"
     assert len(ctx.avps.get(FROM_USER, "fr_timer")) == 2
-    assert ctx.avps.read(parse_avp_name("$fu.fr_timer")) is None  # ambiguous now
+    assert ctx.avps.read(parse_avp_name("$fu.fr_timer")) == 30  # twice the same is not ambiguous
+    ctx.avps.add(FROM_USER, "fr_timer", "30")
+    assert ctx.avps.read(parse_avp_name("$fu.fr_timer")) is None
 
 
 def test_what_a_message_writes_does_not_reach_the_cache(identity):
