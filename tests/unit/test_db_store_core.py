@@ -454,14 +454,14 @@ def test_requests_of_one_interval_share_a_datagram(core, sink, database):
 
 
 def test_rows_nobody_waits_for_travel_together_for_longer(core, sink, database):
-    bench = Bench(core, sink, interval_s=0.001, unwatched_s=0.2)
+    bench = Bench(core, sink, interval_s=0.001, unwatched_s=1e9)  # the first tick is years away
 
     def account():
         for number in range(6):
             bench.client.write([acc(str(number))], wait=False)
             bench.loop.sleep(0.003)
         assert len(bench.wire.sent) == 1  # the first, after a quiet interval
-        bench.loop.sleep(0.25)
+        bench.client.flush()
         assert len(bench.wire.sent) == 2
         bench.serve()
         bench.loop.sleep(0)
@@ -471,8 +471,22 @@ def test_rows_nobody_waits_for_travel_together_for_longer(core, sink, database):
     assert len(database.database.select("acc", ("id",), {})) == 6
 
 
+def test_rows_nobody_waits_for_leave_by_themselves(core, sink, database):
+    bench = Bench(core, sink, interval_s=0.001, unwatched_s=0.05)
+
+    def account():
+        bench.client.write([acc("0")], wait=False)
+        bench.client.write([acc("1")], wait=False)
+        while len(bench.wire.sent) < 2:
+            bench.loop.sleep(0.01)
+        bench.serve()
+
+    bench.run(account)
+    assert len(database.database.select("acc", ("id",), {})) == 2
+
+
 def test_who_waits_takes_along_the_rows_nobody_waits_for(core, sink, database):
-    bench = Bench(core, sink, interval_s=0.001, unwatched_s=30.0)
+    bench = Bench(core, sink, interval_s=0.001, unwatched_s=1e9)
 
     def account():
         for number in range(3):
