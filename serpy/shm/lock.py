@@ -2,7 +2,7 @@
 
 Each lock is one byte of an anonymous file, held with ``fcntl.lockf``: the kernel gives it back when the holder dies, at
 about 3 µs for a pair of calls. Record locks belong to a process and vanish when it closes *any* descriptor of the
-file; the only descriptor is kept here, private, for the life of the process.
+file; the only descriptor is kept here, private, as long as the lock itself: in a server for the life of the process.
 
 Order when two are held: a stripe of a table, then the last stripe of the same StripedLock (its pool). Nothing waits, logs
 or calls back under a lock, and a process has one thread, so a holder never meets itself.
@@ -35,6 +35,9 @@ class StripedLock:
         self.segment: Final = segment
         self._fd: Final = os.memfd_create(f"serpy-{name}", os.MFD_CLOEXEC)
         self._held: Final[list[Hold]] = [Hold(self, stripe) for stripe in range(stripes)]
+
+    def __del__(self) -> None:
+        os.close(self._fd)
 
     def acquire(self, stripe: int) -> None:
         """Take lock *stripe*, waiting for its holder. Not recursive: taking it twice is taking it once."""
