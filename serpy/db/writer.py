@@ -2,8 +2,7 @@
 
 Requests of one interval travel in one datagram, and the datagrams of all processes leave at the same ticks of the
 monotonic clock, so that the store finds them together and commits them together: at 1,500 registrations/s one commit
-takes about 15 rows, which costs a fifth of the CPU of 15 commits. Where nobody waits the interval is longer. After a
-quiet interval nothing is held back.
+takes about 15 rows, which costs a fifth of the CPU of 15 commits. After a quiet interval nothing is held back.
 
 Every request is kept until the store has answered it. A store that was killed is followed by another one, which gets
 what was not answered again; ``store`` recognises what it has seen.
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 0.010  # between two datagrams of one process; adds at most this to an answer, under load only
-UNWATCHED_S: Final = 0.050  # the same while all that is queued are rows nobody waits for, such as accounting
 MAX_IN_FLIGHT: Final = 4  # datagrams; a unix socket may hold as few as 10 of all senders together
 MAX_WAITING: Final = 20_000  # requests kept for a store that does not answer
 CHECK_S: Final = 0.1  # how often an unanswered batch looks whether there is a new store
@@ -87,7 +85,6 @@ class StoreClient:
         *,
         timeout_s: float = TIMEOUT_S,
         interval_s: float = INTERVAL_S,
-        unwatched_s: float = UNWATCHED_S,
     ) -> None:
         self.resent = 0
         self.refused = 0
@@ -98,12 +95,10 @@ class StoreClient:
         self._store = store_incarnation
         self._timeout_s = timeout_s
         self._interval_s = interval_s
-        self._unwatched_s = unwatched_s
         # Batch numbers rise over the incarnations of this slot too: nobody sends a million batches a second.
         self._incarnation = time.time_ns() // 1000
         self._next_number = self._incarnation
         self._queue: deque[_Request] = deque()
-        self._watched = False  # does somebody wait for what is queued?
         self._sent: dict[int, _Sent] = {}
         self._waiting = 0
         self._flushed_at = -1e9
@@ -126,7 +121,6 @@ class StoreClient:
         ticket = self._loop.new_ticket() if wait else None
         request = _Request(data, ticket)
         self._queue.append(request)
-        self._watched = self._watched or wait
         self._waiting += 1
         self._flush_when_due()
         if ticket is not None:
@@ -153,22 +147,13 @@ class StoreClient:
     # -- sending
 
     def _flush_when_due(self) -> None:
-        if len(self._sent) >= MAX_IN_FLIGHT:
-            return  # the next answer will do it
-        timer = self._flush_timer
-        if timer is not None and not self._watched:
-            return
-        interval_s = self._interval_s if self._watched else self._unwatched_s
+        if self._flush_timer is not None or len(self._sent) >= MAX_IN_FLIGHT:
+            return  # a timer, or the next answer, will do it
         now = time.monotonic()
-        tick = (int(now / interval_s) + 1) * interval_s
-        if timer is not None:
-            if timer.when <= tick:
-                return
-            timer.cancel()  # it was for rows nobody waits for
-            self._flush_timer = None
-        if now - self._flushed_at >= interval_s:
-            self._on_tick()
+        if now - self._flushed_at >= self._interval_s:
+            self.flush()
         else:
+            tick = (int(now / self._interval_s) + 1) * self._interval_s
             self._flush_timer = self._loop.call_at(tick, self._on_tick)
 
     def _on_tick(self) -> None:
@@ -182,8 +167,6 @@ class StoreClient:
         """Send what is queued, as far as the bound of unanswered datagrams allows."""
         while self._queue and len(self._sent) < MAX_IN_FLIGHT:
             self._send_next()
-        if not self._queue:
-            self._watched = False
 
     def send_all(self) -> None:
         """Send everything that is queued, without regard for that bound: this process ends. May take EXIT_WAIT_S."""

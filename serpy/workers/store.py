@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from serpy.net.loop import Timer
 
 GATHER_S: Final = 0.0005  # the clients send at the same ticks: half a millisecond brings them together
-GATHER_UNWATCHED_S: Final = 0.01  # for rows that nobody waits for, such as accounting: their senders gather longer
+GATHER_UNWATCHED_S: Final = 0.05  # for rows that nobody waits for, such as accounting; their senders keep them so long
 TICK_S: Final = 1.0
 
 

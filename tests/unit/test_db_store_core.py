@@ -453,62 +453,6 @@ def test_requests_of_one_interval_share_a_datagram(core, sink, database):
     assert set(bench.results.values()) == {"stored"}
 
 
-def test_rows_nobody_waits_for_travel_together_for_longer(core, sink, database):
-    bench = Bench(core, sink, interval_s=0.001, unwatched_s=1e9)  # the first tick is years away
-
-    def account():
-        for number in range(6):
-            bench.client.write([acc(str(number))], wait=False)
-            bench.loop.sleep(0.003)
-        assert len(bench.wire.sent) == 1  # the first, after a quiet interval
-        bench.client.flush()
-        assert len(bench.wire.sent) == 2
-        bench.serve()
-        bench.loop.sleep(0)
-        assert bench.client.waiting == 0
-
-    bench.run(account)
-    assert len(database.database.select("acc", ("id",), {})) == 6
-
-
-def test_rows_nobody_waits_for_leave_by_themselves(core, sink, database):
-    bench = Bench(core, sink, interval_s=0.001, unwatched_s=0.05)
-
-    def account():
-        bench.client.write([acc("0")], wait=False)
-        bench.client.write([acc("1")], wait=False)
-        while len(bench.wire.sent) < 2:
-            bench.loop.sleep(0.01)
-        bench.serve()
-
-    bench.run(account)
-    assert len(database.database.select("acc", ("id",), {})) == 2
-
-
-def test_who_waits_takes_along_the_rows_nobody_waits_for(core, sink, database):
-    bench = Bench(core, sink, interval_s=0.001, unwatched_s=1e9)
-
-    def account():
-        for number in range(3):
-            bench.client.write([acc(str(number))], wait=False)
-        bench.loop.sleep(0.01)
-        assert bench.client.waiting == 3
-        assert len(bench.wire.sent) == 1
-
-    def serve():
-        bench.loop.sleep(0.01)
-        assert len(bench.wire.sent) == 2
-        bench.serve()
-        bench.client.write([acc("later")], wait=False)  # nobody waits any more
-        bench.loop.sleep(0.01)
-        assert not bench.wire.sent
-
-    bench.run(account, ("alice", upsert("alice")), serve)
-    assert bench.results == {"alice": "stored"}
-    assert len(database.database.select("acc", ("id",), {})) == 3
-    assert bench.client.waiting == 1
-
-
 def test_full_socket_is_tried_again(bench):
     def later():
         bench.wire.full = False
