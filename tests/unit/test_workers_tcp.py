@@ -270,10 +270,11 @@ def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
 def test_a_list_of_many_connections_fits_a_datagram(farm):
     farm.channels[0].on(STREAM_LISTED, lambda payload, slot: farm.messages.append((payload, slot)))
     hub = farm.workers[0].hub
-    for _ in range(400):
-        mine, peer = socket.socketpair()
-        farm.peers.append(peer)
-        hub._add(mine, farm.listener, "192.0.2.1", 5060, connecting=False)
+    mine, peer = socket.socketpair()
+    farm.peers.append(peer)
+    with mine:
+        for _ in range(400):  # of one pair: an ordinary user may have 1024 open files
+            hub._add(mine.dup(), farm.listener, "192.0.2.1", 5060, connecting=False)
     farm.channels[0].send(farm.layout.first_stream, STREAM_LIST, (7).to_bytes(4, "big"))
     farm.until(lambda: farm.messages)
     payload, slot = farm.messages[0]
