@@ -72,7 +72,7 @@ def adapted(text: str, *, url: str, port: int, group: int, server_id: int, folde
         (r"forward_udp\(224\.0\.1\.75, *5060\)", f"forward_udp(224.0.1.75,{group})"),
         (r'"unixs:/tmp/ser_ctl"', f'"unixs:{folder}/ser_ctl"'),
         (r'"fifo:/tmp/ser_fifo"', f'"fifo:{folder}/ser_fifo"'),
-        (r'^(modparam\("ctl", "binrpc", )"tcp:[^"]*"', rf'\1"tcp:127.0.0.1:{free_port()}"'),
+        (r'^(modparam\("ctl", "binrpc", )"tcp:[^"]*"', rf'\1"tcp:127.0.0.1:{_free_for_both()}"'),
         (r'"udp:127\.0\.0\.1:22222"', f'"{rtp_proxy}"'),
         (r"ON_1MIN_TIMER,60000,", "ON_1MIN_TIMER,500,"),
         (r'(modparam\("nathelper", "natping_interval", *)15\)', r"\g<1>1)"),
