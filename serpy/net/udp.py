@@ -21,7 +21,8 @@ class UdpReader:
     """Reads one listener's socket and calls *receive(data, flow)* per datagram.
 
     A second read that finds nothing costs more than the poll it saves. So, after one datagram, the socket is read on
-    only when the last attempt paid, and every PROBE_EVERY-th time to find out whether it would.
+    only when the last attempt paid, and every PROBE_EVERY-th time to find out whether it would; and always while the
+    loop lets arrivals gather, since what is left would wait for another pause.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class UdpReader:
         """Deliver what waits, at most BATCH datagrams."""
         loop = self._loop
         limit = 1
-        if self._queued:
+        if self._queued or loop.pause_s > 0.0:
             limit = BATCH
         else:
             self._until_probe -= 1

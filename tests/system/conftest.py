@@ -48,23 +48,20 @@ def phones(server):
 @pytest.fixture(scope="session", params=["serpy", "sip-router-oob", "ser-oob"])
 def oob_server(request, tmp_path_factory):
     """A server with one of the Out-of-Box configurations: the later published one on PostgreSQL, the others on SQLite."""
-    postgres = None
     url = ""
-    if request.param == "sip-router-oob":
-        with contextlib.suppress(UnavailableError):
-            postgres = Postgres()
-            url = postgres.url
-    try:
-        running = Oob(tmp_path_factory.mktemp("oob"), request.param, url=url)
-    except AbsentError as exc:
-        if postgres is not None:
-            postgres.close()
-        pytest.skip(str(exc))
-    running.prepare(*USERS).start()
-    yield running
-    status = running.stop()
-    if postgres is not None:
-        postgres.close()
+    with contextlib.ExitStack() as stack:  # what was started is stopped, also when the server does not start
+        if request.param == "sip-router-oob":
+            with contextlib.suppress(UnavailableError):
+                postgres = Postgres()
+                stack.callback(postgres.close)
+                url = postgres.url
+        try:
+            running = Oob(tmp_path_factory.mktemp("oob"), request.param, url=url)
+        except AbsentError as exc:
+            pytest.skip(str(exc))
+        running.prepare(*USERS).start()
+        yield running
+        status = running.stop()
     assert status == 0, running.log.read_text()[-3000:]
 
 

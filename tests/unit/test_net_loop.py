@@ -340,3 +340,22 @@ def test_nothing_gathers_while_messages_wait(monkeypatch):
         loop.run()
     assert received == [b"%d" % number for number in range(count)]
     assert paused_after == [0, count]
+
+
+def test_all_that_has_gathered_is_read_at_once():
+    """Also right after reads that found a single datagram: none waits for the next pause."""
+    loop = Loop()
+    loop.pause_s = 0.004
+    received: list[bytes] = []
+    here, there = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with here, there:
+        here.bind(("127.0.0.1", 0))
+        here.setblocking(False)
+        reader = UdpReader(
+            loop, here, Listener(0, "udp", *here.getsockname()), lambda data, _flow: received.append(data)
+        )
+        for batch in ([b"1"], [b"2"], [b"3", b"4", b"5"]):
+            for data in batch:
+                there.sendto(data, here.getsockname())
+            reader.read()
+    assert received == [b"1", b"2", b"3", b"4", b"5"]
