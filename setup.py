@@ -17,7 +17,9 @@ HERE = Path(__file__).parent
 # One mypyc group: calls between these files are direct C calls. Everything else stays interpreted.
 HOT = [
     "serpy/errors.py",
+    "serpy/context/*.py",
     "serpy/sip/abnf.py",
+    "serpy/sip/address.py",
     "serpy/sip/authorization.py",
     "serpy/sip/cseq.py",
     "serpy/sip/digest.py",
@@ -35,9 +37,7 @@ HOT = [
     "serpy/sip/writer.py",
     "serpy/transaction/*.py",
     "serpy/script/attribute_rows.py",
-    "serpy/script/avps.py",
     "serpy/script/builtins.py",
-    "serpy/script/context.py",
     "serpy/script/formats.py",
     "serpy/script/operands.py",
     "serpy/script/program.py",
@@ -85,7 +85,6 @@ HOT = [
     "serpy/modules/sl.py",
     "serpy/modules/speeddial.py",
     "serpy/modules/textops/*.py",
-    "serpy/modules/tm.py",
     "serpy/modules/tm/functions.py",  # not rpc.py: RPCs are called by their signature
     "serpy/modules/tm/routes.py",
     "serpy/modules/uri_db.py",

@@ -19,10 +19,10 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
 
 from serpy.api import Server
 from serpy.config import Settings
+from serpy.context.context import Context
 from serpy.modules import nathelper
 from serpy.net.loop import Loop
 from serpy.rtp.bencode import decode, encode
-from serpy.script.context import Context
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip import sdp

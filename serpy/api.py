@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
+from serpy.context.avps import Avp, AvpName, Avps
+from serpy.context.context import Context, Target
 from serpy.errors import (
     BackendError,
     ConfigError,
@@ -26,8 +28,6 @@ from serpy.errors import (
     UnsupportedError,
     UsageError,
 )
-from serpy.script.avps import Avp, AvpName, Avps
-from serpy.script.context import Context, Target
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import Binding
 from serpy.sip.flow import Flow, Listener, Outgoing

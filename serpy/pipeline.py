@@ -14,12 +14,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
+from serpy.context.context import DROPPED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
-from serpy.script.context import DROPPED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.script.runtime import HOOKS
+from serpy.sip.address import is_address
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Edits, Message, Request, Response
@@ -29,7 +30,7 @@ from serpy.sip.via import Via, parse_via
 from serpy.sip.writer import build_forwarded_response
 from serpy.transaction import statistics
 from serpy.transaction.client import NO_EDITS, ClientTransaction
-from serpy.transaction.forward import Forwarder, SendFilter, is_address
+from serpy.transaction.forward import Forwarder, SendFilter
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.matching import is_stateful_branch, server_key
 from serpy.transaction.server import ServerTransaction

@@ -37,7 +37,7 @@ from serpy.api import (
     Server,
     UsageError,
 )
-from serpy.script.avps import FROM_USER, TRACK_FROM, TRACK_TO, parse_avp_name
+from serpy.context.avps import FROM_USER, TRACK_FROM, TRACK_TO, parse_avp_name
 from serpy.sip.authorization import Credentials, parse_credentials
 from serpy.sip.digest import MD5, SHA256, ha1_session, known_algorithm, response, same
 from serpy.sip.message import Request

@@ -24,10 +24,10 @@ from serpy.api import (
     Routes,
     Server,
 )
+from serpy.context.avps import CLASS_URI, CLASS_USER
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import attributes_of
-from serpy.script.avps import CLASS_URI, CLASS_USER
 from serpy.script.param_sets import cache_params
 from serpy.sip.uri import parse_uri, unescape
 

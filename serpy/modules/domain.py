@@ -27,9 +27,9 @@ from serpy.api import (
     Rpc,
     Server,
 )
+from serpy.context.avps import FROM_DOMAIN
 from serpy.db.snapshot import Snapshot
 from serpy.script.attribute_rows import attributes_of, is_usable
-from serpy.script.avps import FROM_DOMAIN
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database, Row

@@ -24,8 +24,8 @@ from serpy.api import (
     Routes,
     Server,
 )
+from serpy.context.avps import FROM_USER, TRACK_TO
 from serpy.db.cache import TtlCache
-from serpy.script.avps import FROM_USER, TRACK_TO
 from serpy.script.param_sets import cache_params
 from serpy.script.runtime import log_limited
 from serpy.sip.abnf import ascii_lower

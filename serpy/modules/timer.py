@@ -31,7 +31,7 @@ from serpy.api import (
     Server,
     UsageError,
 )
-from serpy.script.context import REQUEST
+from serpy.context.context import REQUEST
 from serpy.sip.parser import parse_message
 
 if TYPE_CHECKING:

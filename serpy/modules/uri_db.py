@@ -25,10 +25,10 @@ from serpy.api import (
     Routes,
     Server,
 )
+from serpy.context.avps import CLASS_ANY, TO_USER, TRACK_TO, parse_avp_name
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import is_usable
-from serpy.script.avps import CLASS_ANY, TO_USER, TRACK_TO, parse_avp_name
 from serpy.script.param_sets import cache_params
 from serpy.sip.uri import parse_uri, unescape
 

@@ -33,10 +33,10 @@ from serpy.api import (
     Server,
     TransportError,
 )
+from serpy.context.context import REQUEST
 from serpy.net.handoff import HTTP_RPC, Layout
 from serpy.rpc.http import encode_call
 from serpy.rpc.xmlrpc import build_fault, http_response
-from serpy.script.context import REQUEST
 from serpy.sip.flow import AS_IS, CLOSE
 from serpy.sip.limits import HEADERS_MAX
 from serpy.sip.message import Request

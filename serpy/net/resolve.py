@@ -10,7 +10,6 @@ Runs in: udp receiver, timer. Locks: none. RFC: 3263 §4; 2782; 2308 (negative T
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import random
 import socket
@@ -27,6 +26,7 @@ import dns.rdatatype
 
 from serpy.errors import BackendError, ConfigError
 from serpy.net.loop import Loop, Ticket
+from serpy.sip.address import default_port, plain_address
 from serpy.sip.flow import Listener
 from serpy.sip.uri import Uri
 
@@ -93,7 +93,7 @@ class Resolver:
 
     def addresses(self, name: str) -> list[str]:
         """The IP addresses of host *name*, as the settings prefer them; [] when it has none. May park."""
-        literal = numeric(name)
+        literal = plain_address(name)
         if literal:
             return [literal]
         known = self._hosts.get(name.lower().rstrip("."))
@@ -132,7 +132,7 @@ class Resolver:
         if secure and wanted in ("", "tcp"):
             wanted = "tls"
         host = uri.param("maddr") or uri.host
-        literal = numeric(host)
+        literal = plain_address(host)
         if literal or uri.port:  # §4.1, §4.2: no NAPTR, no SRV
             transport = wanted or ("tls" if secure else "udp")
             port = uri.port or default_port(transport)
@@ -335,23 +335,10 @@ def _plain(rdata: object, kind: str) -> tuple[str | int, ...]:
     return tuple(values)
 
 
-def numeric(host: str) -> str:
-    """*host* as a plain IP address without brackets, "" when it is a name."""
-    try:
-        return str(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        return ""
-
-
 def transports_of(listeners: list[Listener]) -> tuple[str, ...]:
     """What those who listen on *listeners* can send over, UDP first."""
     mine = {listener.transport for listener in listeners}
     return tuple(name for name in ("udp", "tcp", "tls") if name in mine)
-
-
-def default_port(transport: str) -> int:
-    """5061 for TLS, else 5060 (RFC 3261 §19.1.2)."""
-    return 5061 if transport == "tls" else 5060
 
 
 def servers_of(settings: Settings) -> list[tuple[str, int]]:
@@ -364,7 +351,7 @@ def servers_of(settings: Settings) -> list[tuple[str, int]]:
             port = rest[1:] if rest[:1] == ":" else rest or "53"
         elif text.count(":") == 1:
             address, _, port = text.partition(":")
-        literal = numeric(address)
+        literal = plain_address(address)
         if not literal or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
             raise ConfigError(f"dns_servers: {text[:60]!r} is no address", hint='"192.0.2.53" or "[2001:db8::53]:5353"')
         found.append((literal, int(port)))
@@ -378,7 +365,7 @@ def read_resolv_conf(path: str = "/etc/resolv.conf") -> tuple[list[tuple[str, in
     with contextlib.suppress(OSError):
         for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
             words = line.split()
-            if len(words) > 1 and words[0] == "nameserver" and numeric(words[1]):
+            if len(words) > 1 and words[0] == "nameserver" and plain_address(words[1]):
                 servers.append((words[1], 53))
             elif len(words) > 1 and words[0] in ("search", "domain"):
                 search = words[1:]
@@ -391,7 +378,7 @@ def read_hosts(path: str = "/etc/hosts") -> dict[str, list[str]]:
     with contextlib.suppress(OSError):
         for line in Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
             words = line.partition("#")[0].split()
-            if len(words) > 1 and numeric(words[0]):
+            if len(words) > 1 and plain_address(words[0]):
                 for name in words[1:]:
                     found.setdefault(name.lower(), []).append(words[0])
     return found

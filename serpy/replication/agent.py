@@ -9,8 +9,6 @@ Runs in: timer. Locks: none.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import json
 import logging
 import socket
@@ -44,6 +42,7 @@ from serpy.replication.settings import ReplicationSettings
 from serpy.replication.store import LocationTables, Store
 from serpy.replication.tombstones import Tombstones
 from serpy.replication.window import Life, Senders
+from serpy.sip.address import plain_address
 from serpy.sip.flow import Flow
 from serpy.sip.via import parse_via
 
@@ -80,21 +79,10 @@ def _signed_source(data: bytes, flow: Flow) -> Flow:
         via = parse_via(data[start:end].decode("ascii", "replace"))
     except ParseError:
         return flow
-    host = _address(via.host)
+    host = plain_address(via.host)
     if not host:
         return flow  # a name: nothing to compare with
     return Flow(flow.listener, host, via.port or DEFAULT_PORT)
-
-
-@functools.lru_cache(maxsize=256)
-def _address(host: str) -> str:
-    """*host* without brackets when it is an address, else ""."""
-    bare = host.strip("[]")
-    try:
-        ipaddress.ip_address(bare)
-    except ValueError:
-        return ""
-    return bare
 
 
 class Group:

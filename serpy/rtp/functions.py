@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from serpy.context.context import FAILURE
 from serpy.errors import ParseError
 from serpy.rtp.flags import Flags, parse_flags
 from serpy.rtp.session import ANSWER, NOTHING, OFFER, Directions
-from serpy.script.context import FAILURE
 from serpy.sip.message import Request, Response
 from serpy.sip.sdp import Address, Changes, Target, find_sdp, parse_sdp, rewrite
 
 if TYPE_CHECKING:
+    from serpy.context.context import Context
     from serpy.rtp.relay import RtpRelay
-    from serpy.script.context import Context
 
 log = logging.getLogger(__name__)
 

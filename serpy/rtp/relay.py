@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serpy.api import Server
+    from serpy.context.context import Context
     from serpy.net.loop import Loop
-    from serpy.script.context import Context
     from serpy.shm.counters import Counters
 
 log = logging.getLogger(__name__)

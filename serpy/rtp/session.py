@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.sip.message import Message, Request, Response
 
 if TYPE_CHECKING:
-    from serpy.script.context import Context
+    from serpy.context.context import Context
 
 OFFER: Final = 1
 ANSWER: Final = 2

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from serpy.script import avps, formats, operands, runtime, selects, tree
+from serpy.context import avps
+from serpy.script import formats, operands, runtime, selects, tree
 from serpy.script.exports import Arg, Function
 from serpy.script.faults import REGEX_HINT, did_you_mean
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from serpy.script.avps import Avp
+from serpy.context.avps import Avp
 
 LOAD_SER: Final = 1
 DISABLED: Final = 2

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.context import Context, Target
 from serpy.errors import ParseError
-from serpy.script.context import Context, Target
 from serpy.script.exports import FALSE, TRUE, Arg, Function, Routes
 from serpy.script.runtime import HOOKS, Scalar, is_reply, to_int, to_str
 from serpy.sip.flow import CLOSE, NO_CONNECT, Flow

@@ -12,10 +12,10 @@ import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from serpy.context.context import DROPPED, EXITED, Context
 from serpy.errors import BackendError
 from serpy.script import builtins, optimize, runtime, tree
 from serpy.script.check import CallGraph
-from serpy.script.context import DROPPED, EXITED, Context
 from serpy.script.environment import Environment
 from serpy.script.exports import Function
 from serpy.script.expressions import ExpressionCoder

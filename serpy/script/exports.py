@@ -14,7 +14,7 @@ from enum import Enum, IntFlag
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from serpy.script.context import Context
+    from serpy.context.context import Context
 
 TRUE: Final = 1
 FALSE: Final = -1
@@ -45,8 +45,8 @@ class Arg(Enum):
     TEMPLATE = "a format string, kept in parts"  # the function expands it itself -> serpy.script.formats.Format
     REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> re.Pattern[str]
     FLAG = "a flag"  # number, name or quoted name -> int
-    AVP = "an attribute"  # "$x", "$fu.x[1]" -> serpy.script.avps.AvpName
-    TRACK = "an attribute list"  # "$fd" "$tu" …: the name of a list -> serpy.script.avps.AvpName with name ""
+    AVP = "an attribute"  # "$x", "$fu.x[1]" -> serpy.context.avps.AvpName
+    TRACK = "an attribute list"  # "$fd" "$tu" …: the name of a list -> serpy.context.avps.AvpName with name ""
     ROUTE = "a route name"  # constant name, checked to exist (kind in Function.route_kind) -> str
     HEADER = "a header value reference"  # "Name", "Name[i]", "Name[i].param" constant -> str
     LOC = "an eval location"  # eval module: kept as written -> str | int

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from serpy.context.avps import ALL, GLOBAL, AvpName, parse_avp_name
 from serpy.script import builtins, operands, runtime, selects, tree
 from serpy.script.arguments import BadArgumentError, code_argument, flag_number
-from serpy.script.avps import ALL, GLOBAL, AvpName, parse_avp_name
 from serpy.script.check import KIND_NAMES, called_route
 from serpy.script.exports import Function, Routes
 from serpy.script.faults import REGEX_HINT, Position, did_you_mean

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.avps import parse_avp_name
+from serpy.context.context import Context
 from serpy.script import operands, runtime, selects
-from serpy.script.avps import parse_avp_name
-from serpy.script.context import Context
 from serpy.script.environment import CURRENT, Environment
 from serpy.script.faults import did_you_mean
 from serpy.script.runtime import Scalar

@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.avps import ALL, AvpName, is_class_prefix, parse_avp_name
+from serpy.context.context import Context
 from serpy.errors import ParseError
 from serpy.script import runtime, selects
-from serpy.script.avps import ALL, AvpName, is_class_prefix, parse_avp_name
-from serpy.script.context import Context
 from serpy.script.environment import Environment
 from serpy.script.faults import did_you_mean
 from serpy.script.runtime import Scalar, to_int, to_str

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
+from serpy.context.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import ProtocolError, ResourceError, SerpyError
 from serpy.script import runtime
-from serpy.script.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.script.exports import Exports
 
 RouteFunction = Callable[[Context], int]

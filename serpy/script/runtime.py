@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.avps import AvpName
+from serpy.context.context import ONSEND, Context
 from serpy.errors import ParseError
-from serpy.script.avps import AvpName
-from serpy.script.context import ONSEND, Context
+from serpy.sip.address import pack_address
 from serpy.sip.flow import Listener
 
 log = logging.getLogger("serpy.script")
@@ -274,23 +274,6 @@ def out_transport(ctx: Context) -> str:
 
 
 # ---- addresses
-
-_addresses: Final[dict[str, bytes]] = {}
-
-
-def pack_address(text: str) -> bytes:
-    """4 or 16 bytes of a numeric address; b"" for anything else."""
-    found = _addresses.get(text)
-    if found is not None:
-        return found
-    try:
-        packed = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text.strip("[]"))
-    except (OSError, ValueError):
-        packed = b""
-    if len(_addresses) >= _NETWORKS_KEPT:
-        _addresses.clear()
-    _addresses[text] = packed
-    return packed
 
 
 def in_network(host: str, network: int, mask: int, size: int) -> bool:

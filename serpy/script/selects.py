@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.context import Context
 from serpy.errors import ParseError
 from serpy.script import runtime
-from serpy.script.context import Context
 from serpy.script.environment import Environment
 from serpy.script.faults import did_you_mean
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, split_commas

@@ -8,13 +8,12 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.11, §18.1.1, §18.2;
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.context import Context
 from serpy.errors import BackendError, ProtocolError, TransportError
-from serpy.script.context import Context
-from serpy.script.runtime import pack_address
+from serpy.sip.address import default_port, is_address
 from serpy.sip.flow import Flow, Listener, Outgoing
 from serpy.sip.message import Edits, Request
 from serpy.sip.uri import Uri, parse_uri
@@ -34,7 +33,6 @@ E_MAX_BREADTH: Final = -440
 E_OTHER: Final = -500
 
 MAX_CACHED_HOPS: Final = 4096
-ADDRESS_MAX: Final = 64  # characters: more than any IPv6 address in brackets; longer hosts do not get into the cache
 FORWARD_OPTIONS: Final = "forward_options"  # note of a Context: Flow.options for what is forwarded
 
 # What only the registrar a phone asked may see, and what only our own envelope may say.
@@ -85,24 +83,6 @@ def received_value(via: Via, flow: Flow, *, to_source: bool) -> str:
 def rport_value(via: Via, flow: Flow, *, to_source: bool) -> int:
     """The value of ``rport`` the top Via needs, 0 = none."""
     return flow.port if to_source or via.rport >= 0 else 0
-
-
-def default_port(transport: str) -> int:
-    """The port a URI or Via without one means (RFC 3261 §19.1.2)."""
-    return 5061 if transport == "tls" else 5060
-
-
-def is_address(host: str) -> bool:
-    """True for an IPv4 or (with or without brackets) IPv6 address."""
-    if host and host[0] not in "0123456789[" and ":" not in host:
-        return False
-    if "%" not in host:
-        return len(host) <= ADDRESS_MAX and pack_address(host) != b""
-    try:  # with a zone
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def is_group(host: str) -> bool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serpy.context.context import Context
 from serpy.errors import TransportError
-from serpy.script.context import Context
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Edits, Response
 from serpy.sip.status import reason_phrase

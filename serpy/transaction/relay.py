@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from serpy.context.context import Context, Target
 from serpy.errors import BackendError, ProtocolError, TransportError
-from serpy.script.context import Context, Target
 from serpy.sip.flow import Flow, Listener
 from serpy.sip.message import Edits, Request
 from serpy.transaction.client import ClientTransaction

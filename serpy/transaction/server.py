@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from serpy.script.context import Context
+from serpy.context.context import Context
 from serpy.sip.flow import Flow
 from serpy.sip.message import Request
 from serpy.transaction import states

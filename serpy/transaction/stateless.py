@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from serpy.context.context import Context
 from serpy.errors import ParseError, TransportError
-from serpy.script.context import Context
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request
 from serpy.sip.status import reason_phrase

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from serpy.context.context import Context
 from serpy.errors import TransportError
-from serpy.script.context import Context
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request, Response
 from serpy.sip.status import reason_phrase

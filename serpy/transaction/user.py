@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from serpy.script.context import Context
+from serpy.context.context import Context
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
 from serpy.transaction.client import NO_EDITS, ClientTransaction

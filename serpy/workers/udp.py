@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+from serpy.context.context import Context
 from serpy.errors import ParseError, TransportError
 from serpy.net.handoff import HTTP, MESSAGE, STREAM_ALIAS, STREAM_FAILED, decode_message
 from serpy.net.resolve import Resolver, transports_of
@@ -15,7 +16,6 @@ from serpy.net.streams import ALIAS_ADOPT, child_of, encode_alias
 from serpy.net.udp import UdpReader
 from serpy.pipeline import Pipeline
 from serpy.replication.handover import Handover
-from serpy.script.context import Context
 from serpy.script.exports import FALSE, TRUE
 from serpy.script.runtime import HOOKS
 from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing

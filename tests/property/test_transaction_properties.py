@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.receiver import CALLER, Bench, request, response
 
-from serpy.script.context import Target
+from serpy.context.context import Target
 
 STATUSES = [100, 180, 183, 200, 202, 302, 401, 407, 408, 404, 415, 480, 486, 487, 500, 503, 600, 603]
 SCRIPTS = [

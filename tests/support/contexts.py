@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from serpy.api import Context, Flow, Listener, Server
-from serpy.script.context import REQUEST
+from serpy.context.context import REQUEST
 from serpy.sip.message import Request, Response
 from serpy.sip.parser import parse_message
 from serpy.sip.writer import build_forwarded_response, build_request

@@ -27,9 +27,9 @@ from support.tcp_phone import TcpPhone
 from serpy import loader
 from serpy.db import schema
 from serpy.replication.envelope import Sealer
-from serpy.rpc import attributes
 from serpy.rpc.protocol import RpcFault, call
-from serpy.rpc.provision import Provision
+from serpy.tools import attributes
+from serpy.tools.provision import Provision
 
 DEBIAN = Path("/usr/share/doc/kamailio/examples/pkg/sip-router-oob.cfg")
 VARIABLES = {"ser-oob": "SERPY_OOB_2008", "sip-router-oob": "SERPY_OOB_FINAL"}

@@ -7,12 +7,12 @@ from typing import Any
 
 from serpy.api import Server
 from serpy.config import Settings
+from serpy.context.context import BRANCH, DROPPED, FAILURE, ONREPLY, REQUEST, Context
 from serpy.errors import TransportError
 from serpy.modules import sl, tm
 from serpy.net.handoff import Channels
 from serpy.net.loop import Loop
 from serpy.pipeline import Pipeline
-from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, REQUEST, Context
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow, Listener, Outgoing

@@ -2,9 +2,9 @@
 
 from support.contexts import FLOW, LISTENER, reply_text, request_text
 
+from serpy.context.context import ONREPLY, REQUEST, Context
 from serpy.errors import BackendError, ConfigError
 from serpy.script import compile as compiler
-from serpy.script.context import ONREPLY, REQUEST, Context
 from serpy.script.exports import Arg, Exports, Function, Param, Routes, Select
 from serpy.sip.flow import Flow
 from serpy.sip.parser import parse_message

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from support.steps import backwards, cancel, hang_up, invite, refused
 
-from serpy.rpc.attributes import speed_dial_add
+from serpy.tools.attributes import speed_dial_add
 
 pytestmark = pytest.mark.system
 

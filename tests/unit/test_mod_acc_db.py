@@ -6,13 +6,13 @@ import pytest
 from support.contexts import configure, context, function, reply_text, request_text, server
 
 from serpy.api import ConfigError, StoreService
+from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.db import schema
 from serpy.errors import BackendError
 from serpy.modules import acc_db
 from serpy.modules.auth import Authorized
 from serpy.modules.db_sqlite import SqliteModule
 from serpy.net.loop import Loop
-from serpy.script.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.parser import parse_message

@@ -6,9 +6,9 @@ from support.contexts import FLOW, LISTENER, context, function, request_text, se
 from support.identity import Identity
 
 from serpy.api import Flow
+from serpy.context.avps import FROM_URI, FROM_USER
 from serpy.errors import ConfigError
 from serpy.modules import auth, auth_db
-from serpy.script.avps import FROM_URI, FROM_USER
 from serpy.sip import digest
 
 NOW = 1_700_000_000.0

@@ -6,8 +6,8 @@ import pytest
 from support.contexts import context, function, request_text, sent_values
 
 from serpy.api import UsageError
+from serpy.context.avps import FROM_URI, FROM_USER, GLOBAL, TO_USER, parse_avp_name
 from serpy.modules import avp
-from serpy.script.avps import FROM_URI, FROM_USER, GLOBAL, TO_USER, parse_avp_name
 
 
 def call(name, ctx, *args):

@@ -2,9 +2,9 @@ import pytest
 from support.contexts import context, function, request_text
 from support.identity import Identity
 
+from serpy.context.avps import FROM_USER, TO_URI, parse_avp_name, parse_track
 from serpy.modules import avp_db, domain
 from serpy.script.attribute_rows import attribute_value
-from serpy.script.avps import FROM_USER, TO_URI, parse_avp_name, parse_track
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from support.identity import Identity
 from support.scripts import World
 
 from serpy.api import StoreService
+from serpy.context.avps import FROM_USER
+from serpy.context.context import BRANCH, ONREPLY, REQUEST
 from serpy.db.idioms import portable
 from serpy.errors import BackendError, ConfigError
 from serpy.modules import db_ops
 from serpy.script import compile as compiler
-from serpy.script.avps import FROM_USER
-from serpy.script.context import BRANCH, ONREPLY, REQUEST
 from serpy.script.faults import ScriptErrors
 
 HEAD = 'loadmodule "db_ops" loadmodule "fake" modparam("db_ops", "db_url", "{url}")\n'

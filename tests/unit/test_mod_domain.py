@@ -3,9 +3,9 @@ from support.contexts import context, function, request_text
 from support.identity import Identity, rpc
 
 from serpy.api import DomainService
+from serpy.context.avps import FROM_DOMAIN, TO_DOMAIN, parse_track
 from serpy.errors import BackendError
 from serpy.modules import domain
-from serpy.script.avps import FROM_DOMAIN, TO_DOMAIN, parse_track
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 from support.contexts import configure, context, function, request_text, select, server
 
 from serpy.api import UsageError
+from serpy.context.avps import FROM_URI
 from serpy.modules import eval as module
 from serpy.modules.eval.oper import OPERATORS, to_int
-from serpy.script.avps import FROM_URI
 
 
 class Stack:

@@ -3,9 +3,9 @@ from support.contexts import context, function, request_text
 from support.identity import Identity, rpc
 
 from serpy.api import StoreService
+from serpy.context.avps import GLOBAL, parse_avp_name
 from serpy.errors import BackendError, UsageError
 from serpy.modules import gflags
-from serpy.script.avps import GLOBAL, parse_avp_name
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from support.contexts import (
 )  # fmt: skip
 
 from serpy.api import Avp, Avps, ConfigError, DomainService, Listener
+from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.modules import rr
 from serpy.modules.rr.cookie import DIALOG_COOKIE, MAX_COOKIE, DialogCookies
-from serpy.script.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 
 ME = "192.0.2.1:5060"
 

@@ -5,9 +5,9 @@ from support.contexts import FakeReplies, context, function, request_text
 from support.identity import Identity
 
 from serpy.api import ReplyService
+from serpy.context.avps import FROM_USER, TO_DOMAIN
 from serpy.modules import speeddial
 from serpy.modules.auth import Authorized
-from serpy.script.avps import FROM_USER, TO_DOMAIN
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from support.contexts import context, function, reply_text, request_text, sent_body, sent_lines, sent_values
 
 from serpy.api import UsageError
+from serpy.context.context import ONREPLY, ONSEND
 from serpy.modules import textops
 from serpy.modules.textops.values import split_semicolons, with_param
-from serpy.script.context import ONREPLY, ONSEND
 
 
 def call(name, ctx, *args):

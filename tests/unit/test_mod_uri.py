@@ -3,8 +3,8 @@
 import pytest
 from support.contexts import context, function, reply_text, request_text
 
+from serpy.context.avps import FROM_USER
 from serpy.modules import uri
-from serpy.script.avps import FROM_USER
 
 
 def call(name, ctx, *args):

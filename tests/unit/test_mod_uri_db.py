@@ -2,8 +2,8 @@ import pytest
 from support.contexts import context, function, request_text
 from support.identity import Identity
 
+from serpy.context.avps import FROM_URI, FROM_USER, TO_USER, parse_avp_name
 from serpy.modules import domain, uri_db
-from serpy.script.avps import FROM_URI, FROM_USER, TO_USER, parse_avp_name
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from support.receiver import Bench, Sent, names, request, response
 
+from serpy.context.context import Context
 from serpy.net.streams import connection_id
 from serpy.script import builtins
-from serpy.script.context import Context
 from serpy.sip.flow import CLOSE, NO_CONNECT, Flow, Listener
 from serpy.sip.parser import parse_message
 

@@ -9,8 +9,8 @@ import pytest
 from serpy.db import schema
 from serpy.errors import UsageError
 from serpy.modules.db_sqlite import SqliteModule
-from serpy.rpc import attributes
-from serpy.rpc.provision import Provision, flag_text
+from serpy.tools import attributes
+from serpy.tools.provision import Provision, flag_text
 
 
 @pytest.fixture

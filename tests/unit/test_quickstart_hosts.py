@@ -2,7 +2,7 @@
 
 import pytest
 
-from serpy.rpc.quickstart import _host_of
+from serpy.tools.quickstart import _host_of
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from support.contexts import LISTENER, SECOND, FakeReplies, configure, context, function, request_text, server
 
 from serpy.api import Context, Flow, LocationService, ReplyService
+from serpy.context.avps import FROM_URI, TO_USER
 from serpy.errors import BackendError, ResourceError
 from serpy.modules import registrar, usrloc
-from serpy.script.avps import FROM_URI, TO_USER
 from serpy.shm.counters import Counters
 from serpy.shm.record import Binding
 from serpy.shm.segment import Segment

@@ -9,6 +9,7 @@ from support.contexts import FLOW, LISTENER, context, request_text
 
 from serpy import loader
 from serpy.api import Exports, Flow, Listener, LocationService, ReplyService, Server
+from serpy.context.avps import TO_USER
 from serpy.errors import ConfigError, UsageError
 from serpy.modules import registrar, replication
 from serpy.modules.registrar.replica import Replica
@@ -16,7 +17,6 @@ from serpy.net.handoff import REPLICATION_TOLD
 from serpy.replication import handover
 from serpy.replication.settings import ReplicationSettings, networks, read_key
 from serpy.replication.tombstones import Tombstones
-from serpy.script.avps import TO_USER
 from serpy.shm.record import Binding
 from serpy.shm.segment import Segment
 from serpy.sip.parser import parse_message

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from serpy.rpc import binrpc, sercmd
+from serpy.rpc import binrpc
+from serpy.tools import sercmd
 
 ANSWERS = {
     "core.version": ["serpy 1"],

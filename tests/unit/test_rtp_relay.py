@@ -6,12 +6,12 @@ import pytest
 from support.contexts import FLOW, LISTENER, VIA, context, request_text, server
 from support.rtpproxy import FakeRtpEngine, FakeRtpProxy
 
+from serpy.context.context import FAILURE, ONREPLY, Context
 from serpy.errors import ConfigError, ResourceError, UsageError
 from serpy.modules import nathelper
 from serpy.net.loop import Loop
 from serpy.rtp import link as links
 from serpy.rtp.nodes import call_hash, parse_nodes, pick
-from serpy.script.context import FAILURE, ONREPLY, Context
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow

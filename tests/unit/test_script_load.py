@@ -5,9 +5,9 @@ import traceback
 import pytest
 from support.scripts import World, compile_text, context
 
+from serpy.context.context import REQUEST
 from serpy.script import formats
 from serpy.script.compile import Environment, ScriptErrors, compile_script
-from serpy.script.context import REQUEST
 from serpy.script.preprocess import command_line_value
 
 

@@ -6,7 +6,7 @@ import traceback
 import pytest
 from support.scripts import World, compile_text, context
 
-from serpy.script.context import DROPPED, EXITED, REQUEST, RUNNING
+from serpy.context.context import DROPPED, EXITED, REQUEST, RUNNING
 
 FLAGS = "flags A : 1, B : 2, C : 3;"
 

@@ -5,9 +5,10 @@ import logging
 import pytest
 from support.scripts import World, compile_text, context, run
 
+from serpy.context import avps
+from serpy.context.context import DROPPED, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
 from serpy.errors import ParseError, ResourceError
-from serpy.script import avps, runtime
-from serpy.script.context import DROPPED, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
+from serpy.script import runtime
 from serpy.script.runtime import HOOKS, VARS
 from serpy.sip.flow import Flow, Listener
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from support.receiver import Bench, names, request, response
 
+from serpy.context.context import Target
 from serpy.net.handoff import RPC_RESULT
-from serpy.script.context import Target
 
 CALLEE = ("192.0.2.2", 5060)
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from support.receiver import Bench, names, request, response
 
-from serpy.script.context import Target
+from serpy.context.context import Target
 from serpy.transaction.response_context import priority
 
 HOSTS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]

@@ -11,7 +11,7 @@ import itertools
 import pytest
 from support.receiver import Bench, request, response
 
-from serpy.script.context import Target
+from serpy.context.context import Target
 
 HOSTS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
 OUTCOMES = ["timeout", 200, 302, 401, 404, 407, 408, 415, 420, 480, 484, 486, 487, 500, 503, 603]

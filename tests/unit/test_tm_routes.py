@@ -7,7 +7,7 @@ import re
 import pytest
 from support.receiver import Bench, names, request, response
 
-from serpy.script.context import Target
+from serpy.context.context import Target
 
 CALLEE = ("192.0.2.2", 5060)
 SECOND = ("192.0.2.9", 5060)

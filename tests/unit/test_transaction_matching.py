@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from serpy.sip.address import is_address
 from serpy.sip.message import Request
 from serpy.sip.parser import parse_message
-from serpy.transaction.forward import is_address
 from serpy.transaction.matching import is_loop, is_stateful_branch, loop_value, server_key, stateless_branch
 from serpy.transaction.stateless import StatelessReplies
 

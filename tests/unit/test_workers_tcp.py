@@ -11,6 +11,7 @@ import pytest
 
 from serpy.api import Server
 from serpy.config import Settings
+from serpy.context.context import Context
 from serpy.net.handoff import (
     MESSAGE,
     STREAM_ALIAS,
@@ -32,7 +33,6 @@ from serpy.net.streams import (
     encode_alias,
     home_of,
 )
-from serpy.script.context import Context
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing

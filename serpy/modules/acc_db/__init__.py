@@ -27,9 +27,9 @@ from serpy.api import (
     Server,
     StoreService,
 )
+from serpy.context.avps import parse_avp_name
 from serpy.db.frames import Fields, operation
 from serpy.modules.acc_db.row import ALL_LETTERS, LETTERS, Row
-from serpy.script.avps import parse_avp_name
 from serpy.script.runtime import log_limited
 from serpy.sip.message import Request, Response
 

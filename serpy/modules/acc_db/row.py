@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import Avp, AvpName, Context
+from serpy.context.avps import FROM_USER, TO_USER, TRACK_FROM, TRACK_TO
 from serpy.db.frames import Fields
 from serpy.db.schema import is_datetime
 from serpy.db.sql import time_text
-from serpy.script.avps import FROM_USER, TO_USER, TRACK_FROM, TRACK_TO
 from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:

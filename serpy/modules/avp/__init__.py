@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 
 from serpy.api import FALSE, TRUE, Arg, AvpName, Context, Exports, Function, ParseError, Routes
+from serpy.context.avps import ALL
 from serpy.modules.avp.edit import delete_matching, rewrite_uri, subst_values
-from serpy.script.avps import ALL
 from serpy.sip.abnf import is_token, parse_number
 from serpy.sip.nameaddr import parse_nameaddr
 from serpy.sip.parser import canonical_name

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from serpy.context.avps import GLOBAL, Avp, AvpName, Avps
 from serpy.errors import ParseError, UsageError
-from serpy.script.avps import GLOBAL, Avp, AvpName, Avps
 from serpy.sip.abnf import parse_number
 from serpy.sip.nameaddr import parse_nameaddr
 from serpy.sip.uri import Uri, escape_user, parse_port, parse_uri

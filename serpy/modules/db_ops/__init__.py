@@ -29,9 +29,9 @@ from serpy.api import (
     StoreService,
     UsageError,
 )
+from serpy.context.context import EVENT, FAILURE, REQUEST
 from serpy.modules.db_ops.query import Query, parse_query
 from serpy.modules.db_ops.results import Result, number_of, reader, result_of
-from serpy.script.context import EVENT, FAILURE, REQUEST
 from serpy.script.formats import Format, parse_format
 
 if TYPE_CHECKING:

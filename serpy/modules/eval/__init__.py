@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.api import FALSE, TRUE, Arg, Context, Exports, Function, Param, Routes, Select, Server, UsageError
+from serpy.context.avps import parse_avp_name
 from serpy.modules.eval.oper import OPERATORS, Item
-from serpy.script.avps import parse_avp_name
 from serpy.script.environment import CURRENT
 from serpy.script.formats import compile_format
 from serpy.script.selects import resolve_select

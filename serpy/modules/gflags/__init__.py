@@ -26,10 +26,10 @@ from serpy.api import (
     StoreService,
     UsageError,
 )
+from serpy.context.context import ONREPLY
 from serpy.db.snapshot import Snapshot
 from serpy.modules.gflags.global_list import Attributes, GlobalList
 from serpy.script.attribute_rows import attributes_of
-from serpy.script.context import ONREPLY
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database, Value

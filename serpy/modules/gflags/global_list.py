@@ -9,8 +9,8 @@ import logging
 from typing import Final
 
 from serpy.api import Avp, BackendError, Context
+from serpy.context.avps import GLOBAL
 from serpy.db.snapshot import Snapshot
-from serpy.script.avps import GLOBAL
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
@@ -32,6 +31,7 @@ from serpy.api import (
 )
 from serpy.modules.nathelper.nat import received_uri
 from serpy.sip.abnf import ascii_lower
+from serpy.sip.address import pack_address
 from serpy.sip.flow import NO_CONNECT
 from serpy.sip.message import Response
 from serpy.sip.uri import parse_port, parse_uri
@@ -262,7 +262,9 @@ class KeepAlive:
 
     def _flow(self, transport: str, host: str, port: int, listener: Listener | None) -> Flow | None:
         ipv6 = ":" in host
-        if not is_numeric(host, ipv6):  # a name given to sendto() would be resolved there, while all others wait
+        if len(pack_address(host)) != (
+            16 if ipv6 else 4
+        ):  # a name given to sendto() would be resolved there, while all others wait
             return None
         if listener is None or listener.ipv6 != ipv6:
             listener = self._fallback.get(ipv6) if transport == "udp" else self._server.listener_for(transport)
@@ -294,15 +296,6 @@ def parameter(text: str, name: str) -> str:
         if ascii_lower(key) == name:
             return value
     return ""
-
-
-def is_numeric(host: str, ipv6: bool) -> bool:
-    """True when *host* is an address and not a name."""
-    try:
-        socket.inet_pton(socket.AF_INET6 if ipv6 else socket.AF_INET, host)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def check_method(text: str) -> str:

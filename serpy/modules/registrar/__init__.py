@@ -23,16 +23,16 @@ from serpy.api import (
     ResourceError,
     Routes,
 )
+from serpy.context.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
 from serpy.modules.registrar.lookup import Targets, is_request, source_uri, to_uid
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
 from serpy.modules.registrar.replica import Replica
 from serpy.replication.settings import ReplicationSettings
 from serpy.replication.tombstones import Tombstones
-from serpy.script.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
 
 if TYPE_CHECKING:
     from serpy.api import Server
-    from serpy.script.context import Context
+    from serpy.context.context import Context
     from serpy.shm.record import Binding
 
 _TRUE: Final = 1

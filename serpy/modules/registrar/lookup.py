@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from serpy.context.avps import TO_USER
+from serpy.context.context import Context, Target
 from serpy.errors import ParseError
 from serpy.modules.registrar.register import check_key
-from serpy.script.avps import TO_USER
-from serpy.script.context import Context, Target
 from serpy.shm.record import Binding
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.message import Request

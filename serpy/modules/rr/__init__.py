@@ -35,10 +35,10 @@ from serpy.api import (
     Select,
     Server,
 )
+from serpy.context.avps import parse_avp_name
 from serpy.modules.rr.cookie import DialogCookies, mac_key
 from serpy.modules.rr.loose import LooseRouter
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
-from serpy.script.avps import parse_avp_name
 from serpy.sip.message import Request
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ import re
 import time
 
 from serpy.api import FALSE, TRUE, Context, ParseError, UsageError
+from serpy.context.context import ONSEND
 from serpy.modules.textops import substitute, values
 from serpy.modules.textops.reference import header_ref
 from serpy.modules.textops.substitute import substitution
-from serpy.script.context import ONSEND
 from serpy.sip.abnf import is_token
 from serpy.sip.parser import canonical_name
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from serpy.context.context import Context
 from serpy.errors import UsageError
-from serpy.script.context import Context
 
 
 class Substitution:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from serpy.context.context import Context
 from serpy.errors import ParseError
 from serpy.modules.textops.reference import ALL_VALUES, NO_INDEX, HeaderRef
-from serpy.script.context import Context
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.nameaddr import split_commas
 

@@ -28,13 +28,14 @@ from serpy.api import (
     Server,
     TransactionService,
 )
+from serpy.context.avps import parse_avp_name
+from serpy.context.context import FAILURE, ONREPLY
 from serpy.modules.tm.routes import ScriptRoutes
 from serpy.modules.tm.rpc import TmRpc
 from serpy.net.handoff import RPC_CALL, RPC_RESULT
-from serpy.script.avps import parse_avp_name
-from serpy.script.context import FAILURE, ONREPLY
+from serpy.sip.address import is_address
 from serpy.sip.message import Request
-from serpy.transaction.forward import E_BAD_REQUEST, Forwarder, is_address
+from serpy.transaction.forward import E_BAD_REQUEST, Forwarder
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.relay import relay
 from serpy.transaction.response_context import statuses

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from serpy.context.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Context
 from serpy.errors import ProtocolError, ResourceError
-from serpy.script.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Context
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
 from serpy.transaction.client import NO_EDITS, ClientTransaction

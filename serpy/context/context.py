@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from serpy.script.avps import Avps
+from serpy.context.avps import Avps
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.uri import Uri, parse_uri
 

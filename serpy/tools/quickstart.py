@@ -18,7 +18,7 @@ from pathlib import Path
 from serpy import loader
 from serpy.db import schema
 from serpy.errors import UsageError
-from serpy.rpc.provision import Provision
+from serpy.tools.provision import Provision
 
 DOMAIN = "serpy.local"
 USERS = ("alice", "bob")

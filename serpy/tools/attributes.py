@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from serpy.errors import ParseError, UsageError
-from serpy.rpc.provision import DOMAIN_FLAGS, INTEGER, flag_text
 from serpy.sip.uri import parse_uri
+from serpy.tools.provision import DOMAIN_FLAGS, INTEGER, flag_text
 
 if TYPE_CHECKING:
     from serpy.db.interface import Operation, Value
-    from serpy.rpc.provision import Provision
+    from serpy.tools.provision import Provision
 
 GLOBAL: Final = "global"
 

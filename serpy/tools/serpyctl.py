@@ -22,10 +22,10 @@ import argcomplete
 import serpy
 from serpy.db import schema
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
-from serpy.rpc import attributes
 from serpy.rpc.protocol import RpcFault, call
-from serpy.rpc.provision import Provision
-from serpy.rpc.tables import show
+from serpy.tools import attributes
+from serpy.tools.provision import Provision
+from serpy.tools.tables import show
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -340,7 +340,7 @@ def _db_upgrade(ctl: Ctl) -> None:
 
 
 def _quickstart(ctl: Ctl) -> None:
-    from serpy.rpc import quickstart  # noqa: PLC0415 - only for this command
+    from serpy.tools import quickstart  # noqa: PLC0415 - only for this command
 
     quickstart.run(ctl.options.file, ctl.options.run_dir, ctl.options.define, ctl.options.listen)
 
