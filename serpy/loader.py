@@ -30,7 +30,7 @@ from serpy.net.streams import COUNTERS
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
-from serpy.script.runtime import HOOKS
+from serpy.script.hooks import Hooks
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 
@@ -64,7 +64,7 @@ def load(
     """
     settings = settings or Settings()
     all_defines = {**_secrets(run_dir if not check_only else ""), **defines}
-    environment = Environment(load_module, KINDS)
+    environment = Environment(load_module, KINDS, modules_with=modules_with)
     program = _compile(path, all_defines, environment)
     _assign(settings, program)
     servers_of(settings)  # refuse what no child could use
@@ -77,8 +77,8 @@ def load(
     _replicate(server, all_defines["REPLICATION_SECRET"])
     server.aliases = aliases_of(settings, server.listeners)
     server.open_database = _Databases(server, check_only=check_only).open
-    _lend(server)
     _make_shared(server, environment)
+    _lend(server, program.hooks)
     if not check_only:
         _require_files(server)
     else:
@@ -105,7 +105,7 @@ def parse_define(text: str) -> tuple[str, str]:
 
 def database_url(path: str, defines: Mapping[str, str]) -> str:
     """The database that the file *path* names: the ``db_url`` of the location table, else of another module."""
-    program = _compile(path, {**_secrets(""), **defines}, Environment(load_module, KINDS))
+    program = _compile(path, {**_secrets(""), **defines}, Environment(load_module, KINDS, modules_with=modules_with))
     modules = {exports.name: exports for exports in program.modules}
     for name in URL_MODULES:
         url = getattr(modules[name].module, "db_url", "") if name in modules else ""
@@ -123,7 +123,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
 def load_module(name: str) -> Exports:
     """A fresh instance of the module *name*; ``.so`` and a path are forgiven. Raises ConfigError for an unknown one."""
     base = base_name(name)
-    known = [item.name for item in pkgutil.iter_modules(serpy.modules.__path__)]
+    known = module_names()
     if base not in known:
         close = difflib.get_close_matches(base, known, 1)
         raise ConfigError(
@@ -135,6 +135,24 @@ def load_module(name: str) -> Exports:
         raise ConfigError(f"module {base} cannot be loaded: {exc}") from None
     exports: Exports = module.exports()
     return exports
+
+
+def module_names() -> list[str]:
+    """All modules there are."""
+    return [item.name for item in pkgutil.iter_modules(serpy.modules.__path__)]
+
+
+def modules_with(function: str) -> list[str]:
+    """The modules that have a script function of this name; it looks at all, so it is for error texts."""
+    found: list[str] = []
+    for name in module_names():
+        try:
+            exports = load_module(name)
+        except ConfigError:
+            continue  # it needs what is not installed here
+        if any(known.name == function for known in exports.functions):
+            found.append(name)
+    return found
 
 
 def _compile(path: str, defines: dict[str, str], environment: Environment) -> Program:
@@ -189,7 +207,6 @@ def _make_shared(server: Server, environment: Environment) -> None:
                 variables.declare(group, name, "int" if isinstance(value, int) else "str", value)
     variables.place(server.segment, server.counters)
     server.variables = variables
-    HOOKS.cfg_get = variables.get
 
 
 def _require_files(server: Server) -> None:
@@ -219,14 +236,15 @@ def _initialise(server: Server) -> None:
         raise UsageError("a module keeps a database handle in the master")
 
 
-def _lend(server: Server) -> None:
-    """What the core lends to the script's run time."""
+def _lend(server: Server, hooks: Hooks) -> None:
+    """What the core lends to the program."""
     hosts = {listener.host for listener in server.listeners}
-    HOOKS.is_myself = server.is_myself
-    HOOKS.is_my_address = lambda host: host.strip("[]") in hosts
-    HOOKS.find_listener = server.listener_for
-    HOOKS.server_id = lambda: server.settings.server_id
-    HOOKS.max_while_loops = server.settings.max_while_loops
+    hooks.is_myself = server.is_myself
+    hooks.is_my_address = lambda host: host.strip("[]") in hosts
+    hooks.find_listener = server.listener_for
+    hooks.server_id = lambda: server.settings.server_id
+    hooks.cfg_get = server.variables.get
+    hooks.max_while_loops = server.settings.max_while_loops
 
 
 class _Databases:

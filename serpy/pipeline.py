@@ -19,7 +19,6 @@ from serpy.errors import BackendError, ProtocolError, ResourceError, TransportEr
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
-from serpy.script.runtime import HOOKS
 from serpy.sip.address import is_address
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
@@ -129,7 +128,6 @@ class Pipeline:
         self._check_via = bool(server.settings.check_via)
         self._has_reply_route = False
         self.set_program(program)
-        HOOKS.forward = self.script_forward
         self.loop.set_timer_source(self.next_timer_at, self.on_timer)
         self._counters: list[int] = []  # ids, in the order of statistics.ALL
         self._base: list[int] = []  # what a predecessor in this slot had counted
@@ -143,6 +141,7 @@ class Pipeline:
     def set_program(self, program: Any) -> None:
         """Use *program* from the next message on."""
         self.program = program
+        program.hooks.forward = self.script_forward
         self.layer.user.program = program
         self.forwarder.filter = OnSend(program)
         self._has_reply_route = bool(program.has_route(ONREPLY, ""))

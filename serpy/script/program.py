@@ -12,8 +12,9 @@ from typing import Final
 
 from serpy.context.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import ProtocolError, ResourceError, SerpyError
-from serpy.script import runtime
 from serpy.script.exports import Exports
+from serpy.script.hooks import Hooks
+from serpy.script.runtime import MAX_DEPTH
 
 RouteFunction = Callable[[Context], int]
 
@@ -48,9 +49,10 @@ class CustomVariable:
 
 
 class Program:
-    """A compiled script. Immutable after loading; inherited by every child."""
+    """A compiled script. Immutable after loading, but for what *hooks* are lent; inherited by every child."""
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks: Final = hooks
         self.path = ""
         self.dialect = "default"
         self.settings: list[Assignment] = []
@@ -118,7 +120,7 @@ class Program:
         ``ctx.state`` says afterwards whether the route has ended the script.
         """
         function = self._routes[REQUEST].get(name)
-        if function is None or ctx.depth >= runtime.MAX_DEPTH:
+        if function is None or ctx.depth >= MAX_DEPTH:
             return -1
         ctx.depth += 1
         code = function(ctx)
@@ -137,7 +139,7 @@ class Program:
 
     def _failed(self, error: BaseException) -> None:
         place = self.place_of(error.__traceback__)
-        runtime.log_limited(place, "%s: the script failed: %s: %.200r", place, type(error).__name__, str(error))
+        self.hooks.reports.error(place, "%s: the script failed: %s: %.200r", place, type(error).__name__, str(error))
 
     def place_of(self, traceback: TracebackType | None) -> str:
         """``file:line`` of the innermost script statement in a traceback; the script's path when there is none."""

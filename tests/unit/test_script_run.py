@@ -8,14 +8,7 @@ from support.scripts import World, compile_text, context, run
 from serpy.context import avps
 from serpy.context.context import DROPPED, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
 from serpy.errors import ParseError, ResourceError
-from serpy.script import runtime
-from serpy.script.runtime import HOOKS, VARS
 from serpy.sip.flow import Flow, Listener
-
-
-@pytest.fixture(autouse=True)
-def _log_everything():
-    runtime._last_logged.clear()
 
 
 def truth(condition, *headers, before=None, flags="flags A : 1, B : 2; avpflags dialog_cookie;", **parts):
@@ -173,9 +166,10 @@ def test_endless_recursion_ends_at_the_depth_limit(caplog):
 
 
 def test_runaway_loop_ends_after_max_while_loops():
-    HOOKS.max_while_loops = 7
-    ctx, _ = run("$n = 0; while (1) { $n = $n + 1; }")
-    HOOKS.max_while_loops = 100
+    def lend(hooks):
+        hooks.max_while_loops = 7
+
+    ctx, _ = run("$n = 0; while (1) { $n = $n + 1; }", lend=lend)
     assert ctx.avps.search("n") == 7
 
 
@@ -346,30 +340,50 @@ def test_sys_unique_never_repeats():
     assert world.calls[0] != world.calls[1]
 
 
-def test_var_belongs_to_the_process_and_starts_as_zero():
-    VARS.clear()
+def test_var_starts_as_zero():
     ctx, _ = run(
         'if ($var(n) == 0) { $var(n) = 5; $var(t) = "a"; } if ($var(n) + 1 == 6 && $var(t) == "a") setflag(A);'
     )
     assert ctx.flags == 2
 
 
-def test_forward_and_send_socket_use_the_hooks(monkeypatch):
+def test_forward_and_send_socket_use_the_hooks():
     seen = []
-    monkeypatch.setattr(HOOKS, "forward", lambda ctx, host, port, transport: seen.append((host, port, transport)) or 1)
-    monkeypatch.setattr(HOOKS, "find_listener", lambda *where: Listener(3, *where))
+
+    def lend(hooks):
+        hooks.forward = lambda _ctx, host, port, transport: seen.append((host, port, transport)) or 1
+        hooks.find_listener = lambda *where: Listener(3, *where)
+
     ctx, _ = run(
-        "force_send_socket(udp:127.0.0.1:5064); forward_udp(224.0.1.75,5060); forward_tcp(uri:host, uri:port); forward();"
+        "force_send_socket(udp:127.0.0.1:5064); forward_udp(224.0.1.75,5060); forward_tcp(uri:host, uri:port); forward();",
+        lend=lend,
     )
     assert seen == [("224.0.1.75", 5060, "udp"), ("example.com", 0, "tcp"), ("", 0, "")]
     assert ctx.send_listener is not None
     assert ctx.send_listener.port == 5064
 
 
-def test_myself_asks_the_server(monkeypatch):
-    monkeypatch.setattr(HOOKS, "is_myself", lambda host, port: (host, port) == ("example.com", 0))
-    monkeypatch.setattr(HOOKS, "is_my_address", lambda host: host == "192.0.2.1")
-    assert truth("uri == myself && from_uri==myself && dst_ip == myself && src_ip != myself && myself == uri")
+def test_myself_asks_the_server():
+    def lend(hooks):
+        hooks.is_myself = lambda host, port: (host, port) == ("example.com", 0)
+        hooks.is_my_address = lambda host: host == "192.0.2.1"
+
+    assert truth(
+        "uri == myself && from_uri==myself && dst_ip == myself && src_ip != myself && myself == uri", lend=lend
+    )
+
+
+def test_each_program_has_hooks_and_variables_of_its_own():
+    text = "route { $var(n) = $var(n) + 1; if (uri == myself) setflag(1); f($var(n)); }"
+    worlds = [World(), World()]
+    first, second = (compile_text(text, world) for world in worlds)
+    first.hooks.is_myself = lambda _host, _port: True
+    contexts = []
+    for program in (first, second, first):
+        contexts.append(context())
+        program.run(contexts[-1], REQUEST)
+    assert [ctx.flags for ctx in contexts] == [2, 0, 2]
+    assert [[arguments for _, *arguments in world.calls] for world in worlds] == [[[1], [2]], [[1]]]
 
 
 def test_modern_strings_expand_variables():
