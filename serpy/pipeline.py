@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.context.context import DROPPED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
+from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
@@ -293,6 +293,8 @@ class Pipeline:
             ctx.reply_to_source = True
         try:
             self._run_script(ctx)
+            if ctx.state == FAILED and not ctx.final_sent:
+                self._answer_failure(ctx, 500, "", [])
         except ProtocolError as exc:
             self._answer_failure(ctx, exc.status, exc.reason, [])
         except ResourceError:

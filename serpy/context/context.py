@@ -29,6 +29,7 @@ EVENT: Final = 32
 RUNNING: Final = 0
 EXITED: Final = 1  # exit, or a function returned 0
 DROPPED: Final = 2  # drop
+FAILED: Final = 3  # a run-time error ended the script
 
 MAX_BRANCHES: Final = 12  # SER's limit: more destinations than this are a configuration error
 

@@ -5,12 +5,14 @@ Runs in: udp receiver, timer; filled in the master while loading. Locks: none.
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from serpy.context.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
+from serpy.context.context import BRANCH, DROPPED, EVENT, FAILED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import ProtocolError, ResourceError, SerpyError
 from serpy.script.exports import Exports
 from serpy.script.hooks import Hooks
@@ -22,7 +24,12 @@ _KINDS: Final = {
     REQUEST: "route", FAILURE: "failure_route", ONREPLY: "onreply_route", BRANCH: "branch_route",
     ONSEND: "onsend_route", EVENT: "event_route",
 }  # fmt: skip
-_SCRIPT_ERRORS: Final = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, SerpyError)
+# What may go wrong in a function of a script without the process being in doubt. RuntimeError has RecursionError among
+# it; struct.error and re.error have no other base than Exception.
+_SCRIPT_ERRORS: Final = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, SerpyError, TypeError,
+    ValueError, re.error, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,10 @@ class Program:
         return None
 
     def run(self, ctx: Context, kind: int, name: str = "") -> int:
-        """Run one route (no route of that name: 1) and leave ``ctx.state``. ProtocolError and ResourceError pass
-        through; any other run-time error is logged with the script's line and the result is -1.
+        """Run one route (no route of that name: 1) and leave ``ctx.state``.
+
+        ProtocolError and ResourceError pass through, they have an answer; a lack of memory becomes one of the latter.
+        What else goes wrong in a function is logged with the script's line: -1, and the state is FAILED.
         """
         function = self._routes[kind].get(name)
         ctx.state = RUNNING
@@ -108,8 +117,10 @@ class Program:
             return function(ctx)
         except (ProtocolError, ResourceError):
             raise
+        except MemoryError:
+            raise ResourceError("out of memory") from None
         except _SCRIPT_ERRORS as error:
-            ctx.state = EXITED
+            ctx.state = FAILED
             self._failed(error)
             return -1
         finally:

@@ -1,13 +1,15 @@
 """Statements, values and conditions as script-language §5, §6 and §8 say."""
 
 import logging
+import re
+import struct
 
 import pytest
 from support.scripts import World, compile_text, context, run
 
 from serpy.context import avps
-from serpy.context.context import DROPPED, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
-from serpy.errors import ParseError, ResourceError
+from serpy.context.context import BRANCH, DROPPED, EVENT, EXITED, FAILED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
+from serpy.errors import ParseError, ResourceError, TransportError, UsageError
 from serpy.sip.flow import Flow, Listener
 
 
@@ -268,23 +270,60 @@ def test_failed_helper_makes_the_call_false_and_the_script_goes_on(caplog):
     assert "test.conf:3: raises: broken" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["value", "key"])
-def test_unexpected_error_ends_the_script_and_names_the_line(kind, caplog):
-    with caplog.at_level(logging.ERROR):
-        ctx, code = run(f'\n\n  raises("{kind}"); setflag(1);\n', flags="")
-    assert (code, ctx.state, ctx.flags) == (-1, EXITED, 0)
-    assert "test.conf:5: the script failed" in caplog.text
+def failing(error):
+    """A World in which ``f`` raises *error*."""
 
-
-@pytest.mark.parametrize("error", [ParseError("bad"), ResourceError("full")], ids=["ProtocolError", "ResourceError"])
-def test_errors_that_have_an_answer_pass_through(error):
     def fail(_ctx):
         raise error
 
     world = World()
     world.results["f"] = fail
-    with pytest.raises(type(error)):
-        run('f("x");', world=world)
+    return world
+
+
+# What a function may run into without anybody having written a bug into the server: a socket or a file, a number, a
+# table, a text of a peer that nests without end.
+ORDINARY = [
+    OSError(111, "Connection refused"), TimeoutError("slow"), FileNotFoundError("x"), ZeroDivisionError("x"),
+    OverflowError("x"), KeyError("x"), IndexError("x"), ValueError("x"), UnicodeError("x"), TypeError("x"),
+    AttributeError("x"), RecursionError("too deep"), NotImplementedError("x"), AssertionError("x"), re.error("x"),
+    struct.error("x"), UsageError("x"), TransportError("x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ORDINARY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        (REQUEST, "route"),
+        (ONREPLY, "onreply_route[X]"),
+        (FAILURE, "failure_route[X]"),
+        (BRANCH, "branch_route[X]"),
+        (ONSEND, "onsend_route"),
+        (EVENT, "event_route[X]"),
+    ],
+)
+def test_an_error_in_a_function_ends_that_route_and_names_its_line(kind, head, error, caplog):
+    program = compile_text(f'{head} {{\n\n  f("x"); setflag(1);\n}}', failing(error))
+    ctx = context(reply=kind == ONREPLY)
+    with caplog.at_level(logging.ERROR):
+        code = program.run(ctx, kind, "X" if "X" in head else "")
+    assert (code, ctx.state, ctx.flags) == (-1, FAILED, 0)
+    assert "test.conf:4: the script failed" in caplog.text
+    assert (ctx.kind, ctx.depth) == (ONREPLY if kind == ONREPLY else REQUEST, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "passed"),
+    [
+        pytest.param(ParseError("bad"), ParseError, id="ProtocolError"),
+        pytest.param(ResourceError("full"), ResourceError, id="ResourceError"),
+        pytest.param(MemoryError(), ResourceError, id="a lack of memory is a lack of resources"),
+    ],
+)
+def test_errors_that_have_an_answer_pass_through(error, passed):
+    with pytest.raises(passed):
+        run('f("x");', world=failing(error))
 
 
 def test_arguments_arrive_as_their_kind_says():
