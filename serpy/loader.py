@@ -14,9 +14,9 @@ import logging
 import os
 import pkgutil
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import serpy.modules
 from serpy.api import Server
@@ -108,7 +108,7 @@ def database_url(path: str, defines: Mapping[str, str]) -> str:
     program = _compile(path, {**_secrets(""), **defines}, Environment(load_module, KINDS, modules_with=modules_with))
     modules = {exports.name: exports for exports in program.modules}
     for name in URL_MODULES:
-        url = getattr(modules[name].module, "db_url", "") if name in modules else ""
+        url = modules[name].parameter("db_url") if name in modules else ""
         if url:
             return str(url)
     raise ConfigError(f"{path} names no database", hint='modparam("usrloc", "db_url", …)')
@@ -116,8 +116,7 @@ def database_url(path: str, defines: Mapping[str, str]) -> str:
 
 def open_database(url: str, *, create: bool = False) -> Database:
     """A handle of our own for *url*, to read and write. Raises ConfigError, BackendError."""
-    driver = _driver(url, {})
-    return cast("Database", driver.open(url, read_only=False, create=create))
+    return cast("Database", _opener(url, {})(url, read_only=False, create=create))
 
 
 def load_module(name: str) -> Exports:
@@ -168,9 +167,9 @@ def _replicate(server: Server, secret: str) -> None:
     """Who listens on a group replicates: load the module that does when the file does not, as the published ones."""
     if "replication" not in server.exports and any(listener.multicast for listener in server.listeners):
         server.exports["replication"] = load_module("replication")
-    if "replication" in server.exports:
-        module: Any = server.exports["replication"].module  # Any: the loader does not import modules
-        module.farm_secret = secret
+    for exports in server.exports.values():
+        if exports.take_secret is not None:
+            exports.take_secret(secret)
 
 
 def _assign(settings: Settings, program: Program) -> None:
@@ -212,7 +211,7 @@ def _make_shared(server: Server, environment: Environment) -> None:
 def _require_files(server: Server) -> None:
     """A database server that is down comes back; a file that is missing does not. Raises ConfigError."""
     for exports in server.exports.values():
-        url = getattr(exports.module, "db_url", "")
+        url = exports.parameter("db_url")
         if isinstance(url, str) and url.startswith("sqlite:") and not Path(parse_url(url).path).is_file():
             raise ConfigError(
                 f"there is no database {parse_url(url).path}",
@@ -260,26 +259,28 @@ class _Databases:
         In the master it blocks, and whoever opened it closes it before the fork: no kind of handle survives that.
         """
         server = self._server
-        driver = _driver(url, server.exports)
+        opener = _opener(url, server.exports)
         if self._check_only:
             raise BackendError("no database is opened while checking")
-        driver = _driver(url, server.exports)
         if server.slot < 0:
-            return cast("Database", driver.open(url, read_only=True))
-        return cast("Database", driver.open(url, read_only=server.role not in WRITING_ROLES, loop=server.loop))
+            return cast("Database", opener(url, read_only=True))
+        return cast("Database", opener(url, read_only=server.role not in WRITING_ROLES, loop=server.loop))
 
 
-def _driver(url: str, loaded: Mapping[str, Exports]) -> Any:  # Any: a driver module's instance, no class in common
+def _opener(url: str, loaded: Mapping[str, Exports]) -> Callable[..., object]:
+    """What opens *url*: of a driver that is loaded, with its parameters set, else of a fresh one. Raises ConfigError."""
     scheme = url.partition(":")[0].lower()
     for exports in loaded.values():
-        if scheme in getattr(exports.module, "schemes", ()):
-            return exports.module
+        if exports.open_database is not None and scheme in exports.schemes:
+            return exports.open_database
     name = DRIVERS.get(scheme)
     if name is None:
         raise ConfigError(
             f"no database driver for {scheme!r:.40} URLs", hint="sqlite:////path, postgres://… or mysql://…"
         )
-    return load_module(name).module
+    opener = load_module(name).open_database
+    assert opener is not None, name
+    return opener
 
 
 def _secrets(run_dir: str) -> dict[str, str]:
