@@ -18,7 +18,7 @@ from serpy.errors import ConfigError
 from serpy.script import builtins, tree
 from serpy.script.check import walk
 from serpy.script.codegen import compile_routes
-from serpy.script.environment import CURRENT, Environment, base_name
+from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports, Param
 from serpy.script.faults import Faults, Position, ScriptErrors, did_you_mean
 from serpy.script.parse import parse_text
@@ -45,7 +45,6 @@ def compile_text(text: str, path: str, defines: dict[str, str], environment: Env
     faults = Faults()
     script = parse_text(text, path, defines, faults)
     environment.dialect = script.dialect
-    CURRENT[:] = [environment]
     return _Loader(script, path, environment, faults).load()
 
 

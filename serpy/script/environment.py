@@ -15,6 +15,11 @@ from serpy.script.hooks import Hooks
 MODULE_ALIASES: Final = {"mysql": "db_mysql", "postgres": "db_postgres", "sqlite": "db_sqlite"}
 
 
+def no_module(name: str) -> Exports:
+    """Load nothing: for an environment that is not to have modules. Raises ConfigError."""
+    raise ConfigError(f"no module {name!r}")
+
+
 def _no_modules(_function: str) -> list[str]:
     return []
 
@@ -29,7 +34,7 @@ class Environment:
 
     def __init__(
         self,
-        load_module: Callable[[str], Exports],
+        load_module: Callable[[str], Exports] = no_module,
         settings: Mapping[str, str] | None = None,
         variables: Mapping[str, Iterable[str]] | None = None,
         modules_with: Callable[[str], list[str]] = _no_modules,
@@ -55,6 +60,8 @@ class Environment:
             return found
         exports = self._load(name)
         self.modules[name] = exports
+        if exports.take_environment is not None:
+            exports.take_environment(self)
         for function in exports.functions:
             self.functions.setdefault(function.name, []).append((name, function))
         self.selects.extend(exports.selects)
@@ -84,7 +91,3 @@ def base_name(name: str) -> str:
     """The module's name of ``tm``, ``tm.so`` or ``/usr/lib/ser/modules/tm.so``, aliases resolved."""
     base = name.rpartition("/")[2].removesuffix(".so")
     return MODULE_ALIASES.get(base, base)
-
-
-CURRENT: list[Environment] = []
-"""The environment of the script compiled last (one element): what format strings of modules refer to."""

@@ -137,6 +137,8 @@ class Exports:
     open_database: Callable[..., Any] | None = None  # Any: a Database, which this layer may not import either
     # Who replicates is given, before ``init``, the secret that the run directory keeps.
     take_secret: Callable[[str], None] | None = None
+    # Who resolves texts of the script by itself is given, when loaded, the ``Environment`` to look names up in.
+    take_environment: Callable[[Any], None] | None = None  # Any: it lies above this file
 
     def parameter(self, name: str) -> object:
         """The value that the parameter *name* has now; None when the module declares none of that name."""

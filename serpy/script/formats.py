@@ -17,7 +17,7 @@ from typing import Final
 from serpy.context.avps import parse_avp_name
 from serpy.context.context import Context
 from serpy.script import operands, selects
-from serpy.script.environment import CURRENT, Environment
+from serpy.script.environment import Environment
 from serpy.script.faults import did_you_mean
 from serpy.script.scalars import Scalar
 from serpy.script.unique import unique
@@ -63,16 +63,15 @@ class Format:
         return "".join(out)
 
 
-def compile_format(text: str, environment: Environment | None = None) -> Callable[[Context], str]:
-    """The function that expands *text*. Without *environment* that of the script compiled last. Raises ValueError."""
+def compile_format(text: str, environment: Environment) -> Callable[[Context], str]:
+    """The function that expands *text*. Raises ValueError."""
     return parse_format(text, environment).expand
 
 
-def parse_format(text: str, environment: Environment | None = None) -> Format:
+def parse_format(text: str, environment: Environment) -> Format:
     """*text* cut into parts. Raises ValueError with what is wrong."""
-    world = environment if environment is not None else CURRENT[0] if CURRENT else _empty()
-    if world.dialect == "kamailio":
-        return Format(_modern_parts(text, world))
+    if environment.dialect == "kamailio":
+        return Format(_modern_parts(text, environment))
     parts: list[Part] = []
     offset = 0
     while True:
@@ -81,19 +80,12 @@ def parse_format(text: str, environment: Environment | None = None) -> Format:
             break
         if percent > offset:
             parts.append(text[offset:percent])
-        part, offset = _specifier(text, percent + 1, world)
+        part, offset = _specifier(text, percent + 1, environment)
         if part != "":
             parts.append(part)
     if offset < len(text):
         parts.append(text[offset:])
     return Format(parts)
-
-
-def _empty() -> Environment:
-    def load(name: str) -> object:
-        raise ValueError(f"no module {name!r}")
-
-    return Environment(load)  # type: ignore[arg-type]  # never called
 
 
 def _modern_parts(text: str, environment: Environment) -> list[Part]:

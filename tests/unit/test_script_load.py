@@ -6,6 +6,8 @@ import pytest
 from support.scripts import World, compile_text, context
 
 from serpy.context.context import REQUEST
+from serpy.modules import eval as evaluation
+from serpy.script import compile as compiler
 from serpy.script import formats
 from serpy.script.compile import Environment, ScriptErrors, compile_script
 from serpy.script.preprocess import command_line_value
@@ -192,9 +194,19 @@ def test_unused_route_is_checked_as_a_request_route():
         compile_text("route[ONLY] { } onreply_route[R] { t_relay(); }", modules="tm")
 
 
-def test_format_for_modules_uses_the_script_compiled_last():
-    compile_text('g.v = "x" desc "y"')
-    assert formats.compile_format("%@cfg_get.g.v %rm")(context()) == "x INVITE"
+def test_a_module_resolves_texts_in_the_script_that_has_loaded_it():
+    environments = [Environment(lambda _name: evaluation.exports()) for _ in "ab"]
+    text = (
+        'loadmodule "eval" g.v = "{}" desc "y" route {{ eval_push("x:%@cfg_get.g.v %rm"); eval_push("@cfg_get.g.v"); }}'
+    )
+    programs = [
+        compiler.compile_text(text.format(name), "test.conf", {}, environment)
+        for name, environment in zip("ab", environments, strict=True)
+    ]
+    for program in programs:
+        program.run(context(), REQUEST)
+    stacks = [program.modules[0].module.stack for program in programs]
+    assert stacks == [["a INVITE", "a"], ["b INVITE", "b"]]
 
 
 @pytest.mark.parametrize(
@@ -207,9 +219,8 @@ def test_format_for_modules_uses_the_script_compiled_last():
     ],
 )  # fmt: skip
 def test_format_expands(text, expected):
-    compile_text("")
     ctx = context()
-    result = formats.compile_format(text)(ctx)
+    result = formats.compile_format(text, Environment())(ctx)
     assert result == (ctx.message.raw.decode() if expected is None else expected)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from serpy.api import FALSE, TRUE, Arg, AvpName, Context, Exports, Function, ParseError, Routes
 from serpy.context.avps import ALL
 from serpy.modules.avp.edit import delete_matching, rewrite_uri, subst_values
+from serpy.script.environment import Environment
+from serpy.script.formats import compile_format
 from serpy.sip.abnf import is_token, parse_number
 from serpy.sip.nameaddr import parse_nameaddr
 from serpy.sip.parser import canonical_name
@@ -28,7 +30,14 @@ def value_of(ctx: Context, name: AvpName) -> int | str | None:
 
 
 class Attributes:
-    """The module. Stateless."""
+    """The module."""
+
+    def __init__(self) -> None:
+        self._environment = Environment()
+
+    def take_environment(self, environment: Environment) -> None:
+        """Look names up in the script that has loaded this module."""
+        self._environment = environment
 
     # where the request goes
 
@@ -92,13 +101,11 @@ class Attributes:
 
     def xlfix_attr(self, ctx: Context, name: AvpName) -> int:
         """Expand the attribute's own text as a format string, in place."""
-        from serpy.script.formats import compile_format  # noqa: PLC0415 - only scripts that use this need it
-
         value = value_of(ctx, name)
         if not isinstance(value, str):
             return FALSE
         try:
-            text = compile_format(value)(ctx)
+            text = compile_format(value, self._environment)(ctx)
         except ValueError as exc:
             log.debug("not a format string: %s", exc)
             return FALSE
@@ -266,4 +273,4 @@ def exports() -> Exports:
         Function(name, call, args, optional=optional, routes=routes, summary=summary)
         for name, call, args, optional, routes, summary in rows
     ]
-    return Exports("avp", module, functions=functions)
+    return Exports("avp", module, functions=functions, take_environment=module.take_environment)

@@ -32,6 +32,7 @@ from serpy.api import (
 from serpy.context.context import EVENT, FAILURE, REQUEST
 from serpy.modules.db_ops.query import Query, parse_query
 from serpy.modules.db_ops.results import Result, number_of, reader, result_of
+from serpy.script.environment import Environment
 from serpy.script.formats import Format, parse_format
 
 if TYPE_CHECKING:
@@ -54,8 +55,13 @@ class DbOps:
         self._wanted_handles: set[str] = set()
         self._uses_handles = False
         self._server: Server  # set by init() and child_init()
+        self._environment = Environment()
 
     # -- life -----------------------------------------------------------------------------------------------------
+
+    def take_environment(self, environment: Environment) -> None:
+        """Look names up in the script that has loaded this module."""
+        self._environment = environment
 
     def init(self, server: Server) -> None:
         """Parse the declared queries and look whether all names the script uses are declared. Raises ConfigError."""
@@ -66,7 +72,7 @@ class DbOps:
             if not equals or not name.isidentifier() or not name.isascii():
                 raise ConfigError(f"declare_query {text[:60]!r} has no id", hint='write "id=select/table/fields/where"')
             try:
-                parsed = parse_query(parse_format(query.strip(" ")))
+                parsed = parse_query(parse_format(query.strip(" "), self._environment))
             except ValueError as exc:
                 raise ConfigError(f"declare_query {name}: {exc}") from None
             if isinstance(parsed, str):
@@ -197,7 +203,7 @@ class DbOps:
         """``@db.query.ID…`` and ``@db.query["SQL"]…``: run each time it is read. Raises ValueError."""
         if not parts or not isinstance(parts[0], str):
             raise ValueError('write @db.query.ID.count or @db.query["SQL"].field[0]')
-        declared = self.prepare_query(parse_format(parts[0]))
+        declared = self.prepare_query(parse_format(parts[0], self._environment))
         if not isinstance(declared, Declared) and not declared.reads:
             raise ValueError("a select cannot change rows: use db_query()")
         read = reader(parts[1:])
@@ -257,6 +263,7 @@ def exports() -> Exports:
     return Exports(
         name="db_ops",
         module=module,
+        take_environment=module.take_environment,
         functions=(
             Function(
                 "db_query", module.db_query, (Arg.TEMPLATE, Arg.STR), 1, main,

@@ -15,7 +15,7 @@ from typing import Final
 from serpy.api import FALSE, TRUE, Arg, Context, Exports, Function, Param, Routes, Select, Server, UsageError
 from serpy.context.avps import parse_avp_name
 from serpy.modules.eval.oper import OPERATORS, Item
-from serpy.script.environment import CURRENT
+from serpy.script.environment import Environment
 from serpy.script.formats import compile_format
 from serpy.script.selects import resolve_select
 
@@ -34,6 +34,11 @@ class Machine:
         self.stack: list[Item] = []
         self.registers: dict[str, Item] = {}
         self._readers: dict[str, Read] = {}
+        self._environment = Environment()
+
+    def take_environment(self, environment: Environment) -> None:
+        """Look names up in the script that has loaded this module."""
+        self._environment = environment
 
     def init(self, server: Server) -> None:
         """Empty the stack after every message; called in the master."""
@@ -67,7 +72,7 @@ class Machine:
         if text.startswith("s:"):
             return _constant(text[2:])
         if text.startswith("x:"):
-            return compile_format(text[2:])
+            return compile_format(text[2:], self._environment)
         if text.startswith("r:"):
             return self._register(text[2:])
         if text.startswith("f:"):
@@ -76,7 +81,7 @@ class Machine:
             name = parse_avp_name(text)
             return lambda ctx: ctx.avps.read(name)
         if text.startswith("@"):
-            return resolve_select(text, CURRENT[0])
+            return resolve_select(text, self._environment)
         digits = text.removeprefix("-")
         if digits.isascii() and digits.isdigit() and len(digits) <= 18:
             return _constant(int(text))
@@ -260,6 +265,7 @@ def exports() -> Exports:
     return Exports(
         "eval",
         module,
+        take_environment=module.take_environment,
         functions=functions,
         params=(
             Param("xlbuf_size", "int", 4096, "accepted, without effect", attribute="xlbuf_size"),
