@@ -1,7 +1,7 @@
 """All a module may use: Server, Context, exports, services, errors.
 
 A module imports this file and itself, nothing else. It never imports another module: it asks the server for a
-*service* (``server.bind(LocationService)``) that some loaded module provides.
+*service* (``server.bind(LOCATION)``) that some loaded module provides.
 
 Runs in: every process. Locks: none.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 
 from serpy.context.avps import Avp, AvpName, Avps
 from serpy.context.context import Context, Target
@@ -41,13 +41,20 @@ if TYPE_CHECKING:
     from serpy.shm.counters import Counters
     from serpy.shm.segment import Segment
     from serpy.sip.message import Response
+    from serpy.transaction.forward import Forwarder
+    from serpy.transaction.layer import TransactionLayer
+    from serpy.transaction.settings import TransactionSettings
+    from serpy.transaction.stateless import StatelessReplies
+    from serpy.transaction.user import TransactionUser
 
 __all__ = [
-    "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
-    "CredentialsService", "DomainService", "Exports", "Flow", "Function", "LimitExceededError", "Listener",
-    "LocationService", "Outcome", "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
-    "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target", "TransactionService",
-    "TransportError", "UnsupportedError", "UsageError",
+    "CREDENTIALS", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
+    "TRANSACTIONS", "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Avp", "AvpName",
+    "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
+    "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
+    "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc", "ScriptError", "Select",
+    "SerpyError", "Server", "Service", "StoreService", "Target", "TransactionService", "TransportError",
+    "UnsupportedError", "UsageError",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -134,6 +141,27 @@ class CredentialsService(Protocol):
         """
 
 
+class Service(Generic[T]):
+    """The key of something that one module provides and others ask the server for; made once, beside the type."""
+
+    def __init__(self, name: str) -> None:
+        self.name: Final = name
+
+
+LOCATION: Final[Service[LocationService]] = Service("location table")
+STORE: Final[Service[StoreService]] = Service("store")
+TRANSACTIONS: Final[Service[TransactionService]] = Service("transactions")
+REPLIES: Final[Service[ReplyService]] = Service("replies")
+DOMAINS: Final[Service[DomainService]] = Service("domains")
+CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
+# Between tm, sl and the pipeline alone.
+TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
+TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
+TRANSACTION_LAYER: Final[Service[TransactionLayer]] = Service("transaction layer")
+STATELESS_REPLIES: Final[Service[StatelessReplies]] = Service("stateless replies")
+FORWARDER: Final[Service[Forwarder]] = Service("stateless forwarding")
+
+
 class Hooks:
     """Callbacks of modules around the script. Each list is run in load order."""
 
@@ -184,22 +212,22 @@ class Server:
         self.open_database: Callable[[str], Database] = _no_database
         self._databases: dict[str, Database] = {}
 
-    def provide(self, service: type[T], implementation: T) -> None:
-        """Offer *implementation* to the other modules under the Protocol class *service*."""
-        self._services[service.__name__] = implementation
+    def provide(self, service: Service[T], implementation: T) -> None:
+        """Offer *implementation* to the other modules."""
+        self._services[service.name] = implementation
 
-    def bind(self, service: type[T]) -> T:
-        """Return the provider of *service*. Raises ConfigError when no loaded module provides it."""
-        found = self._services.get(service.__name__)
+    def bind(self, service: Service[T]) -> T:
+        """What *service* stands for. Raises ConfigError when no loaded module provides it."""
+        found = self.find(service)
         if found is None:
             raise ConfigError(
-                f"no loaded module provides {service.__name__}", hint="load the module that does, before this one"
+                f"no loaded module provides the {service.name}", hint="load the module that does, before this one"
             )
-        return cast("T", found)
+        return found
 
-    def find(self, service: type[T]) -> T | None:
-        """Return the provider of *service*, None when there is none."""
-        return cast("T | None", self._services.get(service.__name__))
+    def find(self, service: Service[T]) -> T | None:
+        """The same, None when nobody provides it."""
+        return cast("T | None", self._services.get(service.name))
 
     def database(self, url: str) -> Database:
         """The handle of this process for *url*, opened on first use and shared by its modules."""

@@ -21,6 +21,7 @@ from hashlib import blake2s
 from typing import Final
 
 from serpy.api import (
+    CREDENTIALS,
     FALSE,
     TRUE,
     Arg,
@@ -171,7 +172,7 @@ class Auth:
 
     def child_init(self, server: Server) -> None:
         """Find out who knows the credentials."""
-        self._service = server.find(CredentialsService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._service = server.find(CREDENTIALS)
         if self._counts is not None:
             self._counts.attach(server.slot)
 

@@ -16,8 +16,8 @@ from serpy.api import Exports, Param, Rpc
 from serpy.errors import ResourceError, UsageError
 from serpy.net.handoff import REPLICATION_ASK, REPLICATION_TOLD, Layout
 from serpy.replication.counters import COUNTERS
-from serpy.replication.settings import ReplicationSettings, networks, read_key
-from serpy.replication.tombstones import Tombstones
+from serpy.replication.settings import REPLICATION_SETTINGS, ReplicationSettings, networks, read_key
+from serpy.replication.tombstones import TOMBSTONES, Tombstones
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -50,10 +50,10 @@ class Replication:
         settings.digest_interval_s = float(self.digest_interval)
         settings.store_replicas = bool(self.store_replicas)
         settings.trusted = networks(self.trusted_source)
-        server.provide(ReplicationSettings, settings)
+        server.provide(REPLICATION_SETTINGS, settings)
         if any(listener.multicast for listener in server.listeners):
             tombstones = Tombstones(server.segment)
-            server.provide(Tombstones, tombstones)
+            server.provide(TOMBSTONES, tombstones)
             server.hooks.on_removed.append(tombstones.bury)
             for name, text in COUNTERS:
                 server.counters.declare(name, text)

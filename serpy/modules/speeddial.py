@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    REPLIES,
     STOP,
     TRUE,
     Arg,
@@ -64,7 +65,7 @@ class SpeedDial:
     def child_init(self, server: Server) -> None:
         """Make this process's cache and find out who answers for us."""
         self._server = server
-        self._replies = server.find(ReplyService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._replies = server.find(REPLIES)
         self._cache = TtlCache(
             server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
             negative_ttl_s=float(self.cache_negative_ttl),

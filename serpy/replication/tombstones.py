@@ -15,6 +15,7 @@ import time
 from hashlib import blake2b
 from typing import Final
 
+from serpy.api import Service
 from serpy.replication.digest import contact_hash, entry_hash
 from serpy.replication.merge import milliseconds
 from serpy.shm.lock import StripedLock
@@ -145,3 +146,6 @@ class Tombstones:
 
 def _call_hash(call_id: str) -> int:
     return int.from_bytes(blake2b(call_id.encode("utf-8", "surrogateescape"), digest_size=4).digest(), "little")
+
+
+TOMBSTONES: Final[Service[Tombstones]] = Service("tombstones")

@@ -18,13 +18,12 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import setproctitle
 
 from serpy import log as serpy_log
-from serpy.api import StoreService
+from serpy.api import STORE
 from serpy.db.writer import StoreClient
 from serpy.errors import SerpyError
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
@@ -159,7 +158,7 @@ class Worker:
             )
             self.channels.on(STORE_ACK, client.on_ack)
             self._store_client = client
-            server.provide(StoreService, client)  # type: ignore[type-abstract]  # a Protocol class is the key
+            server.provide(STORE, client)
 
     def _handle_signals(self) -> None:
         """TERM ends the loop, what concerns the master only is ignored. The handler just sets a flag.
@@ -264,6 +263,3 @@ def _leave_with(master_pid: int) -> None:
 def limit_core_files() -> None:
     """Write no core files."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-WorkerFactory = Callable[[int, int], Worker]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support.contexts import configure, context, function, reply_text, request_text, server
 
-from serpy.api import ConfigError, StoreService
+from serpy.api import STORE, ConfigError
 from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.db import schema
 from serpy.errors import BackendError
@@ -48,7 +48,7 @@ class World:
         self.server.counters = Counters(self.server.segment, 2)
         self.server.loop = Loop()
         self.store = Store()
-        self.server.provide(StoreService, self.store)
+        self.server.provide(STORE, self.store)
         parameters = {"log_flag": LOG, "log_missed_flag": MISSED, "db_url": "sqlite:///acc.db", **parameters}
         self.exports = configure(acc_db.exports(), self.server, **parameters)
         self.server.slot = 0

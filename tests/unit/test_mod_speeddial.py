@@ -4,7 +4,7 @@ import pytest
 from support.contexts import FakeReplies, context, function, request_text
 from support.identity import Identity
 
-from serpy.api import ReplyService
+from serpy.api import REPLIES
 from serpy.context.avps import FROM_USER, TO_DOMAIN
 from serpy.modules import speeddial
 from serpy.modules.auth import Authorized
@@ -26,7 +26,7 @@ def identity(tmp_path):
     for uid, number, did, uri in rows:
         found.insert("speed_dial", uid=uid, dial_username=number, dial_did=did, new_uri=uri)
     found.replies = FakeReplies()
-    found.server.provide(ReplyService, found.replies)
+    found.server.provide(REPLIES, found.replies)
     return found
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from support.contexts import LISTENER, SECOND, FakeReplies, configure, context, function, request_text, server
 
-from serpy.api import Context, Flow, LocationService, ReplyService
+from serpy.api import LOCATION, REPLIES, Context, Flow
 from serpy.context.avps import FROM_URI, TO_USER
 from serpy.errors import BackendError, ResourceError
 from serpy.modules import registrar, usrloc
@@ -26,11 +26,11 @@ class Setup:
         self.server.counters = Counters(self.server.segment, 1)
         location = configure(usrloc.exports(), self.server)
         self.replies = FakeReplies()
-        self.server.provide(ReplyService, self.replies)
+        self.server.provide(REPLIES, self.replies)
         self.exports = configure(registrar.exports(), self.server, **params)
         location.child_init(self.server)
         self.exports.child_init(self.server)
-        self.location = self.server.bind(LocationService)
+        self.location = self.server.bind(LOCATION)
 
     def call(self, name, ctx, *arguments):
         return function(self.exports, name)(ctx, "location", *arguments)

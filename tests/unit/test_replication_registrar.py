@@ -8,15 +8,15 @@ import pytest
 from support.contexts import FLOW, LISTENER, context, request_text
 
 from serpy import loader
-from serpy.api import Exports, Flow, Listener, LocationService, ReplyService, Server
+from serpy.api import LOCATION, REPLIES, Exports, Flow, Listener, Server
 from serpy.context.avps import TO_USER
 from serpy.errors import ConfigError, UsageError
 from serpy.modules import registrar, replication
 from serpy.modules.registrar.replica import Replica
 from serpy.net.handoff import REPLICATION_TOLD
 from serpy.replication import handover
-from serpy.replication.settings import ReplicationSettings, networks, read_key
-from serpy.replication.tombstones import Tombstones
+from serpy.replication.settings import REPLICATION_SETTINGS, ReplicationSettings, networks, read_key
+from serpy.replication.tombstones import TOMBSTONES, Tombstones
 from serpy.shm.record import Binding
 from serpy.shm.segment import Segment
 from serpy.sip.parser import parse_message
@@ -53,10 +53,10 @@ class Member:
         settings = ReplicationSettings()
         settings.store_replicas = store
         server = Server(SimpleNamespace(server_id=server_id))
-        server.provide(LocationService, self.location)
-        server.provide(ReplyService, SimpleNamespace(reply=lambda *_args: True))
-        server.provide(Tombstones, self.tombstones)
-        server.provide(ReplicationSettings, settings)
+        server.provide(LOCATION, self.location)
+        server.provide(REPLIES, SimpleNamespace(reply=lambda *_args: True))
+        server.provide(TOMBSTONES, self.tombstones)
+        server.provide(REPLICATION_SETTINGS, settings)
         self.module = registrar.exports().module
         self.module.init(server)
         self.module.child_init(server)
@@ -208,8 +208,8 @@ def test_a_server_that_listens_on_a_group_has_the_module_without_naming_it(tmp_p
     server = loader.load(str(path), {}, run_dir=str(tmp_path))
     assert isinstance(server.exports["replication"], Exports)
     secret = (tmp_path / "secrets").read_text().split("REPLICATION_SECRET=")[1].split("\n")[0]
-    assert server.bind(ReplicationSettings).key == secret.encode()
-    assert server.find(Tombstones) is not None
+    assert server.bind(REPLICATION_SETTINGS).key == secret.encode()
+    assert server.find(TOMBSTONES) is not None
     assert "replication.dropped_forged" in server.counters.snapshot()
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serpy.api import LocationService, Server, StoreService
+from serpy.api import LOCATION, STORE, Server
 from serpy.errors import BackendError, ConfigError, ProtocolError
 from serpy.modules import usrloc
 from serpy.modules.usrloc import storage
@@ -82,7 +82,7 @@ def start(role="udp receiver", server_id=0, **params):
     exports.init(server)
     database = FakeDatabase()
     store = FakeStore(database)
-    server.provide(StoreService, store)
+    server.provide(STORE, store)
     server.open_database = lambda url: database
     exports.child_init(server)
     module = exports.module
@@ -113,7 +113,7 @@ def contacts(made, uid="alice"):
 
 def test_the_service_is_offered_to_other_modules():
     made = start()
-    assert made.server.bind(LocationService) is made.location
+    assert made.server.bind(LOCATION) is made.location
 
 
 @pytest.mark.parametrize("mode", [1, 2, 3])

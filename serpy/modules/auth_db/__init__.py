@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import ConfigError, CredentialsService, Exports, Param, Server
+from serpy.api import CREDENTIALS, ConfigError, Exports, Param, Server
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.modules.auth_db.queries import (
@@ -91,7 +91,7 @@ class AuthDb:
             self._attributes(), plain=bool(self.calculate_ha1), use_did=bool(self.use_did),
         )  # fmt: skip
         server.counters.bump(GENERATION)  # from here on the number exists, and reading it is one look into a dict
-        server.provide(CredentialsService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        server.provide(CREDENTIALS, self)
 
     def child_init(self, server: Server) -> None:
         """Make this process's cache."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    LOCATION,
     TRUE,
     Binding,
     ConfigError,
@@ -122,7 +123,7 @@ class KeepAlive:
 
     def start(self) -> None:
         """Begin to walk, in the timer process."""
-        self.location = self._server.find(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self.location = self._server.find(LOCATION)
         if self.interval <= 0 or self.location is None:
             return
         loop = self._server.loop
