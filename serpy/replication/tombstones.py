@@ -48,7 +48,7 @@ class Tombstones:
         """Remember that *removed* went away at *when* (Unix time; 0.0: their ``modified_at`` says it)."""
         for binding in removed:
             at = when or binding.modified_at
-            keep = at + KEEP_MAX_S if binding.flags & Binding.PERMANENT else min(binding.expires_at, at + KEEP_MAX_S)
+            keep = at + KEEP_MAX_S if binding.is_permanent else min(binding.expires_at, at + KEEP_MAX_S)
             entry = entry_hash(table, binding)
             self.add(table, binding.uid, binding.contact, binding.call_id, binding.cseq, at, keep, entry)
 

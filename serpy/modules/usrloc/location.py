@@ -35,7 +35,6 @@ WRITE_THROUGH: Final = 1
 WRITE_BACK: Final = 2
 READ_ONLY: Final = 3
 
-_MEM: Final = 256
 _ATTEMPTS: Final = 50  # lost races for one AoR before we call the table overloaded
 
 Decision = tuple[list[Binding], list[Binding]]
@@ -84,7 +83,7 @@ class Location:
             if not put and not removed:
                 return current
             for binding in put:
-                binding.flags = binding.flags & ~_MEM if persist else binding.flags | _MEM
+                binding.flags = binding.flags & ~Binding.MEM if persist else binding.flags | Binding.MEM
             after = self._merged(current, put, removed)
             if self.table.replace(key, after, stamp, not self.table.is_loaded(key[0])):
                 mark = self.table.last_mark
@@ -110,7 +109,7 @@ class Location:
         """Drop expired bindings of the next *max_buckets* buckets, here and (unless *keep_rows*) in the database."""
         dropped = self.table.expire(wall_now, max_buckets)
         if not keep_rows and self.store is not None and self._writes():
-            rows = [storage.delete_expired(table, binding) for table, binding in dropped if not binding.flags & _MEM]
+            rows = [storage.delete_expired(table, binding) for table, binding in dropped if not binding.is_memory_only]
             if rows:
                 self.store.write(rows, wait=False, url=self._db_url)
         return len(dropped)
@@ -123,7 +122,7 @@ class Location:
             records, start = self.table.page(start, max_buckets)
             rows: list[Operation] = []
             for table, _, bindings in records:
-                rows.extend(storage.upsert(table, binding) for binding in bindings if not binding.flags & _MEM)
+                rows.extend(storage.upsert(table, binding) for binding in bindings if not binding.is_memory_only)
             if rows and self.store is not None:
                 self.store.write(rows, wait=True, url=self._db_url)
                 count += len(rows)
@@ -189,7 +188,7 @@ class Location:
         kept = {binding.contact for binding in put}
         # Who un-registers here what another server has registered means its row, too: the database may be a shared one.
         for each in removed:
-            if each.flags & _MEM and each.server_id != self.server_id and each.contact not in kept:
+            if each.is_memory_only and each.server_id != self.server_id and each.contact not in kept:
                 rows.append(storage.delete(table, each))
         if not rows:
             return
@@ -214,7 +213,7 @@ class Location:
         """Another server has removed contacts that are ours: delete their rows unless they have been refreshed since."""
         if self.store is None or not self._writes():
             return
-        rows = [storage.delete_expired(table, binding) for binding in removed if not binding.flags & _MEM]
+        rows = [storage.delete_expired(table, binding) for binding in removed if not binding.is_memory_only]
         if rows:
             self.store.write(rows, wait=False, url=self._db_url)
 
@@ -230,7 +229,7 @@ class Location:
             wanted[contact] = theirs
             if theirs is None:
                 rows.append(("delete", table, {"uid": uid, "contact": contact}))
-            elif not theirs.flags & _MEM:
+            elif not theirs.is_memory_only:
                 rows.append(storage.upsert(table, theirs))
         if rows and self.store is not None:
             self.store.write(rows, wait=True, url=self._db_url)
