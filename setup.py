@@ -30,6 +30,7 @@ HOT = [
     "serpy/sip/message.py",
     "serpy/sip/nameaddr.py",
     "serpy/sip/parser.py",
+    "serpy/sip/received.py",
     "serpy/sip/sdp.py",
     "serpy/sip/status.py",
     "serpy/sip/uri.py",

@@ -17,7 +17,7 @@ from serpy.modules.registrar.replica import Replica
 from serpy.shm.record import Binding
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
-from serpy.sip.uri import parse_uri
+from serpy.sip.received import parse_received
 
 MALFORMED_EXPIRES: Final = 3600  # RFC 3261 §20.19
 HOUR: Final = 3600  # a registrar may call only shorter intervals too brief (§10.3 step 7)
@@ -25,7 +25,6 @@ EXPIRES_MAX: Final = 0xFFFFFFFF
 CALL_ID_MAX: Final = 255  # as stored, see database.md
 AGENT_MAX: Final = 64
 
-_NAT: Final = 1
 
 Decision = tuple[list[Binding], list[Binding]]
 
@@ -218,7 +217,7 @@ class Registration:
             q=q,
             call_id=self.call_id,
             cseq=self.cseq,
-            flags=_NAT if self.nat else 0,
+            flags=Binding.NAT if self.nat else 0,
             user_agent=self.user_agent,
             instance=instance_of(contact),
             server_id=self.server_id,
@@ -233,7 +232,7 @@ class Registration:
                 text = unquote(text)
                 check_key(text, "Contact")
                 try:
-                    parse_uri(text)
+                    parse_received(text)
                 except ParseError:
                     raise ParseError("bad received parameter", header="Contact", value=text) from None
                 return text
@@ -281,7 +280,7 @@ def contact_values(bindings: list[Binding], wall_now: float) -> str:
     for binding in bindings:
         if not binding.is_live(wall_now):
             continue
-        left = EXPIRES_MAX if binding.flags & 128 else min(EXPIRES_MAX, int(binding.expires_at - wall_now))
+        left = EXPIRES_MAX if binding.is_permanent else min(EXPIRES_MAX, int(binding.expires_at - wall_now))
         text = f"<{binding.contact}>"
         if binding.q >= 0:
             text += f";q={render_q(binding.q)}"
