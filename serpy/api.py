@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 
+from serpy.context.authenticated import Authenticated
 from serpy.context.avps import Avp, AvpName, Avps
 from serpy.context.context import Context, Target
+from serpy.db.schema import DEFAULT_DID
 from serpy.errors import (
     BackendError,
     ConfigError,
@@ -48,8 +50,8 @@ if TYPE_CHECKING:
     from serpy.transaction.user import TransactionUser
 
 __all__ = [
-    "CREDENTIALS", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
-    "TRANSACTIONS", "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Avp", "AvpName",
+    "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
+    "TRANSACTIONS", "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
     "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
     "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc", "ScriptError", "Select",

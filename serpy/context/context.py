@@ -16,6 +16,7 @@ from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.uri import Uri, parse_uri
 
 if TYPE_CHECKING:
+    from serpy.context.authenticated import Authenticated
     from serpy.sip.flow import Flow, Listener
 
 # Route kinds: the same numbers as serpy.script.exports.Routes, as plain ints for the hot path.
@@ -25,6 +26,8 @@ ONREPLY: Final = 4
 BRANCH: Final = 8
 ONSEND: Final = 16
 EVENT: Final = 32
+
+MAX_BRANCHES: Final = 12  # SER's limit: more destinations than this are a configuration error
 
 RUNNING: Final = 0
 EXITED: Final = 1  # exit, or a function returned 0
@@ -97,7 +100,8 @@ class Context:
         # onsend_route
         self.out_flow: Flow | None = None
         self.out_data = b""
-        # per-message scratch space of modules, by module name
+        self.authenticated: Authenticated | None = None
+        # per-message scratch space of modules, by module name; no module reads another's
         self.notes: dict[str, object] = {}
 
     @property

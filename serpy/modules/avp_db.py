@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    DEFAULT_DID,
     DOMAINS,
     FALSE,
     TRUE,
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 
 USER_GENERATION: Final = "user_attrs"
 URI_GENERATION: Final = "uri_attrs"
-DEFAULT_DID: Final = "_default"
 ERROR: Final = -2
 
 Attributes = dict[str, list[Avp]]

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from serpy.db.interface import Value
 
 GENERATION: Final = "speed_dial"
-_AUTH_NOTE: Final = "auth"
 
 Key = tuple[str, str, str, str]
 """(table, uid of the caller, did dialled in, user part dialled)."""
@@ -123,10 +122,8 @@ def caller_uid(ctx: Context) -> str:
     uid = ctx.avps.newest(FROM_USER, "uid")
     if uid is not None:
         return str(uid)
-    note = ctx.notes.get(_AUTH_NOTE)
-    username = str(getattr(note, "username", "")) if note is not None else ""
-    if username:
-        return username
+    if ctx.authenticated is not None and ctx.authenticated.username:
+        return ctx.authenticated.username
     try:
         return ascii_lower(ctx.message.from_.uri.user)
     except ParseError:

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    DEFAULT_DID,
     DOMAINS,
     FALSE,
     TRUE,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GENERATION: Final = "uri"
-DEFAULT_DID: Final = "_default"
 ERROR: Final = -2
 CANON: Final = 4
 IS_TO: Final = 8

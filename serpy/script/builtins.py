@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from serpy.context.context import Context, Target
+from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import ParseError
 from serpy.script.exports import FALSE, TRUE, Arg, Function, Routes
 from serpy.script.runtime import HOOKS, Scalar, is_reply, to_int, to_str
@@ -21,7 +21,6 @@ from serpy.sip.uri import Uri, parse_uri
 
 log = logging.getLogger("serpy.script")
 
-MAX_BRANCHES: Final = 12
 _LOG_LEVELS: Final = {0: logging.WARNING, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}
 
 SYNONYMS: Final = {

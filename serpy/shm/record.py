@@ -19,6 +19,7 @@ from serpy.errors import LimitExceededError, ResourceError
 MAX_KEY: Final = 200  # a key lies in the first block whole
 MAX_BINDINGS: Final = 250  # of one AoR; more is an attack, and a record must stay small enough to copy
 MAX_TEXT: Final = 4096  # characters of one field
+CALL_ID_MAX: Final = 255  # characters of a Call-ID that are kept, see database.md
 MAX_RECORD: Final = 256 * 1024
 NEVER: Final = 1 << 62  # expiry of a record with nothing but permanent bindings
 FAR_FUTURE: Final = 253402300799  # 9999-12-31 23:59:59 UTC, the expiry stored for a permanent binding

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.context.context import Context, Target
+from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import BackendError, ProtocolError, TransportError
 from serpy.sip.flow import Flow, Listener
 from serpy.sip.message import Edits, Request
@@ -26,7 +26,6 @@ from serpy.transaction.forward import (
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.matching import is_loop, loop_value
 from serpy.transaction.server import ServerTransaction
-from serpy.transaction.settings import MAX_BRANCHES
 
 DEFAULT_BREADTH: Final = 60  # RFC 5393 §5.3.3.1
 

@@ -5,8 +5,6 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §17 for T1 and T2; the other defa
 
 from __future__ import annotations
 
-MAX_BRANCHES = 12  # SER's limit: more destinations than this are a configuration error
-
 
 class TransactionSettings:
     """Timer lengths and policies. The names are those of the module parameters, durations in seconds."""

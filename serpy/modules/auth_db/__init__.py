@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import CREDENTIALS, ConfigError, Exports, Param, Server
+from serpy.api import CREDENTIALS, DEFAULT_DID, ConfigError, Exports, Param, Server
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.modules.auth_db.queries import (
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 GENERATION: Final = "credentials"
 MAX_REMEMBERED: Final = 10_000  # as many as there are unknown users in the cache
 SAME_REQUEST_S: Final = 1.0  # a row read so short ago was read for the request at hand
-DEFAULT_DID: Final = "_default"
 
 
 class _Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.context.avps import TO_USER
-from serpy.context.context import Context, Target
+from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import ParseError
 from serpy.modules.registrar.register import check_key
 from serpy.shm.record import Binding
@@ -20,8 +20,6 @@ from serpy.sip.uri import unescape
 if TYPE_CHECKING:
     from serpy.api import Server
     from serpy.sip.flow import Listener
-
-MAX_TARGETS: Final = 12  # what tm forks to at most
 
 
 def to_uid(ctx: Context, *, escaped: bool = False) -> str:
@@ -67,7 +65,7 @@ class Targets:
         ctx.q = first.q
         nat = first.flags & Binding.NAT
         if self.append_branches:
-            for binding in bindings[1 : MAX_TARGETS - len(ctx.branches)]:
+            for binding in bindings[1 : MAX_BRANCHES - len(ctx.branches)]:
                 nat |= binding.flags & Binding.NAT
                 dst_uri = "" if self.received_to_uri else binding.received
                 ctx.branches.append(

@@ -14,7 +14,7 @@ from typing import Final
 
 from serpy.errors import ParseError, ProtocolError
 from serpy.modules.registrar.replica import Replica
-from serpy.shm.record import Binding
+from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
 from serpy.sip.received import parse_received
@@ -22,7 +22,6 @@ from serpy.sip.received import parse_received
 MALFORMED_EXPIRES: Final = 3600  # RFC 3261 §20.19
 HOUR: Final = 3600  # a registrar may call only shorter intervals too brief (§10.3 step 7)
 EXPIRES_MAX: Final = 0xFFFFFFFF
-CALL_ID_MAX: Final = 255  # as stored, see database.md
 AGENT_MAX: Final = 64
 
 
