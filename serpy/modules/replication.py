@@ -80,15 +80,19 @@ class Replication:
         payload = json.dumps({"id": ticket.id, "question": question, "peer": peer}).encode("ascii")
         timer = Layout(server.settings.children).timer
         if not server.channels.send(timer, REPLICATION_ASK, payload):
+            server.loop.drop(ticket)
             raise ResourceError("the timer process has too much to do")
-        answer = server.loop.wait(ticket, server.loop.now() + ANSWER_S)
-        if answer is None:
+        told = server.loop.wait(ticket, server.loop.now() + ANSWER_S)
+        if not isinstance(told, dict):
             raise ResourceError("the timer process does not answer")
+        if "error" in told:
+            raise ResourceError(told["error"])
+        answer: object = told["answer"]
         return answer
 
     def _told(self, payload: bytes, _from_slot: int) -> None:
-        answer = json.loads(payload)
-        self._server.loop.resume(answer["id"], answer["answer"])
+        told = json.loads(payload)
+        self._server.loop.resume(told["id"], told)
 
 
 def _within(low: int, high: int) -> Callable[[int], str]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from serpy.api import LOCATION
-from serpy.errors import ConfigError, ParseError, SerpyError
+from serpy.errors import ConfigError, ParseError, ResourceError, SerpyError
 from serpy.net.handoff import REPLICATE, REPLICATION_ASK, REPLICATION_TOLD
 from serpy.replication import handover, sockets
 from serpy.replication.counters import Tally
@@ -349,6 +349,9 @@ class _Question:
 
     def answer(self) -> None:
         peer = self._asked.get("peer")
-        answer = self._agent.answer(str(self._asked.get("question")), peer if isinstance(peer, int) else -1)
-        text = json.dumps({"id": self._asked.get("id"), "answer": answer}).encode("ascii")
-        self._agent._server.channels.send(self._slot, REPLICATION_TOLD, text)
+        told: dict[str, object] = {"id": self._asked.get("id")}
+        try:
+            told["answer"] = self._agent.answer(str(self._asked.get("question")), peer if isinstance(peer, int) else -1)
+        except ResourceError as exc:
+            told["error"] = str(exc)
+        self._agent._server.channels.send(self._slot, REPLICATION_TOLD, json.dumps(told).encode("ascii"))

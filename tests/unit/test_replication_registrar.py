@@ -10,11 +10,13 @@ from support.contexts import FLOW, LISTENER, context, request_text
 from serpy import loader
 from serpy.api import LOCATION, REPLIES, Exports, Flow, Listener, Server
 from serpy.context.avps import TO_USER
-from serpy.errors import ConfigError, UsageError
+from serpy.errors import ConfigError, ResourceError, UsageError
 from serpy.modules import registrar, replication
 from serpy.modules.registrar.replica import Replica
 from serpy.net.handoff import REPLICATION_TOLD
+from serpy.net.loop import Loop
 from serpy.replication import handover
+from serpy.replication.agent import _Question
 from serpy.replication.settings import REPLICATION_SETTINGS, ReplicationSettings, networks, read_key
 from serpy.replication.tombstones import TOMBSTONES, Tombstones
 from serpy.shm.record import Binding
@@ -244,11 +246,50 @@ def test_the_key_may_stand_in_a_file(tmp_path):
         read_key(str(tmp_path / "none"))
 
 
+class Asking:
+    """The module in ctl; *told* is what the timer process answers, None: it takes no more questions."""
+
+    def __init__(self, told):
+        self.told = told
+        self.loop = Loop()
+        self.handlers = {}
+        channels = SimpleNamespace(on=self.handlers.__setitem__, send=self.send)
+        server = SimpleNamespace(
+            role="ctl", channels=channels, loop=self.loop, settings=SimpleNamespace(children=2), listeners=[GROUP]
+        )
+        self.module = replication.exports().module
+        self.module.child_init(server)
+
+    def send(self, _slot, _kind, payload):
+        if self.told is not None:
+            self.handlers[REPLICATION_TOLD](json.dumps({"id": json.loads(payload)["id"], **self.told}).encode(), 1)
+        return self.told is not None
+
+
+@pytest.mark.parametrize("told", [{"error": "too many are waiting"}, None], ids=["refused", "not-asked"])
+def test_a_question_that_cannot_be_answered_is_an_error_and_nothing_stays_behind(told):
+    asking = Asking(told)
+    with pytest.raises(ResourceError, match="too m"):
+        asking.module.diff()
+    assert asking.loop._tickets == {}
+
+
+def test_the_timer_process_says_why_it_cannot_answer():
+    def refusing(_question, _peer):
+        raise ResourceError("too many are waiting")
+
+    sent = []
+    channels = SimpleNamespace(send=lambda slot, kind, payload: sent.append((slot, kind, json.loads(payload))))
+    agent = SimpleNamespace(answer=refusing, _server=SimpleNamespace(channels=channels))
+    _Question(agent, {"id": 7, "question": "diff", "peer": -1}, 3).answer()
+    assert sent == [(3, REPLICATION_TOLD, {"id": 7, "error": "too many are waiting"})]
+
+
 def test_ctl_asks_the_timer_process_and_gets_its_answer():
     module = replication.exports().module
     handlers, resumed = {}, []
 
-    class Loop:
+    class OneTicket:
         def new_ticket(self):
             return SimpleNamespace(id=7)
 
@@ -267,7 +308,7 @@ def test_ctl_asks_the_timer_process_and_gets_its_answer():
         on=handlers.__setitem__, send=lambda slot, kind, payload: sent.append((slot, kind, json.loads(payload))) or True
     )
     server = SimpleNamespace(
-        role="ctl", channels=channels, loop=Loop(), settings=SimpleNamespace(children=2), listeners=[LISTENER]
+        role="ctl", channels=channels, loop=OneTicket(), settings=SimpleNamespace(children=2), listeners=[LISTENER]
     )
     module.child_init(server)
     with pytest.raises(UsageError, match="nothing is replicated"):
