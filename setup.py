@@ -51,6 +51,7 @@ HOT = [
     "serpy/net/steering.py",
     "serpy/net/streams.py",
     "serpy/net/udp.py",
+    "serpy/net/waiters.py",
     "serpy/db/cache.py",
     "serpy/db/frames.py",
     "serpy/db/schema.py",

@@ -30,6 +30,7 @@ from serpy.errors import (
     UnsupportedError,
     UsageError,
 )
+from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
@@ -237,6 +238,14 @@ class Server:
         if handle is None:
             handle = self._databases[url] = self.open_database(url)
         return handle
+
+    def resolver(self) -> Resolver:
+        """The resolver of this process, made on first use: one cache and one question at a time for all who ask."""
+        found = self.find(Resolver)
+        if found is None:
+            found = Resolver(self.loop, self.settings, listeners=self.listeners)
+            self.provide(Resolver, found)
+        return found
 
     @property
     def has_databases(self) -> bool:

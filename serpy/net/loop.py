@@ -24,6 +24,7 @@ from typing import Final
 from greenlet import getcurrent, greenlet
 
 from serpy.errors import ResourceError, UsageError
+from serpy.net.waiters import Waiters
 
 READABLE: Final = 1  # EPOLLIN
 WRITABLE: Final = 4  # EPOLLOUT
@@ -68,6 +69,7 @@ class Loop:
 
     def __init__(self, max_parked: int = 1000) -> None:
         self.max_parked = max_parked
+        self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
         self.parked = 0
         self.most_parked = 0
         self.current: object = None  # the handler being run; whoever dispatches sets it, a park keeps it

@@ -115,7 +115,14 @@ class Worker:
             serpy_log.set_slot(self.slot)
             _drop_privileges(boot.uid, boot.gid)
             _leave_with(boot.master_pid)
-            self.loop = Loop(self.server.settings.max_parked)
+            settings = self.server.settings
+            self.loop = Loop(settings.max_parked)
+            self.loop.waiters.set_limits(
+                dns=settings.max_parked_dns,
+                database=settings.max_parked_database,
+                media=settings.max_parked_media,
+                store=settings.max_parked_store,
+            )
             self.loop.leader_body = self._lead
             self._handle_signals()
             self.channels.attach(self.slot, self.loop)
@@ -190,6 +197,7 @@ class Worker:
         loop.read_clocks()
         now = loop.now()
         self.server.counters.heartbeat(now)
+        loop.waiters.publish(self.server.counters)
         if os.getppid() != self._master_pid:
             log.warning("the master is gone: leaving")
             loop.stop()

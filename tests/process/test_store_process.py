@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from support.running import wait_for
 
+from serpy.config import Settings
 from serpy.db import schema
 from serpy.db.writer import StoreClient
 from serpy.errors import BackendError
@@ -38,7 +39,7 @@ class Farm:
         self.segment = Segment(4 << 20)
         self.counters = Counters(self.segment, 2)
         self.channels = Channels(2)
-        self.settings = SimpleNamespace(store_policy=policy, max_parked=100, crash_limit=0)
+        self.settings = Settings({"store_policy": policy, "max_parked": 100, "crash_limit": 0})
         self.run_dir = run_dir
         self._handles = {}
         bound = SimpleNamespace(children=0, streams=0)
