@@ -89,7 +89,10 @@ class Pool(Generic[L]):
         """Do *job* with a connection. Raises BackendError, DatabaseDownError."""
         deadline = time.monotonic() + self._timeout_s
         for attempt in (1, 2):
-            link = self._take(deadline)
+            try:
+                link = self._take(deadline)
+            except DatabaseDownError as exc:
+                raise DatabaseDownError(str(exc), unknown=attempt == 2) from None
             try:
                 rows = job.run(link, deadline)
             except LostError as exc:
@@ -97,13 +100,13 @@ class Pool(Generic[L]):
                 self._drop_idle()  # a restarted server has cut them all
                 if attempt == 2:
                     self._blow(str(exc))
-                    raise DatabaseDownError(f"{self.url.redacted()}: {exc}") from None
+                    raise DatabaseDownError(f"{self.url.redacted()}: {exc}", unknown=True) from None
                 log.info("%s: connection lost, trying again: %s", self.url.redacted(), exc)
             except DeadlineError:
                 self._drop(link)
                 self._drop_idle()
                 self._blow(f"no answer within {self._timeout_s:g} s")
-                raise DatabaseDownError(f"{self.url.redacted()}: {self._reason}") from None
+                raise DatabaseDownError(f"{self.url.redacted()}: {self._reason}", unknown=True) from None
             except BaseException:
                 self._give(link)
                 raise
