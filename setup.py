@@ -53,10 +53,13 @@ HOT = [
     "serpy/net/udp.py",
     "serpy/net/waiters.py",
     "serpy/db/cache.py",
+    "serpy/db/coalesce.py",
     "serpy/db/frames.py",
+    "serpy/db/lane.py",
     "serpy/db/schema.py",
     "serpy/db/snapshot.py",
     "serpy/db/sql.py",
+    "serpy/db/store.py",
     "serpy/db/sweep.py",
     "serpy/db/writer.py",
     "serpy/api.py",
@@ -93,7 +96,6 @@ HOT = [
     "serpy/modules/usrloc/location.py",  # not rpc.py: RPCs are called by their signature
     "serpy/modules/usrloc/preload.py",
     "serpy/modules/usrloc/storage.py",
-    "serpy/workers/store_core.py",
 ]
 
 

@@ -92,7 +92,10 @@ class Pool(Generic[L]):
     def _work(self, job: Job[L]) -> list[Row]:
         deadline = time.monotonic() + self._timeout_s
         for attempt in (1, 2):
-            link = self._take(deadline)
+            try:
+                link = self._take(deadline)
+            except DatabaseDownError as exc:
+                raise DatabaseDownError(str(exc), unknown=attempt == 2) from None
             try:
                 rows = job.run(link, deadline)
             except LostError as exc:
@@ -100,14 +103,14 @@ class Pool(Generic[L]):
                 self._drop_idle()  # a restarted server has cut them all
                 if attempt == 2:
                     self._blow(str(exc))
-                    raise DatabaseDownError(f"{self.url.redacted()}: {exc}") from None
+                    raise DatabaseDownError(f"{self.url.redacted()}: {exc}", unknown=True) from None
                 log.info("%s: connection lost, trying again: %s", self.url.redacted(), exc)
             except DeadlineError:
                 self._late()
                 self._drop(link)
                 self._drop_idle()
                 self._blow(f"no answer within {self._timeout_s:g} s")
-                raise self._down() from None
+                raise self._down(unknown=True) from None
             except ResourceError:  # it could not wait for the answer, so the connection is out of step
                 self._drop(link)
                 raise
@@ -176,8 +179,8 @@ class Pool(Generic[L]):
         if self._fuse.blow(time.monotonic(), reason):
             log.error("%s: down: %s", self.url.redacted(), reason)
 
-    def _down(self) -> DatabaseDownError:
-        return DatabaseDownError(f"{self.url.redacted()}: {self._fuse.reason}")
+    def _down(self, *, unknown: bool = False) -> DatabaseDownError:
+        return DatabaseDownError(f"{self.url.redacted()}: {self._fuse.reason}", unknown=unknown)
 
     def _late(self) -> None:
         if self.loop is not None:

@@ -104,6 +104,14 @@ def test_replicas_resolve_by_cseq_then_time(first, second, left):
     assert member.cseqs == left
 
 
+def test_a_replica_does_not_mind_the_cseq_of_a_binding_that_has_expired_here():
+    member = Member()
+    member.replica(9)
+    member.location.now[0].expires_at = int(WALL) - 5
+    assert member.replica(1) == 1
+    assert member.cseqs == [("call", 1)]
+
+
 def test_a_replica_keeps_the_time_at_which_it_was_taken_elsewhere():
     member = Member()
     member.replica(1, taken=-7.5)

@@ -180,7 +180,13 @@ class Registration:
         return star
 
     def _check_order(self, known: Binding) -> None:
-        """Refuse an older request of the same Call-ID (§10.3 step 7). An equal CSeq is a retransmission: a refresh."""
+        """Refuse an older request of the same Call-ID (§10.3 step 7). An equal CSeq is a retransmission: a refresh.
+
+        A binding that has expired orders nothing, though the sweep may not have met it: a phone with a fixed Call-ID
+        that was off for long counts from 1 again.
+        """
+        if not known.is_live(self.wall_now):
+            return
         if self.policy.strict_cseq and known.call_id == self.call_id and self.cseq < known.cseq:
             raise ProtocolError("CSeq is lower than that of a binding with this Call-ID", status=500)
 

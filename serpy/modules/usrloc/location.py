@@ -1,8 +1,9 @@
 """The location service: the shared table in front, the database behind it.
 
 A change goes into the shared table first (compare and swap on the AoR's record, so nothing is decided under a lock) and is
-then written through; only the caller of ``update`` learns that it is on disk. If the database refuses, the table gets the
-old bindings back. Two processes that change one AoR may reach the database in the wrong order:
+then written through; only the caller of ``update`` learns that it is on disk. If that is refused, for whatever reason, the
+table gets the old bindings back, and where the rows may be on disk all the same they are followed by what the table says.
+Tombstones follow the commit. Two processes that change one AoR may reach the database in the wrong order:
 
     process A                      process B
     table: c expires 100
@@ -17,12 +18,14 @@ Runs in: udp receiver, ctl (update, bindings), timer (expire). Locks: one stripe
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from serpy.errors import BackendError, LimitExceededError, ResourceError
+from serpy.errors import BackendError, LimitExceededError, OutcomeUnknownError, ResourceError
 from serpy.modules.usrloc import storage
+from serpy.script.runtime import log_limited
 from serpy.shm.record import MAX_KEY, Binding
 from serpy.shm.table import LocationTable
 
@@ -87,13 +90,14 @@ class Location:
             after = self._merged(current, put, removed)
             if self.table.replace(key, after, stamp, not self.table.is_loaded(key[0])):
                 mark = self.table.last_mark
-                if removed:
-                    for hook in self._server.hooks.on_removed:
-                        hook(table, removed, time.time() if persist else 0.0)
+                removed_at = time.time() if persist and removed else 0.0
                 if persist:
                     self._persist(table, key, current, put, removed, mark)
                 elif removed:
                     self._forget_rows(table, removed)
+                if removed:
+                    for hook in self._server.hooks.on_removed:
+                        hook(table, removed, removed_at)
                 return after
         raise ResourceError("too many processes change the bindings of one user")
 
@@ -192,21 +196,24 @@ class Location:
                 rows.append(storage.delete(table, each))
         if not rows:
             return
-        if self._db_mode == WRITE_BACK:
-            self.store.write(rows, wait=False, url=self._db_url)
-            return
         wanted: dict[str, Binding | None] = {binding.contact: None for binding in removed}
         for binding in put:
             wanted[binding.contact] = binding
         uid = (put or removed)[0].uid
+        stored = False
         try:
-            self.store.write(rows, wait=True, url=self._db_url)
-            for _ in range(_ATTEMPTS):
-                if self.table.change_mark(key) == mark:
-                    break
-                mark = self._settle(table, key, uid, wanted)
-        except BackendError:
+            self.store.write(rows, wait=self._db_mode == WRITE_THROUGH, url=self._db_url)
+            stored = True
+            if self._db_mode == WRITE_THROUGH and self.table.change_mark(key) != mark:
+                self._settle(table, key, uid, dict(wanted))
+        except OutcomeUnknownError:
             self._roll_back(key, uid, before, wanted)
+            self._follow(table, key, uid, wanted)
+            raise
+        except (BackendError, ResourceError):
+            self._roll_back(key, uid, before, wanted)
+            if stored:
+                self._follow(table, key, uid, wanted)
             raise
 
     def _forget_rows(self, table: str, removed: list[Binding]) -> None:
@@ -215,25 +222,44 @@ class Location:
             return
         rows = [storage.delete_expired(table, binding) for binding in removed if not binding.is_memory_only]
         if rows:
-            self.store.write(rows, wait=False, url=self._db_url)
+            try:
+                self.store.write(rows, wait=False, url=self._db_url)
+            except BackendError as exc:
+                log_limited("usrloc", "rows of removed contacts stay in the database until they expire: %s", exc)
 
-    def _settle(self, table: str, key: bytes, uid: str, wanted: dict[str, Binding | None]) -> int:
-        """Write again what changed in the table while our rows were on their way; return the mark that was looked at."""
-        mark = self.table.change_mark(key)
+    def _follow(self, table: str, key: bytes, uid: str, wanted: dict[str, Binding | None]) -> None:
+        """Send what the table says of the contacts in *wanted* behind rows that should not be on disk, but may be."""
         now = {binding.contact: binding for binding in self.table.read(key, uid)[0]}
         rows: list[Operation] = []
-        for contact, ours in wanted.items():
-            theirs = now.get(contact)
-            if _same(ours, theirs):
-                continue
-            wanted[contact] = theirs
-            if theirs is None:
-                rows.append(("delete", table, {"uid": uid, "contact": contact}))
-            elif not theirs.is_memory_only:
-                rows.append(storage.upsert(table, theirs))
+        for contact in wanted:
+            binding = now.get(contact)
+            if binding is None:
+                rows.append(storage.delete_contact(table, uid, contact))
+            elif not binding.is_memory_only:
+                rows.append(storage.upsert(table, binding))
         if rows and self.store is not None:
-            self.store.write(rows, wait=True, url=self._db_url)
-        return mark
+            with contextlib.suppress(BackendError):  # then the next refresh, or the expiry, puts it right
+                self.store.write(rows, wait=False, url=self._db_url)
+
+    def _settle(self, table: str, key: bytes, uid: str, written: dict[str, Binding | None]) -> None:
+        """Write again what changed in the table while our rows were on their way, until nothing has."""
+        for _ in range(_ATTEMPTS):
+            mark = self.table.change_mark(key)
+            now = {binding.contact: binding for binding in self.table.read(key, uid)[0]}
+            rows: list[Operation] = []
+            for contact, ours in written.items():
+                theirs = now.get(contact)
+                if _same(ours, theirs):
+                    continue
+                written[contact] = theirs
+                if theirs is None:
+                    rows.append(storage.delete_contact(table, uid, contact))
+                elif not theirs.is_memory_only:
+                    rows.append(storage.upsert(table, theirs))
+            if rows and self.store is not None:
+                self.store.write(rows, wait=True, url=self._db_url)
+            if self.table.change_mark(key) == mark:
+                return
 
     def _roll_back(self, key: bytes, uid: str, before: list[Binding], wanted: dict[str, Binding | None]) -> None:
         """Give the contacts of a change the database refused their old bindings back, where nobody changed them since."""

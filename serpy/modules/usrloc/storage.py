@@ -116,7 +116,12 @@ def upsert(table: str, binding: Binding) -> Operation:
 
 def delete(table: str, binding: Binding) -> Operation:
     """The operation that forgets the contact, whatever its row says by now."""
-    return ("delete", table, {"uid": binding.uid, "contact": binding.contact})
+    return delete_contact(table, binding.uid, binding.contact)
+
+
+def delete_contact(table: str, uid: str, contact: str) -> Operation:
+    """The operation that forgets *contact* of *uid*, whatever its row says by now."""
+    return ("delete", table, {"uid": uid, "contact": contact})
 
 
 def delete_expired(table: str, binding: Binding) -> Operation:
