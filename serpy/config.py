@@ -111,7 +111,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _str("server_header", "", "the whole Server header line"),
     _str("user_agent_header", "", "the whole User-Agent header line"),
     _int("max_while_loops", 100, "passes after which a while loop is ended", 0),
-    _str("onsend_route_reply", "", "onsend_route for replies, too"),
+    _inert("onsend_route_reply", "str", ""),
     # DNS
     _int("dns_retr_time", -1, "seconds until a DNS query is repeated, -1: 2", -1, 60),
     _int("dns_retr_no", -1, "repetitions of a DNS query, -1: 2", -1, 10),
@@ -119,7 +119,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("dns_servers_no", -1, "name servers to use, -1: all", -1, 10),
     Setting("dns_servers", "list", "", "name servers, address[:port], repeatable; none: those of /etc/resolv.conf"),
     _bool("dns_use_search_list", 1, "try the search list of resolv.conf"),
-    _bool("dns_search_full_match", 1, "accepted", "dns_search_list_full_match"),
+    _inert("dns_search_full_match", "bool", 1, "dns_search_list_full_match"),
     _bool("dns_try_ipv6", 1, "look for IPv6 addresses, too"),
     _bool("dns_try_naptr", 0, "look for NAPTR records first"),
     _bool("dns_srv_lb", 0, "spread load by SRV weight"),
@@ -179,7 +179,7 @@ _WORDS: Final[dict[str, int]] = {"yes": 1, "on": 1, "true": 1, "enable": 1, "no"
 class Settings:
     """The core parameters by name, as attributes. Module-level code reads them; only the loader and daemon set."""
 
-    # Declared for the readers and the type checker; the values come from SETTINGS.
+    # Declared for the readers and the type checker; the values come from SETTINGS, and a test compares the two.
     debug: int
     log_facility: str
     log_stderror: int

@@ -14,9 +14,9 @@ import logging
 import os
 import pkgutil
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import serpy.modules
 from serpy.api import Server
@@ -31,7 +31,7 @@ from serpy.net.streams import COUNTERS
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
-from serpy.script.runtime import HOOKS
+from serpy.script.hooks import Hooks
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 
@@ -65,7 +65,7 @@ def load(
     """
     settings = settings or Settings()
     all_defines = {**_secrets(run_dir if not check_only else ""), **defines}
-    environment = Environment(load_module, KINDS)
+    environment = Environment(load_module, KINDS, modules_with=modules_with)
     program = _compile(path, all_defines, environment)
     _assign(settings, program)
     servers_of(settings)  # refuse what no child could use
@@ -78,8 +78,8 @@ def load(
     _replicate(server, all_defines["REPLICATION_SECRET"])
     server.aliases = aliases_of(settings, server.listeners)
     server.open_database = _Databases(server, check_only=check_only).open
-    _lend(server)
     _make_shared(server, environment)
+    _lend(server, program.hooks)
     if not check_only:
         _require_files(server)
     else:
@@ -106,10 +106,10 @@ def parse_define(text: str) -> tuple[str, str]:
 
 def database_url(path: str, defines: Mapping[str, str]) -> str:
     """The database that the file *path* names: the ``db_url`` of the location table, else of another module."""
-    program = _compile(path, {**_secrets(""), **defines}, Environment(load_module, KINDS))
+    program = _compile(path, {**_secrets(""), **defines}, Environment(load_module, KINDS, modules_with=modules_with))
     modules = {exports.name: exports for exports in program.modules}
     for name in URL_MODULES:
-        url = getattr(modules[name].module, "db_url", "") if name in modules else ""
+        url = modules[name].parameter("db_url") if name in modules else ""
         if url:
             return str(url)
     raise ConfigError(f"{path} names no database", hint='modparam("usrloc", "db_url", …)')
@@ -117,14 +117,13 @@ def database_url(path: str, defines: Mapping[str, str]) -> str:
 
 def open_database(url: str, *, create: bool = False) -> Database:
     """A handle of our own for *url*, to read and write. Raises ConfigError, BackendError."""
-    driver = _driver(url, {})
-    return cast("Database", driver.open(url, read_only=False, create=create))
+    return cast("Database", _opener(url, {})(url, read_only=False, create=create))
 
 
 def load_module(name: str) -> Exports:
     """A fresh instance of the module *name*; ``.so`` and a path are forgiven. Raises ConfigError for an unknown one."""
     base = base_name(name)
-    known = [item.name for item in pkgutil.iter_modules(serpy.modules.__path__)]
+    known = module_names()
     if base not in known:
         close = difflib.get_close_matches(base, known, 1)
         raise ConfigError(
@@ -136,6 +135,24 @@ def load_module(name: str) -> Exports:
         raise ConfigError(f"module {base} cannot be loaded: {exc}") from None
     exports: Exports = module.exports()
     return exports
+
+
+def module_names() -> list[str]:
+    """All modules there are."""
+    return [item.name for item in pkgutil.iter_modules(serpy.modules.__path__)]
+
+
+def modules_with(function: str) -> list[str]:
+    """The modules that have a script function of this name; it looks at all, so it is for error texts."""
+    found: list[str] = []
+    for name in module_names():
+        try:
+            exports = load_module(name)
+        except ConfigError:
+            continue  # it needs what is not installed here
+        if any(known.name == function for known in exports.functions):
+            found.append(name)
+    return found
 
 
 def _compile(path: str, defines: dict[str, str], environment: Environment) -> Program:
@@ -151,9 +168,9 @@ def _replicate(server: Server, secret: str) -> None:
     """Who listens on a group replicates: load the module that does when the file does not, as the published ones."""
     if "replication" not in server.exports and any(listener.multicast for listener in server.listeners):
         server.exports["replication"] = load_module("replication")
-    if "replication" in server.exports:
-        module: Any = server.exports["replication"].module  # Any: the loader does not import modules
-        module.farm_secret = secret
+    for exports in server.exports.values():
+        if exports.take_secret is not None:
+            exports.take_secret(secret)
 
 
 def _assign(settings: Settings, program: Program) -> None:
@@ -192,13 +209,12 @@ def _make_shared(server: Server, environment: Environment) -> None:
                 variables.declare(group, name, "int" if isinstance(value, int) else "str", value)
     variables.place(server.segment, server.counters)
     server.variables = variables
-    HOOKS.cfg_get = variables.get
 
 
 def _require_files(server: Server) -> None:
     """A database server that is down comes back; a file that is missing does not. Raises ConfigError."""
     for exports in server.exports.values():
-        url = getattr(exports.module, "db_url", "")
+        url = exports.parameter("db_url")
         if isinstance(url, str) and url.startswith("sqlite:") and not Path(parse_url(url).path).is_file():
             raise ConfigError(
                 f"there is no database {parse_url(url).path}",
@@ -222,14 +238,15 @@ def _initialise(server: Server) -> None:
         raise UsageError("a module keeps a database handle in the master")
 
 
-def _lend(server: Server) -> None:
-    """What the core lends to the script's run time."""
+def _lend(server: Server, hooks: Hooks) -> None:
+    """What the core lends to the program."""
     hosts = {listener.host for listener in server.listeners}
-    HOOKS.is_myself = server.is_myself
-    HOOKS.is_my_address = lambda host: host.strip("[]") in hosts
-    HOOKS.find_listener = server.listener_for
-    HOOKS.server_id = lambda: server.settings.server_id
-    HOOKS.max_while_loops = server.settings.max_while_loops
+    hooks.is_myself = server.is_myself
+    hooks.is_my_address = lambda host: host.strip("[]") in hosts
+    hooks.find_listener = server.listener_for
+    hooks.server_id = lambda: server.settings.server_id
+    hooks.cfg_get = server.variables.get
+    hooks.max_while_loops = server.settings.max_while_loops
 
 
 class _Databases:
@@ -245,26 +262,28 @@ class _Databases:
         In the master it blocks, and whoever opened it closes it before the fork: no kind of handle survives that.
         """
         server = self._server
-        driver = _driver(url, server.exports)
+        opener = _opener(url, server.exports)
         if self._check_only:
             raise BackendError("no database is opened while checking")
-        driver = _driver(url, server.exports)
         if server.slot < 0:
-            return cast("Database", driver.open(url, read_only=True))
-        return cast("Database", driver.open(url, read_only=server.role not in WRITING_ROLES, loop=server.loop))
+            return cast("Database", opener(url, read_only=True))
+        return cast("Database", opener(url, read_only=server.role not in WRITING_ROLES, loop=server.loop))
 
 
-def _driver(url: str, loaded: Mapping[str, Exports]) -> Any:  # Any: a driver module's instance, no class in common
+def _opener(url: str, loaded: Mapping[str, Exports]) -> Callable[..., object]:
+    """What opens *url*: of a driver that is loaded, with its parameters set, else of a fresh one. Raises ConfigError."""
     scheme = url.partition(":")[0].lower()
     for exports in loaded.values():
-        if scheme in getattr(exports.module, "schemes", ()):
-            return exports.module
+        if exports.open_database is not None and scheme in exports.schemes:
+            return exports.open_database
     name = DRIVERS.get(scheme)
     if name is None:
         raise ConfigError(
             f"no database driver for {scheme!r:.40} URLs", hint="sqlite:////path, postgres://… or mysql://…"
         )
-    return load_module(name).module
+    opener = load_module(name).open_database
+    assert opener is not None, name
+    return opener
 
 
 def _secrets(run_dir: str) -> dict[str, str]:

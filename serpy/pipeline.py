@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
 from serpy.api import FORWARDER, STATELESS_REPLIES, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
-from serpy.context.context import DROPPED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
+from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
-from serpy.script.runtime import HOOKS
 from serpy.sip.address import is_address
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
@@ -130,7 +129,6 @@ class Pipeline:
         self._check_via = bool(server.settings.check_via)
         self._has_reply_route = False
         self.set_program(program)
-        HOOKS.forward = self.script_forward
         self.loop.set_timer_source(self.next_timer_at, self.on_timer)
         self._counters: list[int] = []  # ids, in the order of statistics.ALL
         self._base: list[int] = []  # what a predecessor in this slot had counted
@@ -144,6 +142,7 @@ class Pipeline:
     def set_program(self, program: Any) -> None:
         """Use *program* from the next message on."""
         self.program = program
+        program.hooks.forward = self.script_forward
         self.layer.user.program = program
         self.forwarder.filter = OnSend(program)
         self._has_reply_route = bool(program.has_route(ONREPLY, ""))
@@ -295,6 +294,8 @@ class Pipeline:
             ctx.reply_to_source = True
         try:
             self._run_script(ctx)
+            if ctx.state == FAILED and not ctx.final_sent:
+                self._answer_failure(ctx, 500, "", [])
         except ProtocolError as exc:
             self._answer_failure(ctx, exc.status, exc.reason, [])
         except ResourceError:

@@ -1,7 +1,7 @@
 """What a database driver offers and what it may raise.
 
-A driver is a module (``db_sqlite``, ``db_postgres``, ``db_mysql``) whose instance has ``schemes`` and ``open(url, *, read_only,
-loop=None, create=False) -> Database``. Values travel as parameters only; identifiers pass ``schema.quoted``. Columns of
+A driver is a module (``db_sqlite``, ``db_postgres``, ``db_mysql``) whose export table has ``schemes`` and
+``open_database(url, *, read_only, loop=None, create=False) -> Database``. Values travel as parameters only; identifiers pass ``schema.quoted``. Columns of
 kind ``datetime`` are Unix seconds (int) on this side of the interface and UTC text or timestamps on the other; text
 given for them is passed as it is.
 

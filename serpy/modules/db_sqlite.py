@@ -200,8 +200,6 @@ def _unix_timestamp(*arguments: Value) -> int | None:
 class SqliteModule:
     """The driver: opens handles for ``sqlite:`` URLs."""
 
-    schemes = ("sqlite",)
-
     def __init__(self) -> None:
         self.timeout_ms = 2000
         self._start = os.getcwd()  # noqa: PTH109 - a daemon changes its directory before the children open anything
@@ -216,9 +214,12 @@ class SqliteModule:
 
 def exports() -> Exports:
     """The module's export table."""
+    module = SqliteModule()
     return Exports(
         name="db_sqlite",
-        module=SqliteModule(),
+        module=module,
+        schemes=("sqlite",),
+        open_database=module.open,
         params=(
             Param(
                 "db_timeout",

@@ -37,13 +37,17 @@ class Replication:
         self.digest_interval = 5
         self.store_replicas = 0
         self.trusted_source: list[str] = []
-        self.farm_secret = ""  # set by the loader: what stands in the secrets file of the run directory
+        self._farm_secret = ""
         self._server: Server
+
+    def take_secret(self, secret: str) -> None:
+        """Use *secret* when no parameter gives another."""
+        self._farm_secret = secret
 
     def init(self, server: Server) -> None:
         """Provide the settings, make the tombstones and the counters. Raises ConfigError, ResourceError."""
         settings = ReplicationSettings()
-        settings.key = read_key(self.key_file) if self.key_file else (self.key or self.farm_secret).encode("utf-8")
+        settings.key = read_key(self.key_file) if self.key_file else (self.key or self._farm_secret).encode("utf-8")
         settings.interface = self.interface
         settings.port = self.port
         settings.max_age_s = self.max_age
@@ -109,6 +113,7 @@ def exports() -> Exports:
     return Exports(
         name="replication",
         module=module,
+        take_secret=module.take_secret,
         params=[
             Param("key", "str", "", "secret of the farm, the same on all its servers; empty: REPLICATION_SECRET of the secrets file"),
             Param("key_file", "str", "", "file with the secret, instead of key"),

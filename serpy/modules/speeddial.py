@@ -7,6 +7,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §19.1.4 (comparison of user parts
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
@@ -27,13 +28,15 @@ from serpy.api import (
 )
 from serpy.context.avps import FROM_USER, TRACK_TO
 from serpy.db.cache import TtlCache
+from serpy.script.limited_log import LimitedLog
 from serpy.script.param_sets import cache_params
-from serpy.script.runtime import log_limited
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.uri import parse_uri, unescape
 
 if TYPE_CHECKING:
     from serpy.db.interface import Value
+
+log = logging.getLogger(__name__)
 
 GENERATION: Final = "speed_dial"
 
@@ -55,6 +58,7 @@ class SpeedDial:
         self._server: Server  # set by init()
         self._cache: TtlCache[Key, str]  # set by child_init()
         self._replies: ReplyService | None = None
+        self._reports: Final = LimitedLog(log)
 
     def init(self, server: Server) -> None:
         """Make the generation number exist."""
@@ -88,14 +92,16 @@ class SpeedDial:
         try:
             found = self._cache.get((table, uid, str(did), user))
         except BackendError as exc:
-            log_limited("sd_lookup", "sd_lookup: %s", exc)
+            self._reports.error("sd_lookup", "sd_lookup: %s", exc)
             return self._refuse(ctx, 500, "Server Internal Error")
         if not found:
             return FALSE
         try:
             parse_uri(found)
         except ParseError:
-            log_limited("sd_lookup URI", "the speed dial of %.80r for %.80r is no URI: %.120r", uid, user, found)
+            self._reports.error(
+                "sd_lookup URI", "the speed dial of %.80r for %.80r is no URI: %.120r", uid, user, found
+            )
             return self._refuse(ctx, 500, "Server Internal Error")
         ctx.request_uri = found
         return TRUE

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from serpy.context import avps
-from serpy.script import formats, operands, runtime, selects, tree
+from serpy.script import formats, selects, tree
+from serpy.script.coder import Coder
 from serpy.script.exports import Arg, Function
 from serpy.script.faults import REGEX_HINT, did_you_mean
-
-if TYPE_CHECKING:
-    from serpy.script.expressions import ExpressionCoder
+from serpy.script.patterns import compile_regex
 
 
 class BadArgumentError(Exception):
@@ -27,7 +25,7 @@ class BadArgumentError(Exception):
         self.hint = hint
 
 
-def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: Function, position: int) -> str:
+def code_argument(coder: Coder, node: tree.Node, kind: Arg, function: Function, position: int) -> str:
     """The Python expression for the argument at *position* (from 0). Raises BadArgumentError."""
     prepare = function.prepare.get(position)
     if kind is Arg.TEMPLATE or prepare is not None:
@@ -44,7 +42,7 @@ def code_argument(coder: ExpressionCoder, node: tree.Node, kind: Arg, function: 
         return _attribute(coder, node, kind)
     if kind is Arg.REGEX:
         try:
-            return coder.unit.constant(runtime.compile_regex(_text(node, "a regular expression in quotes")), "re")
+            return coder.unit.constant(compile_regex(_text(node, "a regular expression in quotes")), "re")
         except re.error as error:
             raise BadArgumentError(f"bad regular expression: {error}", REGEX_HINT) from None
     if kind is Arg.ROUTE:
@@ -64,7 +62,7 @@ def _text(node: tree.Node, wanted: str) -> str:
     raise BadArgumentError(f"expected {wanted}", "this argument must be a constant")
 
 
-def _integer(coder: ExpressionCoder, node: tree.Node) -> str:
+def _integer(coder: Coder, node: tree.Node) -> str:
     if isinstance(node, tree.String):
         text = node.value
         if text[:1] in ("$", "@"):
@@ -77,7 +75,7 @@ def _integer(coder: ExpressionCoder, node: tree.Node) -> str:
     return coder.as_int(node)
 
 
-def flag_number(coder: ExpressionCoder, node: tree.Node) -> int:
+def flag_number(coder: Coder, node: tree.Node) -> int:
     """The number of a flag argument. Raises BadArgumentError."""
     environment = coder.unit.environment
     if isinstance(node, tree.Integer):
@@ -92,19 +90,19 @@ def flag_number(coder: ExpressionCoder, node: tree.Node) -> int:
     return number
 
 
-def _value(coder: ExpressionCoder, node: tree.Node) -> str:
+def _value(coder: Coder, node: tree.Node) -> str:
     """A "$avp" or "@select" in a string is resolved per call; an expression is what it is."""
     if isinstance(node, (tree.Word, tree.Address)):
         return repr(node.value)
     if not isinstance(node, tree.String):
-        return coder.value(node)[0]
+        return coder.value(node).text
     text = node.value
     if coder.unit.environment.dialect == "kamailio" and "$" in text:
         return _format(coder, node)
     try:
         if text[:1] == "$":
             variable = coder.avp_in_string(text)
-            return coder.read_variable(variable)[0]
+            return coder.read(variable).text
         if text[:1] == "@":
             return f"{coder.unit.constant(selects.resolve_select(text, coder.unit.environment), 'sel')}(ctx)"
     except ValueError as error:
@@ -112,7 +110,7 @@ def _value(coder: ExpressionCoder, node: tree.Node) -> str:
     return repr(text[1:] if text[:2] in ("\\$", "\\@") else text)
 
 
-def _format(coder: ExpressionCoder, node: tree.Node) -> str:
+def _format(coder: Coder, node: tree.Node) -> str:
     if not isinstance(node, tree.String):
         return coder.as_str(node) if not isinstance(node, tree.Word) else repr(node.value)
     try:
@@ -124,7 +122,7 @@ def _format(coder: ExpressionCoder, node: tree.Node) -> str:
     return f"{coder.unit.constant(parsed.expand, 'fmt')}(ctx)"
 
 
-def _prepared(coder: ExpressionCoder, node: tree.Node, kind: Arg, prepare: Callable[[object], object] | None) -> str:
+def _prepared(coder: Coder, node: tree.Node, kind: Arg, prepare: Callable[[object], object] | None) -> str:
     """A constant made from the argument's text at load time."""
     text = _text(node, "text in quotes")
     try:
@@ -136,7 +134,7 @@ def _prepared(coder: ExpressionCoder, node: tree.Node, kind: Arg, prepare: Calla
     return repr(made) if isinstance(made, (str, int)) else coder.unit.constant(made, "arg")
 
 
-def _attribute(coder: ExpressionCoder, node: tree.Node, kind: Arg) -> str:
+def _attribute(coder: Coder, node: tree.Node, kind: Arg) -> str:
     text = node.text if isinstance(node, tree.Variable) else _text(node, "an attribute")
     try:
         name = avps.parse_track(text) if kind is Arg.TRACK else avps.parse_avp_name(text)
@@ -145,7 +143,7 @@ def _attribute(coder: ExpressionCoder, node: tree.Node, kind: Arg) -> str:
     return coder.unit.constant(name, "avp")
 
 
-def _route(coder: ExpressionCoder, node: tree.Node, function: Function) -> str:
+def _route(coder: Coder, node: tree.Node, function: Function) -> str:
     name = _text(node, "the name of a route")
     kind = function.route_kind or "route"
     known = coder.unit.route_names(kind)
@@ -156,6 +154,3 @@ def _route(coder: ExpressionCoder, node: tree.Node, function: Function) -> str:
             hint = f"there is {elsewhere[0]}[{name}], but {function.name} needs {kind}[{name}]"
         raise BadArgumentError(f"no {kind}[{name}] in this script", hint or f"add: {kind}[{name}] {{ … }}")
     return repr("" if name == "0" else name)
-
-
-__all__ = ["BadArgumentError", "code_argument", "flag_number", "operands"]

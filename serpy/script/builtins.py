@@ -15,7 +15,9 @@ from typing import Final
 from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import ParseError
 from serpy.script.exports import FALSE, TRUE, Arg, Function, Routes
-from serpy.script.runtime import HOOKS, Scalar, is_reply, to_int, to_str
+from serpy.script.hooks import Hooks
+from serpy.script.runtime import is_reply
+from serpy.script.scalars import Scalar, to_int, to_str
 from serpy.sip.flow import CLOSE, NO_CONNECT, Flow
 from serpy.sip.uri import Uri, parse_uri
 
@@ -67,26 +69,6 @@ def force_rport(ctx: Context) -> int:
     """Answers go to the port the request came from."""
     ctx.reply_to_source = True
     return TRUE
-
-
-def force_tcp_alias(ctx: Context, port: int = 0) -> int:
-    """Make the connection serve the Via port, too."""
-    return TRUE if ctx.flow.transport == "udp" else HOOKS.tcp_alias(ctx, port)
-
-
-def force_send_socket(ctx: Context, transport: str, host: str, port: int) -> int:
-    """Send from this listen address of ours."""
-    listener = HOOKS.find_listener(transport, host, port)
-    if listener is None or listener.multicast:
-        log.error("force_send_socket: %s:%s:%d is no address to send from", transport or "*", host, port)
-        return FALSE
-    ctx.send_listener = listener
-    return TRUE
-
-
-def forward_to(ctx: Context, host: Scalar, port: Scalar, transport: str) -> int:
-    """Stateless forward; "" means the Request-URI's host."""
-    return HOOKS.forward(ctx, to_str(host), to_int(port), transport)
 
 
 # ---- Request-URI edits
@@ -234,12 +216,11 @@ def _in_place(_ctx: Context) -> int:
 _VALUE: Final = (Arg.VALUE,)
 _PLACE: Final = Routes.REQUEST | Routes.FAILURE | Routes.BRANCH | Routes.EVENT
 
-FUNCTIONS: Final[tuple[Function, ...]] = (
+_FUNCTIONS: Final[tuple[Function, ...]] = (
     Function("log", log_text, (Arg.STR,), routes=Routes.ALL, summary="log constant text"),
     Function("log", log_level, (Arg.INT, Arg.STR), routes=Routes.ALL, summary="log constant text at a level"),
     Function("append_branch", append_branch, (Arg.VALUE, Arg.VALUE), 2, _PLACE, "add a branch"),
     Function("force_rport", force_rport, routes=Routes.ALL, summary="answer to the source port"),
-    Function("force_tcp_alias", force_tcp_alias, (Arg.INT,), 1, Routes.ALL, "alias this connection"),
     Function("rewritehost", rewritehost, _VALUE, routes=_PLACE, summary="replace the Request-URI's host"),
     Function("rewritehostport", rewritehostport, _VALUE, routes=_PLACE, summary="replace host and port"),
     Function("rewriteport", rewriteport, _VALUE, routes=_PLACE, summary="replace the Request-URI's port"),
@@ -260,6 +241,14 @@ FUNCTIONS: Final[tuple[Function, ...]] = (
         "set_forward_no_connect", set_forward_no_connect, routes=Routes.ALL, summary="forward on open connections"
     ),
 )
+
+
+def core_functions(hooks: Hooks) -> tuple[Function, ...]:
+    """The functions that every script has, for a program with these *hooks*."""
+    alias = Function("force_tcp_alias", hooks.force_tcp_alias, (Arg.INT,), 1, Routes.ALL, "alias this connection")
+    return (*_FUNCTIONS, alias)
+
+
 IN_PLACE: Final[dict[str, tuple[int, int]]] = {  # name -> fewest and most arguments
     "route": (1, 1), "setflag": (1, 1), "resetflag": (1, 1), "isflagset": (1, 1), "setavpflag": (2, 2),
     "resetavpflag": (2, 2), "isavpflagset": (2, 2), "force_send_socket": (1, 1), "forward": (0, 2),

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from serpy.errors import ConfigError
-from serpy.script import builtins, runtime, tree
+from serpy.script import builtins, tree
 from serpy.script.check import walk
-from serpy.script.codegen import Unit
+from serpy.script.codegen import compile_routes
 from serpy.script.environment import CURRENT, Environment, base_name
 from serpy.script.exports import Exports, Param
 from serpy.script.faults import Faults, Position, ScriptErrors, did_you_mean
 from serpy.script.parse import parse_text
+from serpy.script.patterns import posix_pattern
 from serpy.script.program import Assignment, CustomVariable, Program
+from serpy.script.unit import Unit
 
 __all__ = ["Assignment", "CustomVariable", "Environment", "Program", "ScriptErrors", "compile_script", "compile_text"]
 
@@ -54,7 +56,7 @@ class _Loader:
         self.script = script
         self.environment = environment
         self.faults = faults
-        self.program = Program()
+        self.program = Program(environment.hooks)
         self.program.path = path
         self.program.dialect = script.dialect
         self._lists: dict[str, list[str]] = {}
@@ -68,14 +70,14 @@ class _Loader:
         routes = self._routes()
         unit = Unit(self.environment, self.faults, routes)
         unit.modules_failed = self._failed
-        unit.retcode_in_text = any(_mentions_retcode(item) for item in self.script.items)
-        compiled = unit.build()
+        retcode_in_text = any(_mentions_retcode(item) for item in self.script.items)
+        compiled = compile_routes(unit, retcode_in_text=retcode_in_text)
         self.faults.raise_if_any()
-        program.add_routes(compiled)
+        program.add_routes(compiled.routes)
         program.flags = dict(self.environment.flags)
         program.avpflags = dict(self.environment.avpflags)
         program.warnings = self.faults.warnings
-        program.listings = unit.listings
+        program.listings = compiled.listings
         program.files = set(self.faults.sources)
         program.send_sockets = [(t, h, p, repr(place)) for t, h, p, place in unit.send_sockets]
         return program
@@ -186,7 +188,7 @@ class _Loader:
 
     def _modparam(self, item: tree.ModParam) -> None:
         try:
-            pattern = re.compile(runtime.posix_pattern(item.pattern.value))
+            pattern = re.compile(posix_pattern(item.pattern.value))
         except re.error as error:
             self.faults.add(item.pattern.position, f"bad module name {item.pattern.value!r}: {error}")
             return

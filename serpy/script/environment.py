@@ -10,12 +10,18 @@ from typing import Final
 
 from serpy.errors import ConfigError
 from serpy.script.exports import Exports, Function, Select
+from serpy.script.hooks import Hooks
 
 MODULE_ALIASES: Final = {"mysql": "db_mysql", "postgres": "db_postgres", "sqlite": "db_sqlite"}
 
 
+def _no_modules(_function: str) -> list[str]:
+    return []
+
+
 class Environment:
-    """The world around one script. *load_module* returns a fresh Exports or raises ConfigError.
+    """The world around one script. *load_module* returns a fresh Exports or raises ConfigError; *modules_with* tells
+    which modules have a function, loaded or not.
 
     *settings*: known global parameters, name -> "int" | "bool" | "str" | "list"; those of SER are known anyway.
     *variables*: cfg groups of the core, group -> {variable: …}; those of modules and of the script are added.
@@ -26,8 +32,11 @@ class Environment:
         load_module: Callable[[str], Exports],
         settings: Mapping[str, str] | None = None,
         variables: Mapping[str, Iterable[str]] | None = None,
+        modules_with: Callable[[str], list[str]] = _no_modules,
     ) -> None:
         self._load = load_module
+        self.modules_with = modules_with
+        self.hooks = Hooks()  # of the program that is being compiled
         self.settings: dict[str, str] = dict(settings or {})
         self.modules: dict[str, Exports] = {}
         self.functions: dict[str, list[tuple[str, Function]]] = {}  # name -> [(module, function)]

@@ -132,3 +132,15 @@ class Exports:
     child_init: Callable[[Any], None] | None = None
     # Runtime-changeable settings of the cfg framework: group name -> {variable: (kind, default, help)}
     variables: Mapping[str, Mapping[str, tuple[str, int | str, str]]] = field(default_factory=dict)
+    # Of a database driver: the URL schemes it knows, and (url, *, read_only, loop=None, create=False) -> Database.
+    schemes: Sequence[str] = ()
+    open_database: Callable[..., Any] | None = None  # Any: a Database, which this layer may not import either
+    # Who replicates is given, before ``init``, the secret that the run directory keeps.
+    take_secret: Callable[[str], None] | None = None
+
+    def parameter(self, name: str) -> object:
+        """The value that the parameter *name* has now; None when the module declares none of that name."""
+        for param in self.params:
+            if param.name == name:
+                return getattr(self.module, param.attribute or param.name)
+        return None

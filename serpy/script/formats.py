@@ -16,10 +16,11 @@ from typing import Final
 
 from serpy.context.avps import parse_avp_name
 from serpy.context.context import Context
-from serpy.script import operands, runtime, selects
+from serpy.script import operands, selects
 from serpy.script.environment import CURRENT, Environment
 from serpy.script.faults import did_you_mean
-from serpy.script.runtime import Scalar
+from serpy.script.scalars import Scalar
+from serpy.script.unique import unique
 
 Part = str | operands.Read
 
@@ -110,7 +111,7 @@ def _variable(text: str, environment: Environment) -> operands.Read:
     variable = operands.resolve_variable(text, environment)
     if variable.read is not None:
         return variable.read
-    return operands._avp_reader(variable.avp)
+    return operands.avp_reader(variable.avp)
 
 
 def _specifier(text: str, offset: int, environment: Environment) -> tuple[Part, int]:
@@ -131,11 +132,11 @@ def _specifier(text: str, offset: int, environment: Environment) -> tuple[Part, 
         avp = _AVP.match(text, offset)
         if avp is None:
             raise ValueError("'%$' needs an attribute name")
-        return operands._avp_reader(parse_avp_name(avp.group())), _after(text, avp.end())
+        return operands.avp_reader(parse_avp_name(avp.group())), _after(text, avp.end())
     if head == "<":
         old = _OLD_AVP.match(text, offset)
         if old is not None:
-            return operands._avp_reader(parse_avp_name("$" + old.group(1).removeprefix("$"))), old.end()
+            return operands.avp_reader(parse_avp_name("$" + old.group(1).removeprefix("$"))), old.end()
     if head == "{":
         header = _HEADER.match(text, offset)
         if header is None:
@@ -175,10 +176,6 @@ def _colour(pair: str) -> str:
     codes = [30 + _COLOURS.get(pair[:1].lower(), 9), 40 + _COLOURS.get(pair[1:2].lower(), 9)]
     bold = "1;" if pair[:1].isupper() else ""
     return f"\x1b[{bold}{codes[0]};{codes[1]}m"
-
-
-def _pseudo(name: str) -> operands.Read:
-    return operands._SIMPLE[name][0]
 
 
 def _get(name: str) -> operands.Read:
@@ -234,7 +231,7 @@ def _pid_hex(_ctx: Context) -> Scalar:
 
 
 def _unique(_ctx: Context) -> Scalar:
-    return runtime.unique()
+    return unique()
 
 
 def _time_text(ctx: Context) -> Scalar:
@@ -269,11 +266,11 @@ def _host_address(ctx: Context) -> Scalar:
 
 
 _SPECIFIERS: Final[dict[str, operands.Read]] = {
-    "ru": _pseudo("ru"), "rm": _pseudo("rm"), "rs": _pseudo("rs"), "rr": _pseudo("rr"), "fu": _pseudo("fu"),
-    "ft": _from_tag, "tu": _pseudo("tu"), "tt": _to_tag, "ct": _get("contact"), "ci": _pseudo("ci"), "cs": _pseudo("cs"),
-    "ua": _get("user-agent"), "rt": _get("refer-to"), "si": _pseudo("si"), "sp": _pseudo("sp"), "is": _pseudo("si"),
-    "Ri": _pseudo("Ri"), "Rp": _pseudo("Rp"), "mb": _whole, "ml": _pseudo("ml"), "mi": _number, "mx": _number_hex,
-    "mf": _flags, "ds": _destinations, "br": _first_branch, "bR": _all_branches, "nh": _next_hop, "pp": _pseudo("pp"),
-    "px": _pid_hex, "uq": _unique, "Ts": _pseudo("Ts"), "Tf": _time_text, "Tx": _time_hex, "Hn": _host_name,
+    "ru": operands.simple("ru"), "rm": operands.simple("rm"), "rs": operands.simple("rs"), "rr": operands.simple("rr"), "fu": operands.simple("fu"),
+    "ft": _from_tag, "tu": operands.simple("tu"), "tt": _to_tag, "ct": _get("contact"), "ci": operands.simple("ci"), "cs": operands.simple("cs"),
+    "ua": _get("user-agent"), "rt": _get("refer-to"), "si": operands.simple("si"), "sp": operands.simple("sp"), "is": operands.simple("si"),
+    "Ri": operands.simple("Ri"), "Rp": operands.simple("Rp"), "mb": _whole, "ml": operands.simple("ml"), "mi": _number, "mx": _number_hex,
+    "mf": _flags, "ds": _destinations, "br": _first_branch, "bR": _all_branches, "nh": _next_hop, "pp": operands.simple("pp"),
+    "px": _pid_hex, "uq": _unique, "Ts": operands.simple("Ts"), "Tf": _time_text, "Tx": _time_hex, "Hn": _host_name,
     "Hd": _host_domain, "Hf": _host, "Hi": _host_address,
 }  # fmt: skip

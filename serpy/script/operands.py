@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from serpy.context.avps import ALL, AvpName, is_class_prefix, parse_avp_name
+from serpy.context.avps import AvpName, is_class_prefix, parse_avp_name
 from serpy.context.context import Context
 from serpy.errors import ParseError
 from serpy.script import runtime, selects
 from serpy.script.environment import Environment
 from serpy.script.faults import did_you_mean
-from serpy.script.runtime import Scalar, to_int, to_str
+from serpy.script.scalars import Scalar, to_int, to_str
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr
 from serpy.sip.uri import Uri, parse_uri
 
@@ -208,7 +208,8 @@ def _rr(ctx: Context) -> Scalar:
     return None if ctx.response is None else ctx.response.reason
 
 
-def _rc(ctx: Context) -> Scalar:
+def retcode(ctx: Context) -> Scalar:
+    """``$?``, ``$rc``."""
     return ctx.retcode
 
 
@@ -274,10 +275,15 @@ _SIMPLE: Final[dict[str, tuple[Read, Write | None]]] = {
     "tt": (_address_reader(True, "tag"), None), "tn": (_address_reader(True, "name"), None),
     "ci": (_ci, None), "cs": (_cs, None), "rm": (_rm, None), "ua": (_ua, None), "ct": (_ct, None), "si": (_si, None),
     "sp": (_sp, None), "Ri": (_received_ip, None), "Rp": (_received_port, None), "proto": (_proto, None),
-    "mt": (_mt, None), "ml": (_ml, None), "rs": (_rs, None), "rr": (_rr, None), "rc": (_rc, None),
-    "retcode": (_rc, None), "pp": (_pp, None), "Ts": (_ts, None), "T_branch_idx": (_branch_index, None),
+    "mt": (_mt, None), "ml": (_ml, None), "rs": (_rs, None), "rr": (_rr, None), "rc": (retcode, None),
+    "retcode": (retcode, None), "pp": (_pp, None), "Ts": (_ts, None), "T_branch_idx": (_branch_index, None),
     "null": (_null, None),
 }  # fmt: skip
+
+
+def simple(name: str) -> Read:
+    """The reader of ``$name``. Raises KeyError."""
+    return _SIMPLE[name][0]
 
 
 # ---- $name(argument)
@@ -316,14 +322,15 @@ def _avp(argument: str, index: str, _environment: Environment) -> Variable:
     return Variable(None, read, write)
 
 
-def _var(argument: str, _index: str, _environment: Environment) -> Variable:
+def _var(argument: str, _index: str, environment: Environment) -> Variable:
     name = argument
+    kept = environment.hooks.vars
 
     def read(_ctx: Context) -> Scalar:
-        return runtime.VARS.get(name, 0)
+        return kept.get(name, 0)
 
     def write(_ctx: Context, value: Scalar) -> None:
-        runtime.VARS[name] = 0 if value is None else value
+        kept[name] = 0 if value is None else value
 
     return Variable(None, read, write)
 
@@ -358,7 +365,7 @@ _WITH_ARGUMENT: Final[dict[str, Callable[[str, str, Environment], Variable]]] = 
 def _transformed(variable: Variable, text: str) -> Variable:
     steps = [_transformation(item) for item in re.findall(r"\{([^{}]*)\}", text)]
     avp = variable.avp
-    inner: Read = variable.read if variable.read is not None else _avp_reader(avp)
+    inner: Read = variable.read if variable.read is not None else avp_reader(avp)
 
     def read(ctx: Context) -> Scalar:
         value = inner(ctx)
@@ -369,7 +376,9 @@ def _transformed(variable: Variable, text: str) -> Variable:
     return Variable(None, read)
 
 
-def _avp_reader(avp: AvpName | None) -> Read:
+def avp_reader(avp: AvpName | None) -> Read:
+    """A reader of an attribute; of None it reads nothing."""
+
     def read(ctx: Context) -> Scalar:
         return None if avp is None else ctx.avps.read(avp)
 
@@ -455,6 +464,3 @@ def _address_step(value: Scalar, name: str) -> Scalar:
     except ParseError:
         return None
     return address.uri_text if name == "uri" else address.tag if name == "tag" else address.display_name
-
-
-__all__ = ["ALL", "Read", "Variable", "Write", "resolve_variable"]

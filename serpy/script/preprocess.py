@@ -110,11 +110,18 @@ class Preprocessor:
         if kind in ("STRING", "RAWSTRING") and self._substitutions:
             token.data = self._substitute(str(token.data))
         elif kind == "ROUTEKIND" and token.data in self.defines:
-            token.data = self.defines[str(token.data)].strip("\"'")
+            self._rename_route(token)
         elif _NAME.fullmatch(str(token)) and str(token) in self.defines and kind not in ("STRING", "RAWSTRING", "VAR"):
             self._expand(token, result, depth)
             return
         result.append(token)
+
+    def _rename_route(self, token: Tok) -> None:
+        """``route[NAME]`` where NAME is a define, too: the route gets its value as a name."""
+        name = str(token.data)
+        token.data = self.defines[name].strip("\"'")
+        if token.data != name:
+            self.faults.warn(token.position, f"{name!r} is a define: this is {token}[{token.data}]")
 
     def _expand(self, token: Tok, result: list[Tok], depth: int) -> None:
         if depth > MAX_EXPANSIONS:

@@ -5,15 +5,18 @@ Runs in: udp receiver, timer; filled in the master while loading. Locks: none.
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from serpy.context.context import BRANCH, DROPPED, EVENT, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
+from serpy.context.context import BRANCH, DROPPED, EVENT, FAILED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import ProtocolError, ResourceError, SerpyError
-from serpy.script import runtime
 from serpy.script.exports import Exports
+from serpy.script.hooks import Hooks
+from serpy.script.runtime import MAX_DEPTH
 
 RouteFunction = Callable[[Context], int]
 
@@ -21,7 +24,12 @@ _KINDS: Final = {
     REQUEST: "route", FAILURE: "failure_route", ONREPLY: "onreply_route", BRANCH: "branch_route",
     ONSEND: "onsend_route", EVENT: "event_route",
 }  # fmt: skip
-_SCRIPT_ERRORS: Final = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, SerpyError)
+# What may go wrong in a function of a script without the process being in doubt. RuntimeError has RecursionError among
+# it; struct.error and re.error have no other base than Exception.
+_SCRIPT_ERRORS: Final = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, SerpyError, TypeError,
+    ValueError, re.error, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,10 @@ class CustomVariable:
 
 
 class Program:
-    """A compiled script. Immutable after loading; inherited by every child."""
+    """A compiled script. Immutable after loading, but for what *hooks* are lent; inherited by every child."""
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks: Final = hooks
         self.path = ""
         self.dialect = "default"
         self.settings: list[Assignment] = []
@@ -93,8 +102,10 @@ class Program:
         return None
 
     def run(self, ctx: Context, kind: int, name: str = "") -> int:
-        """Run one route (no route of that name: 1) and leave ``ctx.state``. ProtocolError and ResourceError pass
-        through; any other run-time error is logged with the script's line and the result is -1.
+        """Run one route (no route of that name: 1) and leave ``ctx.state``.
+
+        ProtocolError and ResourceError pass through, they have an answer; a lack of memory becomes one of the latter.
+        What else goes wrong in a function is logged with the script's line: -1, and the state is FAILED.
         """
         function = self._routes[kind].get(name)
         ctx.state = RUNNING
@@ -106,8 +117,10 @@ class Program:
             return function(ctx)
         except (ProtocolError, ResourceError):
             raise
+        except MemoryError:
+            raise ResourceError("out of memory") from None
         except _SCRIPT_ERRORS as error:
-            ctx.state = EXITED
+            ctx.state = FAILED
             self._failed(error)
             return -1
         finally:
@@ -118,7 +131,7 @@ class Program:
         ``ctx.state`` says afterwards whether the route has ended the script.
         """
         function = self._routes[REQUEST].get(name)
-        if function is None or ctx.depth >= runtime.MAX_DEPTH:
+        if function is None or ctx.depth >= MAX_DEPTH:
             return -1
         ctx.depth += 1
         code = function(ctx)
@@ -137,7 +150,7 @@ class Program:
 
     def _failed(self, error: BaseException) -> None:
         place = self.place_of(error.__traceback__)
-        runtime.log_limited(place, "%s: the script failed: %s: %.200r", place, type(error).__name__, str(error))
+        self.hooks.reports.error(place, "%s: the script failed: %s: %.200r", place, type(error).__name__, str(error))
 
     def place_of(self, traceback: TracebackType | None) -> str:
         """``file:line`` of the innermost script statement in a traceback; the script's path when there is none."""

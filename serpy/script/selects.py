@@ -18,6 +18,7 @@ from serpy.errors import ParseError
 from serpy.script import runtime
 from serpy.script.environment import Environment
 from serpy.script.faults import did_you_mean
+from serpy.script.unique import unique
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, split_commas
 from serpy.sip.uri import Uri, parse_uri
 
@@ -59,11 +60,12 @@ def resolve_select(text: str, environment: Environment) -> Reader:
         except ValueError:
             if head not in _FAMILIES:  # rr: the core and the module share the prefix
                 raise
-    if head == "cfg_get":
-        return _cfg_get(parts[1:], environment)
+    lent = _LENT.get(head)
+    if lent is not None:
+        return lent(parts[1:], environment)
     family = _FAMILIES.get(head)
     if family is None:
-        known = [*_FAMILIES, "cfg_get", *(select.prefix for select in environment.selects)]
+        known = [*_FAMILIES, *_LENT, *(select.prefix for select in environment.selects)]
         hint = did_you_mean(head, known)
         raise ValueError(f"unknown select '@{head}'" + (f"; {hint}" if hint else ""))
     return family(parts[1:])
@@ -476,12 +478,13 @@ def _method(ctx: Context) -> str | None:
     return runtime.method_of(ctx)
 
 
-def _sys(parts: tuple[Part, ...]) -> Reader:
+def _sys(parts: tuple[Part, ...], environment: Environment) -> Reader:
+    hooks = environment.hooks
     head = str(parts[0]) if parts else ""
     if head == "unique":
-        return lambda _ctx: runtime.unique()
+        return lambda _ctx: unique()
     if head == "server_id":
-        return lambda _ctx: str(runtime.HOOKS.server_id())
+        return lambda _ctx: str(hooks.server_id())
     if head == "pid":
         return lambda _ctx: str(os.getpid())
     if head != "now":
@@ -506,9 +509,10 @@ def _cfg_get(parts: tuple[Part, ...], environment: Environment) -> Reader:
     if name not in known:
         raise ValueError(f"no configuration variable {group}.{name}; {did_you_mean(name, known)}")
     default = str(known[name])
+    hooks = environment.hooks
 
     def read(_ctx: Context) -> str | None:
-        get = runtime.HOOKS.cfg_get
+        get = hooks.cfg_get
         return default if get is None else str(get(group, name))
 
     return read
@@ -519,10 +523,12 @@ _FAMILIES: Final[dict[str, Callable[[tuple[Part, ...]], Reader]]] = {
     "t": _address_family(1), "contact": _address_family(2), "m": _address_family(2), "refer_to": _address_family(3),
     "rr": _address_family(4), "record_route": _address_family(4), "hf_value": _hf_value, "msg": _msg, "via": _via,
     "v": _via, "src": _src, "dst": _dst, "received": _received, "cseq": _cseq, "method": _plain(_method),
-    "status": _plain(_status), "reason": _plain(_reason), "call_id": _plain(_call_id), "sys": _sys,
+    "status": _plain(_status), "reason": _plain(_reason), "call_id": _plain(_call_id),
     "user_agent": _header("user-agent"), "subject": _header("subject"), "expires": _header("expires"),
     "max_forwards": _header("max-forwards"), "content_type": _header("content-type"), "event": _header("event"),
     "server": _header("server"), "require": _header("require"), "supported": _header("supported"),
 }  # fmt: skip
+
+_LENT: Final[dict[str, Callable[[tuple[Part, ...], Environment], Reader]]] = {"sys": _sys, "cfg_get": _cfg_get}
 
 __all__ = ["Part", "Reader", "parse_select", "pick", "resolve_select", "split_commas", "uri_part", "value_param"]

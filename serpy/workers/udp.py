@@ -16,7 +16,6 @@ from serpy.net.udp import UdpReader
 from serpy.pipeline import Pipeline
 from serpy.replication.handover import Handover
 from serpy.script.exports import FALSE, TRUE
-from serpy.script.runtime import HOOKS
 from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing
 from serpy.workers.base import Worker
 
@@ -50,7 +49,7 @@ class UdpWorker(Worker):
         if self.layout.streams:
             self.channels.on(STREAM_FAILED, self._not_sent)
             self.channels.on(HTTP, self._http)
-            HOOKS.tcp_alias = self._alias
+            self.pipeline.program.hooks.tcp_alias = self._alias
         self.readers = [
             UdpReader(self.loop, sock, listener, self.pipeline.receive)
             for listener, sock in zip(server.listeners, self.bound.of_child(self.child), strict=True)

@@ -13,6 +13,7 @@ from serpy.modules import sl, tm
 from serpy.net.handoff import Channels
 from serpy.net.loop import Loop
 from serpy.pipeline import Pipeline
+from serpy.script.hooks import Hooks
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow, Listener, Outgoing
@@ -32,6 +33,7 @@ class FakeProgram:
             kind, _, name = key.partition("_")
             self.routes[kinds[kind], name] = call
         self.has_onsend = self.onsend is not None
+        self.hooks = Hooks()
 
     def has_route(self, kind: int, name: str) -> bool:
         return (kind, name) in self.routes

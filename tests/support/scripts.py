@@ -80,6 +80,14 @@ class World:
             selects = (Select("eval.pop", _constant("0")),)
         return Exports(name, module, functions, PARAMS, selects)
 
+    def modules_with(self, function):
+        """Where the loader would say that *function* is."""
+        return [name for name, functions in TABLE.items() if any(row[0] == function for row in functions)]
+
+    def environment(self):
+        """An Environment of these modules."""
+        return compiler.Environment(self.load, modules_with=self.modules_with)
+
     def _function(self, name):
         def call(ctx, *arguments):
             self.calls.append((name, *arguments))
@@ -108,7 +116,7 @@ def compile_text(text, world=None, *, modules="fake", defines=None):
     """A Program from *text*; *modules* are loaded in front of it, on line 1."""
     world = world or World()
     head = " ".join(f'loadmodule "{name}"' for name in modules.split())
-    return compiler.compile_text(f"{head}\n{text}", "test.conf", defines or {}, compiler.Environment(world.load))
+    return compiler.compile_text(f"{head}\n{text}", "test.conf", defines or {}, world.environment())
 
 
 def context(*headers, reply=False, host="203.0.113.7", **parts):
@@ -125,11 +133,14 @@ def run(
     modules="fake",
     flags="flags A : 1, B : 2; avpflags dialog_cookie;",
     before=None,
+    lend=None,
     **parts,
 ):
-    """Run *body* as the main route; (context, result)."""
+    """Run *body* as the main route; (context, result). *lend* is given the program's hooks first."""
     world = world or World()
     program = compile_text(f"{flags} route {{\n{body}\n}}", world, modules=modules)
+    if lend:
+        lend(program.hooks)
     ctx = context(*headers, **parts)
     if before:
         before(ctx)

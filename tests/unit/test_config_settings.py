@@ -19,6 +19,11 @@ def test_every_setting_is_declared_once_and_has_its_attribute():
     assert all(settings.get(item.name) == ([] if item.kind == "list" else item.default) for item in SETTINGS)
 
 
+def test_the_attributes_of_settings_are_those_with_an_effect_and_of_their_kind():
+    types = {"int": "int", "bool": "int", "str": "str", "list": "list[str]"}
+    assert Settings.__annotations__ == {item.name: types[item.kind] for item in SETTINGS if not item.effect}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

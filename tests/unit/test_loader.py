@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from serpy.errors import ConfigError
-from serpy.loader import database_url, load, load_module, parse_define
+from serpy.loader import DRIVERS, database_url, load, load_module, module_names, modules_with, parse_define
+from serpy.replication.settings import ReplicationSettings
 
 
 @pytest.fixture
@@ -82,3 +83,54 @@ def test_missing_sqlite_file_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="there is no database") as caught:
         load(str(script), {})
     assert "db create" in caught.value.hint
+
+
+def test_every_url_scheme_belongs_to_the_driver_that_says_so():
+    declared = {}
+    for name in module_names():
+        exports = load_module(name)
+        declared.update(dict.fromkeys(exports.schemes, name))
+        assert bool(exports.schemes) == (exports.open_database is not None)
+    assert declared == DRIVERS
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        ("record_route()", 'load it first: loadmodule "rr"'),
+        ('db_query("x", "y")', 'load it first: loadmodule "db_ops"'),
+        ("t_relai()", "did you mean"),
+    ],
+)
+def test_a_function_of_a_module_that_is_not_loaded_comes_with_its_module(write, function, hint):
+    path = write(f'loadmodule "sl"\nloadmodule "tm"\nroute {{ {function}; }}\n')
+    with pytest.raises(ConfigError, match=r"test\.conf:3:9: unknown function") as caught:
+        load(path, {}, check_only=True)
+    assert hint in str(caught.value)
+
+
+def test_a_function_that_several_modules_have_names_them_all(monkeypatch):
+    tables = {name: load_module("rr") for name in ("one", "two")}
+    monkeypatch.setattr("serpy.loader.module_names", lambda: [*tables, "broken"])
+    monkeypatch.setattr("serpy.loader.load_module", lambda name: tables[name] if name in tables else refuse(name))
+    assert modules_with("record_route") == ["one", "two"]
+
+
+def refuse(name):
+    raise ConfigError(f"module {name} cannot be loaded")
+
+
+def test_the_farm_has_the_secret_of_the_run_directory(write, tmp_path):
+    path = write(
+        'loadmodule "replication"\nloadmodule "sl"\nlisten=udp:127.0.0.1:5070\nroute { sl_reply("200", "OK"); }\n'
+    )
+    server = load(path, {}, run_dir=str(tmp_path / "run"))
+    kept = dict(line.split("=") for line in (tmp_path / "run/secrets").read_text().split())
+    assert server.bind(ReplicationSettings).key == kept["REPLICATION_SECRET"].encode()
+
+
+def test_two_servers_in_one_process_have_hooks_of_their_own(write):
+    text = "listen=udp:127.0.0.1:{}\nmax_while_loops={}\nroute {{ exit; }}\n"
+    servers = [load(write(text.format(5070 + n, n)), {}, check_only=True) for n in (1, 2)]
+    assert [server.program.hooks.max_while_loops for server in servers] == [1, 2]
+    assert [server.program.hooks.is_myself("127.0.0.1", 5071) for server in servers] == [True, False]

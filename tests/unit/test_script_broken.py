@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.scripts import World
 
-from serpy.script.compile import Environment, ScriptErrors, compile_script
+from serpy.script.compile import ScriptErrors, compile_script
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "broken_conf"
 FILES = sorted(CORPUS.glob("*.conf"))
@@ -14,7 +14,7 @@ FILES = sorted(CORPUS.glob("*.conf"))
 
 def errors_of(path):
     with pytest.raises(ScriptErrors) as caught:
-        compile_script(str(path), {}, Environment(World().load))
+        compile_script(str(path), {}, World().environment())
     return caught.value
 
 

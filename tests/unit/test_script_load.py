@@ -271,3 +271,14 @@ def test_out_of_box_idioms_load_and_run():
         ("eval_push", "x:%@cfg_get.rtp.enabled"), ("eval_oper", ">=", -2), ("append_hf_value", "Min-SE", "detect"),
         ("sl_reply", 404, "none"),
     ]  # fmt: skip
+
+
+def test_a_define_that_renames_a_route_is_warned_of():
+    program = compile_text("#!define NAT no\nroute { route(NAT); }\nroute[NAT] { setflag(3); }")
+    assert program.warnings == ["test.conf:4:1: 'NAT' is a define: this is route[no]"]
+    assert program.route_names("route") == ["", "no"]
+
+
+@pytest.mark.parametrize("text", ["#!define NAT NAT\nroute[NAT] { }", "#!define NAT no\nroute[NET] { }"])
+def test_a_define_that_leaves_the_routes_their_names_is_not_warned_of(text):
+    assert compile_text(text).warnings == []

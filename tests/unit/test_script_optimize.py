@@ -1,12 +1,16 @@
 """What serpy.script.optimize may not change: results, the end of a script, ``$?`` and the lines of errors."""
 
+import ast
 import dis
 import traceback
+from pathlib import Path
 
 import pytest
 from support.scripts import World, compile_text, context
 
 from serpy.context.context import DROPPED, EXITED, REQUEST, RUNNING
+from serpy.script import optimize
+from serpy.sip.flow import Flow
 
 FLAGS = "flags A : 1, B : 2, C : 3;"
 
@@ -159,3 +163,65 @@ def test_attributes_written_by_a_route_are_seen_behind_it():
     text = """route { $x = 1; route(ONE); if ($x == 2) setflag(A); $x = 3; if ($x == 3) setflag(B); }
         route[ONE] { if ($x == 1) $x = 2; }"""
     assert run(text)[1].flags == 6
+
+
+# ---- what the optimizer relies on
+
+SERPY = Path(optimize.__file__).parents[1]
+
+
+def assignments(attribute):
+    """(file, function, target) of every assignment to ``x.<attribute>`` in serpy, in whatever form it is written."""
+    found = set()
+    for path in SERPY.rglob("*.py"):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        owners = {}
+        for function in ast.walk(module):
+            if isinstance(function, ast.FunctionDef):
+                owners.update(dict.fromkeys(ast.walk(function), function.name))
+        for node in ast.walk(module):
+            if isinstance(node, ast.Attribute) and node.attr == attribute and not isinstance(node.ctx, ast.Load):
+                found.add((str(path.relative_to(SERPY)), owners.get(node, ""), ast.unparse(node)))
+            is_set = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr"
+            if is_set and isinstance(node.args[1], ast.Constant) and node.args[1].value == attribute:
+                found.add((str(path.relative_to(SERPY)), owners.get(node, ""), ast.unparse(node)))
+    return found
+
+
+MADE = {("context/context.py", "__init__", f"self.{name}") for name in ("message", "flow", "avps")}
+BETWEEN_ROUTES = {  # of the Context of an answer, before its onreply route runs, and of the request's after it
+    ("modules/tm/routes.py", "on_reply", "ctx.avps"), ("modules/tm/routes.py", "on_reply", "owner.avps"),
+}  # fmt: skip
+OTHER_NOUNS = {
+    "branch",
+    "cancel",
+    "following",
+    "self",
+}  # transactions and messages of our own have such attributes, too
+
+
+@pytest.mark.parametrize("name", ["message", "flow", "avps"])
+def test_what_is_kept_in_a_local_is_never_exchanged_while_a_route_runs(name):
+    same_flow = ("script/builtins.py", "_reply_option", "ctx.flow")  # other options, the same addresses: tested below
+    allowed = MADE | BETWEEN_ROUTES | {same_flow}
+    of_contexts = {
+        entry for entry in assignments(name) if entry[2].partition(".")[0] not in OTHER_NOUNS or entry in MADE
+    }
+    assert of_contexts <= allowed
+
+
+def test_these_are_all_paths_that_are_kept():
+    assert set(optimize._STABLE) == {"ctx.message.method", "ctx.avps", "ctx.flow"}
+    assert not [entry for entry in assignments("method") if entry[2] != "self.method"]  # a message keeps its method
+
+
+@pytest.mark.parametrize("function", ["set_reply_close", "set_reply_no_connect"])
+def test_a_flow_with_other_options_has_the_same_addresses(function):
+    ctx = context()
+    ctx.flow = flow = Flow(ctx.flow.listener, "203.0.113.7", 5062, 77)
+    compile_text(f"route {{ {function}(); }}").run(ctx, REQUEST)
+    assert ctx.flow is not flow
+    assert ctx.flow.options != flow.options
+    assert (ctx.flow.listener, ctx.flow.host, ctx.flow.port, ctx.flow.transport) == (
+        flow.listener, flow.host, flow.port, flow.transport,
+    )  # fmt: skip

@@ -1,21 +1,16 @@
 """Statements, values and conditions as script-language §5, §6 and §8 say."""
 
 import logging
+import re
+import struct
 
 import pytest
 from support.scripts import World, compile_text, context, run
 
 from serpy.context import avps
-from serpy.context.context import DROPPED, EXITED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
-from serpy.errors import ParseError, ResourceError
-from serpy.script import runtime
-from serpy.script.runtime import HOOKS, VARS
+from serpy.context.context import BRANCH, DROPPED, EVENT, EXITED, FAILED, FAILURE, ONREPLY, ONSEND, REQUEST, RUNNING
+from serpy.errors import ParseError, ResourceError, TransportError, UsageError
 from serpy.sip.flow import Flow, Listener
-
-
-@pytest.fixture(autouse=True)
-def _log_everything():
-    runtime._last_logged.clear()
 
 
 def truth(condition, *headers, before=None, flags="flags A : 1, B : 2; avpflags dialog_cookie;", **parts):
@@ -173,9 +168,10 @@ def test_endless_recursion_ends_at_the_depth_limit(caplog):
 
 
 def test_runaway_loop_ends_after_max_while_loops():
-    HOOKS.max_while_loops = 7
-    ctx, _ = run("$n = 0; while (1) { $n = $n + 1; }")
-    HOOKS.max_while_loops = 100
+    def lend(hooks):
+        hooks.max_while_loops = 7
+
+    ctx, _ = run("$n = 0; while (1) { $n = $n + 1; }", lend=lend)
     assert ctx.avps.search("n") == 7
 
 
@@ -274,23 +270,60 @@ def test_failed_helper_makes_the_call_false_and_the_script_goes_on(caplog):
     assert "test.conf:3: raises: broken" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["value", "key"])
-def test_unexpected_error_ends_the_script_and_names_the_line(kind, caplog):
-    with caplog.at_level(logging.ERROR):
-        ctx, code = run(f'\n\n  raises("{kind}"); setflag(1);\n', flags="")
-    assert (code, ctx.state, ctx.flags) == (-1, EXITED, 0)
-    assert "test.conf:5: the script failed" in caplog.text
+def failing(error):
+    """A World in which ``f`` raises *error*."""
 
-
-@pytest.mark.parametrize("error", [ParseError("bad"), ResourceError("full")], ids=["ProtocolError", "ResourceError"])
-def test_errors_that_have_an_answer_pass_through(error):
     def fail(_ctx):
         raise error
 
     world = World()
     world.results["f"] = fail
-    with pytest.raises(type(error)):
-        run('f("x");', world=world)
+    return world
+
+
+# What a function may run into without anybody having written a bug into the server: a socket or a file, a number, a
+# table, a text of a peer that nests without end.
+ORDINARY = [
+    OSError(111, "Connection refused"), TimeoutError("slow"), FileNotFoundError("x"), ZeroDivisionError("x"),
+    OverflowError("x"), KeyError("x"), IndexError("x"), ValueError("x"), UnicodeError("x"), TypeError("x"),
+    AttributeError("x"), RecursionError("too deep"), NotImplementedError("x"), AssertionError("x"), re.error("x"),
+    struct.error("x"), UsageError("x"), TransportError("x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ORDINARY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        (REQUEST, "route"),
+        (ONREPLY, "onreply_route[X]"),
+        (FAILURE, "failure_route[X]"),
+        (BRANCH, "branch_route[X]"),
+        (ONSEND, "onsend_route"),
+        (EVENT, "event_route[X]"),
+    ],
+)
+def test_an_error_in_a_function_ends_that_route_and_names_its_line(kind, head, error, caplog):
+    program = compile_text(f'{head} {{\n\n  f("x"); setflag(1);\n}}', failing(error))
+    ctx = context(reply=kind == ONREPLY)
+    with caplog.at_level(logging.ERROR):
+        code = program.run(ctx, kind, "X" if "X" in head else "")
+    assert (code, ctx.state, ctx.flags) == (-1, FAILED, 0)
+    assert "test.conf:4: the script failed" in caplog.text
+    assert (ctx.kind, ctx.depth) == (ONREPLY if kind == ONREPLY else REQUEST, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "passed"),
+    [
+        pytest.param(ParseError("bad"), ParseError, id="ProtocolError"),
+        pytest.param(ResourceError("full"), ResourceError, id="ResourceError"),
+        pytest.param(MemoryError(), ResourceError, id="a lack of memory is a lack of resources"),
+    ],
+)
+def test_errors_that_have_an_answer_pass_through(error, passed):
+    with pytest.raises(passed):
+        run('f("x");', world=failing(error))
 
 
 def test_arguments_arrive_as_their_kind_says():
@@ -346,30 +379,50 @@ def test_sys_unique_never_repeats():
     assert world.calls[0] != world.calls[1]
 
 
-def test_var_belongs_to_the_process_and_starts_as_zero():
-    VARS.clear()
+def test_var_starts_as_zero():
     ctx, _ = run(
         'if ($var(n) == 0) { $var(n) = 5; $var(t) = "a"; } if ($var(n) + 1 == 6 && $var(t) == "a") setflag(A);'
     )
     assert ctx.flags == 2
 
 
-def test_forward_and_send_socket_use_the_hooks(monkeypatch):
+def test_forward_and_send_socket_use_the_hooks():
     seen = []
-    monkeypatch.setattr(HOOKS, "forward", lambda ctx, host, port, transport: seen.append((host, port, transport)) or 1)
-    monkeypatch.setattr(HOOKS, "find_listener", lambda *where: Listener(3, *where))
+
+    def lend(hooks):
+        hooks.forward = lambda _ctx, host, port, transport: seen.append((host, port, transport)) or 1
+        hooks.find_listener = lambda *where: Listener(3, *where)
+
     ctx, _ = run(
-        "force_send_socket(udp:127.0.0.1:5064); forward_udp(224.0.1.75,5060); forward_tcp(uri:host, uri:port); forward();"
+        "force_send_socket(udp:127.0.0.1:5064); forward_udp(224.0.1.75,5060); forward_tcp(uri:host, uri:port); forward();",
+        lend=lend,
     )
     assert seen == [("224.0.1.75", 5060, "udp"), ("example.com", 0, "tcp"), ("", 0, "")]
     assert ctx.send_listener is not None
     assert ctx.send_listener.port == 5064
 
 
-def test_myself_asks_the_server(monkeypatch):
-    monkeypatch.setattr(HOOKS, "is_myself", lambda host, port: (host, port) == ("example.com", 0))
-    monkeypatch.setattr(HOOKS, "is_my_address", lambda host: host == "192.0.2.1")
-    assert truth("uri == myself && from_uri==myself && dst_ip == myself && src_ip != myself && myself == uri")
+def test_myself_asks_the_server():
+    def lend(hooks):
+        hooks.is_myself = lambda host, port: (host, port) == ("example.com", 0)
+        hooks.is_my_address = lambda host: host == "192.0.2.1"
+
+    assert truth(
+        "uri == myself && from_uri==myself && dst_ip == myself && src_ip != myself && myself == uri", lend=lend
+    )
+
+
+def test_each_program_has_hooks_and_variables_of_its_own():
+    text = "route { $var(n) = $var(n) + 1; if (uri == myself) setflag(1); f($var(n)); }"
+    worlds = [World(), World()]
+    first, second = (compile_text(text, world) for world in worlds)
+    first.hooks.is_myself = lambda _host, _port: True
+    contexts = []
+    for program in (first, second, first):
+        contexts.append(context())
+        program.run(contexts[-1], REQUEST)
+    assert [ctx.flags for ctx in contexts] == [2, 0, 2]
+    assert [[arguments for _, *arguments in world.calls] for world in worlds] == [[[1], [2]], [[1]]]
 
 
 def test_modern_strings_expand_variables():

@@ -9,6 +9,7 @@ Runs in: udp receiver. Locks: none. RFC: none; SER's ``acc_db``.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
@@ -31,11 +32,13 @@ from serpy.api import (
 from serpy.context.avps import parse_avp_name
 from serpy.db.frames import Fields, operation
 from serpy.modules.acc_db.row import ALL_LETTERS, LETTERS, Row
-from serpy.script.runtime import log_limited
+from serpy.script.limited_log import LimitedLog
 from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:
     from serpy.db.interface import Value
+
+log = logging.getLogger(__name__)
 
 EARLY_NOTE: Final = "acc_db.early"
 ACK_WAIT_S: Final = 40.0  # how long the ACK of a 2xx is recognised; RFC 3261 gives it 64*T1
@@ -58,6 +61,7 @@ class AccDb:
     """The module: parameters, what happens at the end of a transaction, script functions."""
 
     def __init__(self) -> None:
+        self._reports: Final = LimitedLog(log)
         self.db_url = ""
         self.acc_table = "acc"
         self.mc_table = "missed_calls"
@@ -236,7 +240,7 @@ class AccDb:
         except BackendError as exc:
             self._server.counters.add(self._lost)
             # At most once a second: under overload every call would say so.
-            log_limited("acc_db", "an accounting row is lost: %s", exc)
+            self._reports.error("acc_db", "an accounting row is lost: %s", exc)
             return False
         return True
 

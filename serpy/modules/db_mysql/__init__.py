@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 class MysqlModule:
     """The driver: makes handles for ``mysql:`` URLs."""
 
-    schemes = ("mysql", "mariadb")
-
     def __init__(self) -> None:
         self.timeout_ms = 2000
         self.connections = 4
@@ -55,8 +53,11 @@ class MysqlModule:
 
 def exports() -> Exports:
     """The module's export table."""
+    module = MysqlModule()
     return Exports(
         name="db_mysql",
-        module=MysqlModule(),
+        module=module,
         params=connection_params(),
+        schemes=("mysql", "mariadb"),
+        open_database=module.open,
     )

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 class PostgresModule:
     """The driver: makes handles for ``postgres:`` URLs."""
 
-    schemes = ("postgres", "postgresql")
-
     def __init__(self) -> None:
         self.timeout_ms = 2000
         self.connections = 4
@@ -44,8 +42,11 @@ class PostgresModule:
 
 def exports() -> Exports:
     """The module's export table."""
+    module = PostgresModule()
     return Exports(
         name="db_postgres",
-        module=PostgresModule(),
+        module=module,
         params=connection_params(),
+        schemes=("postgres", "postgresql"),
+        open_database=module.open,
     )

@@ -29,7 +29,7 @@ from serpy.api import (
 )
 from serpy.modules.exec.environment import as_bytes, environment_of
 from serpy.modules.exec.program import Outcome, run_program
-from serpy.script.runtime import log_limited
+from serpy.script.limited_log import LimitedLog
 from serpy.sip.uri import parse_uri
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Exec:
         self.time_to_kill = 0
         self.max_running = 64
         self._server: Server  # set by child_init()
+        self._reports: Final = LimitedLog(log)
 
     def child_init(self, server: Server) -> None:
         """In each child."""
@@ -84,13 +85,15 @@ class Exec:
                     self._server.loop, command, arguments, environment, data, deadline, wants_output=wants_output
                 )
         except (OSError, ResourceError) as exc:
-            log_limited(f"exec {command}", "cannot run %.80s: %s", command, exc)
+            self._reports.error(f"exec {command}", "cannot run %.80s: %s", command, exc)
             return None
         if outcome.status is None:
-            log_limited(f"exec {command}", "%.80s was killed after %d s", command, self.time_to_kill or LONGEST_S)
+            self._reports.error(
+                f"exec {command}", "%.80s was killed after %d s", command, self.time_to_kill or LONGEST_S
+            )
             return None
         if outcome.status < 0:
-            log_limited(f"exec {command}", "%.80s was ended by signal %d", command, -outcome.status)
+            self._reports.error(f"exec {command}", "%.80s was ended by signal %d", command, -outcome.status)
         return outcome
 
 
