@@ -157,6 +157,7 @@ TRANSACTIONS: Final[Service[TransactionService]] = Service("transactions")
 REPLIES: Final[Service[ReplyService]] = Service("replies")
 DOMAINS: Final[Service[DomainService]] = Service("domains")
 CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
+RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask Server.resolver()
 # Between tm, sl and the pipeline alone.
 TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
 TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
@@ -241,10 +242,10 @@ class Server:
 
     def resolver(self) -> Resolver:
         """The resolver of this process, made on first use: one cache and one question at a time for all who ask."""
-        found = self.find(Resolver)
+        found = self.find(RESOLVER)
         if found is None:
             found = Resolver(self.loop, self.settings, listeners=self.listeners)
-            self.provide(Resolver, found)
+            self.provide(RESOLVER, found)
         return found
 
     @property

@@ -34,8 +34,6 @@ EXITED: Final = 1  # exit, or a function returned 0
 DROPPED: Final = 2  # drop
 FAILED: Final = 3  # a run-time error ended the script
 
-MAX_BRANCHES: Final = 12  # SER's limit: more destinations than this are a configuration error
-
 PerBranchHeaders = Callable[["Flow", "Listener"], list[str]]
 """(how the request came in, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
 

@@ -19,19 +19,22 @@ Runs in: udp receiver, ctl (update, bindings), timer (expire). Locks: one stripe
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import BackendError, LimitExceededError, OutcomeUnknownError, ResourceError
 from serpy.modules.usrloc import storage
-from serpy.script.runtime import log_limited
+from serpy.script.limited_log import LimitedLog
 from serpy.shm.record import MAX_KEY, Binding
 from serpy.shm.table import LocationTable
 
 if TYPE_CHECKING:
     from serpy.api import Server, StoreService
     from serpy.db.interface import Operation
+
+log = logging.getLogger(__name__)
 
 MEMORY: Final = 0
 WRITE_THROUGH: Final = 1
@@ -55,6 +58,7 @@ class Location:
         self.server_id = 0
         self.store: StoreService | None = None
         self._ids: dict[str, int] = {}
+        self._reports: Final = LimitedLog(log)
 
     def bindings(self, table: str, uid: str) -> list[Binding]:
         """All bindings of *uid* in lookup order, expired ones included; asks the database while *table* is loading."""
@@ -225,7 +229,7 @@ class Location:
             try:
                 self.store.write(rows, wait=False, url=self._db_url)
             except BackendError as exc:
-                log_limited("usrloc", "rows of removed contacts stay in the database until they expire: %s", exc)
+                self._reports.error("rows", "rows of removed contacts stay in the database until they expire: %s", exc)
 
     def _follow(self, table: str, key: bytes, uid: str, wanted: dict[str, Binding | None]) -> None:
         """Send what the table says of the contacts in *wanted* behind rows that should not be on disk, but may be."""
