@@ -30,6 +30,7 @@ HOT = [
     "serpy/sip/message.py",
     "serpy/sip/nameaddr.py",
     "serpy/sip/parser.py",
+    "serpy/sip/received.py",
     "serpy/sip/sdp.py",
     "serpy/sip/status.py",
     "serpy/sip/uri.py",
@@ -56,11 +57,15 @@ HOT = [
     "serpy/net/steering.py",
     "serpy/net/streams.py",
     "serpy/net/udp.py",
+    "serpy/net/waiters.py",
     "serpy/db/cache.py",
+    "serpy/db/coalesce.py",
     "serpy/db/frames.py",
+    "serpy/db/lane.py",
     "serpy/db/schema.py",
     "serpy/db/snapshot.py",
     "serpy/db/sql.py",
+    "serpy/db/store.py",
     "serpy/db/sweep.py",
     "serpy/db/writer.py",
     "serpy/api.py",
@@ -97,7 +102,6 @@ HOT = [
     "serpy/modules/usrloc/location.py",  # not rpc.py: RPCs are called by their signature
     "serpy/modules/usrloc/preload.py",
     "serpy/modules/usrloc/storage.py",
-    "serpy/workers/store_core.py",
 ]
 
 

@@ -1,7 +1,7 @@
 """All a module may use: Server, Context, exports, services, errors.
 
 A module imports this file and itself, nothing else. It never imports another module: it asks the server for a
-*service* (``server.bind(LocationService)``) that some loaded module provides.
+*service* (``server.bind(LOCATION)``) that some loaded module provides.
 
 Runs in: every process. Locks: none.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast
 
+from serpy.context.authenticated import Authenticated
 from serpy.context.avps import Avp, AvpName, Avps
 from serpy.context.context import Context, Target
+from serpy.db.schema import DEFAULT_DID
 from serpy.errors import (
     BackendError,
     ConfigError,
@@ -28,6 +30,7 @@ from serpy.errors import (
     UnsupportedError,
     UsageError,
 )
+from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
@@ -41,13 +44,20 @@ if TYPE_CHECKING:
     from serpy.shm.counters import Counters
     from serpy.shm.segment import Segment
     from serpy.sip.message import Response
+    from serpy.transaction.forward import Forwarder
+    from serpy.transaction.layer import TransactionLayer
+    from serpy.transaction.settings import TransactionSettings
+    from serpy.transaction.stateless import StatelessReplies
+    from serpy.transaction.user import TransactionUser
 
 __all__ = [
-    "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
-    "CredentialsService", "DomainService", "Exports", "Flow", "Function", "LimitExceededError", "Listener",
-    "LocationService", "Outcome", "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
-    "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target", "TransactionService",
-    "TransportError", "UnsupportedError", "UsageError",
+    "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
+    "TRANSACTIONS", "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
+    "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
+    "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
+    "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc", "ScriptError", "Select",
+    "SerpyError", "Server", "Service", "StoreService", "Target", "TransactionService", "TransportError",
+    "UnsupportedError", "UsageError",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -134,6 +144,28 @@ class CredentialsService(Protocol):
         """
 
 
+class Service(Generic[T]):
+    """The key of something that one module provides and others ask the server for; made once, beside the type."""
+
+    def __init__(self, name: str) -> None:
+        self.name: Final = name
+
+
+LOCATION: Final[Service[LocationService]] = Service("location table")
+STORE: Final[Service[StoreService]] = Service("store")
+TRANSACTIONS: Final[Service[TransactionService]] = Service("transactions")
+REPLIES: Final[Service[ReplyService]] = Service("replies")
+DOMAINS: Final[Service[DomainService]] = Service("domains")
+CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
+RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask Server.resolver()
+# Between tm, sl and the pipeline alone.
+TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
+TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
+TRANSACTION_LAYER: Final[Service[TransactionLayer]] = Service("transaction layer")
+STATELESS_REPLIES: Final[Service[StatelessReplies]] = Service("stateless replies")
+FORWARDER: Final[Service[Forwarder]] = Service("stateless forwarding")
+
+
 class Hooks:
     """Callbacks of modules around the script. Each list is run in load order."""
 
@@ -184,22 +216,22 @@ class Server:
         self.open_database: Callable[[str], Database] = _no_database
         self._databases: dict[str, Database] = {}
 
-    def provide(self, service: type[T], implementation: T) -> None:
-        """Offer *implementation* to the other modules under the Protocol class *service*."""
-        self._services[service.__name__] = implementation
+    def provide(self, service: Service[T], implementation: T) -> None:
+        """Offer *implementation* to the other modules."""
+        self._services[service.name] = implementation
 
-    def bind(self, service: type[T]) -> T:
-        """Return the provider of *service*. Raises ConfigError when no loaded module provides it."""
-        found = self._services.get(service.__name__)
+    def bind(self, service: Service[T]) -> T:
+        """What *service* stands for. Raises ConfigError when no loaded module provides it."""
+        found = self.find(service)
         if found is None:
             raise ConfigError(
-                f"no loaded module provides {service.__name__}", hint="load the module that does, before this one"
+                f"no loaded module provides the {service.name}", hint="load the module that does, before this one"
             )
-        return cast("T", found)
+        return found
 
-    def find(self, service: type[T]) -> T | None:
-        """Return the provider of *service*, None when there is none."""
-        return cast("T | None", self._services.get(service.__name__))
+    def find(self, service: Service[T]) -> T | None:
+        """The same, None when nobody provides it."""
+        return cast("T | None", self._services.get(service.name))
 
     def database(self, url: str) -> Database:
         """The handle of this process for *url*, opened on first use and shared by its modules."""
@@ -207,6 +239,14 @@ class Server:
         if handle is None:
             handle = self._databases[url] = self.open_database(url)
         return handle
+
+    def resolver(self) -> Resolver:
+        """The resolver of this process, made on first use: one cache and one question at a time for all who ask."""
+        found = self.find(RESOLVER)
+        if found is None:
+            found = Resolver(self.loop, self.settings, listeners=self.listeners)
+            self.provide(RESOLVER, found)
+        return found
 
     @property
     def has_databases(self) -> bool:

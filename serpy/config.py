@@ -79,7 +79,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("exit_timeout", 60, "seconds after which a stuck stop is forced; 0 never", 0, HUGE, "ser_kill_timeout"),
     _int("heartbeat_timeout", 10, "seconds of silence after which a process is replaced; 0 never", 0, 3600),
     _int("crash_limit", 50, "bugs a process survives before it is replaced; 0 = any number", 0),
-    _int("max_parked", 1000, "messages per receiver that may wait for a database or DNS at once", 1, 100_000),
+    _int("max_parked", 1000, "messages per receiver that may wait at once, for whatever", 1, 100_000),
+    _int("max_parked_dns", 0, "of these for name servers; 0: a fifth of max_parked", 0, 100_000),
+    _int("max_parked_database", 0, "of these for database reads; 0: a fifth of max_parked", 0, 100_000),
+    _int("max_parked_media", 0, "of these for media proxies; 0: a fifth of max_parked", 0, 100_000),
+    _int("max_parked_store", 0, "of these for commits; 0: three tenths of max_parked", 0, 100_000),
     _int("coalesce_ms", 4, "milliseconds a busy receiver lets datagrams gather, which saves CPU; 0 never", 0, 50),
     _str("store_policy", "refuse", "while the database is down: refuse (answer 500) or journal (keep in a file)"),
     # identity and addresses
@@ -111,6 +115,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     # DNS
     _int("dns_retr_time", -1, "seconds until a DNS query is repeated, -1: 2", -1, 60),
     _int("dns_retr_no", -1, "repetitions of a DNS query, -1: 2", -1, 10),
+    _int("dns_total_time", 4, "seconds one URI may take to look up, with all its questions and name servers", 1, 60),
     _int("dns_servers_no", -1, "name servers to use, -1: all", -1, 10),
     Setting("dns_servers", "list", "", "name servers, address[:port], repeatable; none: those of /etc/resolv.conf"),
     _bool("dns_use_search_list", 1, "try the search list of resolv.conf"),
@@ -196,6 +201,10 @@ class Settings:
     heartbeat_timeout: int
     crash_limit: int
     max_parked: int
+    max_parked_dns: int
+    max_parked_database: int
+    max_parked_media: int
+    max_parked_store: int
     coalesce_ms: int
     store_policy: str
     server_id: int
@@ -223,6 +232,7 @@ class Settings:
     max_while_loops: int
     dns_retr_time: int
     dns_retr_no: int
+    dns_total_time: int
     dns_servers_no: int
     dns_servers: list[str]
     dns_use_search_list: int

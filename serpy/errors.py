@@ -101,6 +101,17 @@ class BackendError(SerpyError):
 
 
 class DatabaseDownError(BackendError):
-    """The server cannot be reached or did not answer in time: the same request may succeed later."""
+    """The server cannot be reached or did not answer in time: the same request may succeed later.
+
+    *unknown*: the request had left, so what it was to write may be on disk all the same.
+    """
 
     # It stands here because compiled code knows only the subclasses that are compiled with it.
+
+    def __init__(self, message: str, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown: Final = unknown
+
+
+class OutcomeUnknownError(BackendError):
+    """A write was refused or not answered in time, and may be on disk all the same."""

@@ -23,9 +23,10 @@ from serpy.api import Server
 from serpy.config import KINDS, Settings, Variables
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
+from serpy.net import waiters
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of, stream_children
-from serpy.net.resolve import servers_of
+from serpy.net.nameservers import servers_of
 from serpy.net.streams import COUNTERS
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
@@ -192,6 +193,8 @@ def _make_shared(server: Server, environment: Environment) -> None:
     server.segment = Segment(settings.shm_mem * MIB)
     streams = stream_children(server.listeners, settings)
     server.counters = Counters(server.segment, Layout(settings.children, streams).slots)
+    for name, text in waiters.COUNTERS:
+        server.counters.declare(name, text)
     if streams:
         for name, text in COUNTERS:
             server.counters.declare(name, text)

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
+from serpy.api import FORWARDER, STATELESS_REPLIES, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.net.handoff import MESSAGE, encode_message
@@ -94,15 +95,15 @@ class Pipeline:
         self.replies: Final = StatelessReplies(SECRET, self.send)
         self.forwarder: Final = Forwarder(server.listeners, self.send, cookie)
         self.layer: Final = TransactionLayer(
-            server.find(TransactionSettings) or TransactionSettings(), self.send, cookie, self.replies.tag, now
+            server.find(TRANSACTION_SETTINGS) or TransactionSettings(), self.send, cookie, self.replies.tag, now
         )
-        self.layer.user = server.find(TransactionUser) or TransactionUser()
+        self.layer.user = server.find(TRANSACTION_USER) or TransactionUser()
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed
-        server.provide(StatelessReplies, self.replies)
-        server.provide(Forwarder, self.forwarder)
-        server.provide(TransactionLayer, self.layer)
+        server.provide(STATELESS_REPLIES, self.replies)
+        server.provide(FORWARDER, self.forwarder)
+        server.provide(TRANSACTION_LAYER, self.layer)
         # Call-ID of the handler that was started last and has not ended: found set, it has parked meanwhile.
         self._running = ""
         self._parked: dict[str, deque[Waiting]] = {}

@@ -16,6 +16,7 @@ from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.uri import Uri, parse_uri
 
 if TYPE_CHECKING:
+    from serpy.context.authenticated import Authenticated
     from serpy.sip.flow import Flow, Listener
 
 # Route kinds: the same numbers as serpy.script.exports.Routes, as plain ints for the hot path.
@@ -26,12 +27,12 @@ BRANCH: Final = 8
 ONSEND: Final = 16
 EVENT: Final = 32
 
+MAX_BRANCHES: Final = 12  # SER's limit: more destinations than this are a configuration error
+
 RUNNING: Final = 0
 EXITED: Final = 1  # exit, or a function returned 0
 DROPPED: Final = 2  # drop
 FAILED: Final = 3  # a run-time error ended the script
-
-MAX_BRANCHES: Final = 12  # SER's limit: more destinations than this are a configuration error
 
 PerBranchHeaders = Callable[["Flow", "Listener"], list[str]]
 """(how the request came in, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
@@ -100,7 +101,8 @@ class Context:
         # onsend_route
         self.out_flow: Flow | None = None
         self.out_data = b""
-        # per-message scratch space of modules, by module name
+        self.authenticated: Authenticated | None = None
+        # per-message scratch space of modules, by module name; no module reads another's
         self.notes: dict[str, object] = {}
 
     @property

@@ -14,9 +14,10 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from serpy.errors import BackendError, ResourceError
+from serpy.net.waiters import Crowd
 
 if TYPE_CHECKING:
-    from serpy.net.loop import Loop, Ticket
+    from serpy.net.loop import Loop
     from serpy.shm.counters import Counters
 
 K = TypeVar("K", bound=Hashable)
@@ -74,7 +75,7 @@ class TtlCache(Generic[K, V]):
         self._checked_at = -1.0
         self._whole_until = 0.0
         self._nothing: V | None = None
-        self._waiting: dict[K, list[Ticket]] = {}  # keys being fetched, and who else wants them
+        self._waiting: dict[K, Crowd] = {}  # keys being fetched, and who else wants them
 
     def __len__(self) -> int:
         return len(self._entries) + len(self._absent)
@@ -155,20 +156,21 @@ class TtlCache(Generic[K, V]):
     def _fetch_shared(self, key: K, old: Entry[V] | None) -> V:
         waiting = self._waiting.get(key)
         if waiting is not None and self._loop.can_park():
-            ticket = self._loop.new_ticket()
-            waiting.append(ticket)
-            self._loop.wait(ticket, self._loop.now() + SHARED_WAIT_S)
+            room = self._loop.waiters.database
+            with room:
+                room.shared += 1
+                outcome = waiting.wait(self._loop.now() + SHARED_WAIT_S)
             entry = self._entries.get(key) or self._absent.get(key)
             if entry is not None and self._loop.now() < entry.usable_until:
                 return entry.value
-            if ticket.value is not True:  # the other one failed, or took too long
-                raise BackendError(str(ticket.value or "another handler's query did not end"))
+            if outcome is not True:  # the other one failed, or took too long
+                raise BackendError(str(outcome or "another handler's query did not end"))
         return self._fetch(key, old)
 
     def _fetch(self, key: K, old: Entry[V] | None) -> V:
         owner = key not in self._waiting
         if owner:
-            self._waiting[key] = []
+            self._waiting[key] = Crowd(self._loop, self._loop.waiters.database)
         outcome: object = True
         generation = self._generation
         try:
@@ -185,8 +187,7 @@ class TtlCache(Generic[K, V]):
             return value
         finally:
             if owner:
-                for ticket in self._waiting.pop(key):
-                    self._loop.resume(ticket.id, outcome)
+                self._waiting.pop(key).answer(outcome)
 
     def _store(self, key: K, value: V, ttl_s: float) -> None:
         self._entries.pop(key, None)  # so that it becomes the youngest

@@ -1,9 +1,9 @@
 """The datagrams between a StoreClient and the store: ``marshal`` of plain tuples, between processes of one version.
 
-A *batch* is what one sender sent in one datagram: (incarnation, number, sent before?, requests). A *request* is one
-``write`` call: (url, somebody waits?, operations), kept as bytes so that it is encoded once however often it is sent.
-An operation travels as (kind, table, names of the columns in one text, row): few shapes of rows travel again and again,
-so their names are taken apart once. A journal of an older version has (kind, table, values by column).
+A *batch* is what one sender sent in one datagram, all for one database: see ``Batch``. A *request* is one ``write``
+call: (somebody waits?, operations), kept as bytes so that it is encoded once however often it is sent; b"" = answered
+already. An operation travels as (kind, table, names of the columns in one text, row): few shapes of rows travel again
+and again, so their names are taken apart once. A batch is also what a journal keeps.
 
 Runs in: receivers, timer, ctl, store. Locks: none.
 """
@@ -24,8 +24,12 @@ FORMAT: Final = 2
 MAX_SHAPES: Final = 1000  # the shapes of rows are few; this bounds a caller who invents new ones
 _BETWEEN: Final = "\n"  # two names of columns
 
-Request = tuple[str, bool, list[Operation]]
-Batch = tuple[int, int, bool, list[bytes]]
+UNKNOWN: Final = "?"  # in front of an error text: the rows may be on disk all the same
+
+Request = tuple[bool, list[Operation]]
+Batch = tuple[str, int, int, int, bool, list[bytes]]
+"""(URL, incarnation of the sender, number, number of the oldest one that is not answered, sent before?, requests). Numbers
+are microseconds of Unix time and rise; an incarnation has one URL and is never used again, on any server."""
 Ack = tuple[int, int, dict[int, str]]
 """(incarnation, number, error text by index of the request). A text says why that request was refused."""
 
@@ -85,14 +89,14 @@ def operation(kind: str, table: str, fields: Fields) -> Operation:
     return (kind, table, cast("Mapping[str, Value]", fields))
 
 
-def encode_request(url: str, operations: Sequence[Operation], *, wait: bool) -> bytes:
+def encode_request(operations: Sequence[Operation], *, wait: bool) -> bytes:
     """One ``write`` call. Raises UsageError for values that are not plain."""
     plain: list[tuple[str, str, str, tuple[Value, ...]]] = []
     for kind, table, values in operations:
         fields = fields_of(values)
         plain.append((kind, table, _text_of(fields.columns), fields.row))
     try:
-        return marshal.dumps((url, wait, plain), FORMAT)
+        return marshal.dumps((wait, plain), FORMAT)
     except ValueError:
         raise UsageError("a row for the store holds a value that is not str, int, float, bytes or None") from None
 
@@ -119,19 +123,18 @@ def _columns_of(text: str) -> tuple[str, ...]:
 
 def decode_request(data: bytes) -> Request:
     """The inverse of ``encode_request``."""
-    url, wait, plain = marshal.loads(data)  # noqa: S302 - from our own processes
+    wait, plain = marshal.loads(data)  # noqa: S302 - from our own processes
     operations: list[Operation] = []
-    for parts in plain:
-        if len(parts) == 4:
-            operations.append(operation(parts[0], parts[1], Fields(_columns_of(parts[2]), parts[3])))
-        else:
-            operations.append(parts)
-    return url, wait, operations
+    for kind, table, text, row in plain:
+        operations.append(operation(kind, table, Fields(_columns_of(text), row)))
+    return wait, operations
 
 
-def encode_batch(incarnation: int, number: int, *, again: bool, requests: list[bytes]) -> bytes:
+def encode_batch(
+    url: str, incarnation: int, number: int, *, oldest: int, again: bool, requests: list[bytes]
+) -> bytes:  # fmt: skip
     """One datagram to the store."""
-    return marshal.dumps((incarnation, number, again, requests))
+    return marshal.dumps((url, incarnation, number, oldest, again, requests))
 
 
 def decode_batch(data: bytes) -> Batch:

@@ -4,24 +4,23 @@
     down ──(after a pause)──> one request at a time tries; the others still fail at once
     its success ──> up; its failure ──> down again, pause doubled up to MAX_PAUSE_S
 
-So a dead server costs one parked handler at a time, not one timeout per message. A connection found broken by a
-statement (the server was restarted) is replaced and the statement run again, once. A driver says how a connection is
-made and closed and what a job does with it.
+So a dead server costs one parked handler at a time, not one timeout per message. Whoever may park here holds a place
+for the database in ``loop.waiters``. A connection found broken by a statement (the server was restarted) is replaced
+and the statement run again, once. A driver says how a connection is made and closed and what a job does with it.
 
 Runs in: every process that queries; nothing is shared. Locks: none.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from serpy.db.interface import DatabaseUrl, Row
-from serpy.errors import BackendError, DatabaseDownError
+from serpy.errors import BackendError, DatabaseDownError, ResourceError
+from serpy.net.waiters import Crowd, Fuse
 
 if TYPE_CHECKING:
     from serpy.net.loop import Loop
@@ -61,13 +60,10 @@ class Pool(Generic[L]):
         self._size = connections
         self._idle: list[L] = []
         self._open = 0  # idle, in use and being opened
-        self._waiting: deque[int] = deque()  # tickets of handlers that wait for a connection
+        self._waiting: Crowd | None = None  # for a connection
         self._pid = os.getpid()
         self._inherited: list[L] = []
-        self._down_until = 0.0  # 0 = up
-        self._pause_s = FIRST_PAUSE_S
-        self._trying = False
-        self._reason = ""
+        self._fuse = Fuse(FIRST_PAUSE_S, MAX_PAUSE_S, timeout_s)
 
     # -- what a driver supplies
 
@@ -86,10 +82,20 @@ class Pool(Generic[L]):
     # -- for the driver
 
     def with_link(self, job: Job[L]) -> list[Row]:
-        """Do *job* with a connection. Raises BackendError, DatabaseDownError."""
+        """Do *job* with a connection. Raises BackendError, DatabaseDownError; ResourceError: too many wait already."""
+        loop = self.loop
+        if loop is None or not loop.can_park():
+            return self._work(job)
+        with loop.waiters.database:
+            return self._work(job)
+
+    def _work(self, job: Job[L]) -> list[Row]:
         deadline = time.monotonic() + self._timeout_s
         for attempt in (1, 2):
-            link = self._take(deadline)
+            try:
+                link = self._take(deadline)
+            except DatabaseDownError as exc:
+                raise DatabaseDownError(str(exc), unknown=attempt == 2) from None
             try:
                 rows = job.run(link, deadline)
             except LostError as exc:
@@ -97,13 +103,17 @@ class Pool(Generic[L]):
                 self._drop_idle()  # a restarted server has cut them all
                 if attempt == 2:
                     self._blow(str(exc))
-                    raise DatabaseDownError(f"{self.url.redacted()}: {exc}") from None
+                    raise DatabaseDownError(f"{self.url.redacted()}: {exc}", unknown=True) from None
                 log.info("%s: connection lost, trying again: %s", self.url.redacted(), exc)
             except DeadlineError:
+                self._late()
                 self._drop(link)
                 self._drop_idle()
                 self._blow(f"no answer within {self._timeout_s:g} s")
-                raise DatabaseDownError(f"{self.url.redacted()}: {self._reason}") from None
+                raise self._down(unknown=True) from None
+            except ResourceError:  # it could not wait for the answer, so the connection is out of step
+                self._drop(link)
+                raise
             except BaseException:
                 self._give(link)
                 raise
@@ -124,7 +134,7 @@ class Pool(Generic[L]):
     def _take(self, deadline: float) -> L:
         if self._pid != os.getpid():
             self._forget_parent()
-        if self._down_until:
+        if self._fuse.reason:
             return self._try_again()
         while True:
             if self._idle:
@@ -132,29 +142,22 @@ class Pool(Generic[L]):
             if self._open < self._size:
                 return self._connect()
             self._wait_for_one(deadline)
-            if self._down_until:
-                raise DatabaseDownError(f"{self.url.redacted()}: {self._reason}")
+            if self._fuse.reason:
+                raise self._down()
 
     def _wait_for_one(self, deadline: float) -> None:
         if self.loop is None or not self.loop.can_park() or self._size == 0:
             raise BackendError(f"{self.url.redacted()}: no connection for a handler that cannot wait")
-        ticket = self.loop.new_ticket()
-        self._waiting.append(ticket.id)
-        if self.loop.wait(ticket, deadline) is None:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(ticket.id)
+        if self._waiting is None:
+            self._waiting = Crowd(self.loop, self.loop.waiters.database)
+        if self._waiting.wait(deadline) is None:
             raise DatabaseDownError(f"{self.url.redacted()}: all {self._size} connections are busy")
 
     def _try_again(self) -> L:
-        if self._trying or time.monotonic() < self._down_until:
-            raise DatabaseDownError(f"{self.url.redacted()}: {self._reason}")
-        self._trying = True
-        try:
-            link = self._connect()  # a frozen server accepts connections in its kernel but never greets
-        finally:
-            self._trying = False
-        self._down_until = 0.0
-        self._pause_s = FIRST_PAUSE_S
+        if not self._fuse.allows(time.monotonic()):
+            raise self._down()
+        link = self._connect()  # a frozen server accepts connections in its kernel but never greets
+        self._fuse.mend()
         log.warning("%s: answers again", self.url.redacted())
         return link
 
@@ -163,21 +166,25 @@ class Pool(Generic[L]):
         try:
             return self.open_link()
         except (LostError, DeadlineError) as exc:
+            if isinstance(exc, DeadlineError):
+                self._late()
             self._blow(str(exc) or f"no answer within {self._timeout_s:g} s")
             self._closed_one()
-            raise DatabaseDownError(f"{self.url.redacted()}: {self._reason}") from None
+            raise self._down() from None
         except BaseException:
             self._closed_one()
             raise
 
     def _blow(self, reason: str) -> None:
-        if not self._down_until:
+        if self._fuse.blow(time.monotonic(), reason):
             log.error("%s: down: %s", self.url.redacted(), reason)
-            self._pause_s = FIRST_PAUSE_S
-        else:
-            self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
-        self._reason = reason
-        self._down_until = time.monotonic() + self._pause_s
+
+    def _down(self, *, unknown: bool = False) -> DatabaseDownError:
+        return DatabaseDownError(f"{self.url.redacted()}: {self._fuse.reason}", unknown=unknown)
+
+    def _late(self) -> None:
+        if self.loop is not None:
+            self.loop.waiters.database.timeouts += 1
 
     def _give(self, link: L) -> None:
         if self.is_closed(link) or self._size == 0:
@@ -199,14 +206,13 @@ class Pool(Generic[L]):
             self._drop(self._idle.pop())
 
     def _wake_one(self) -> None:
-        if self._waiting and self.loop is not None:
-            self.loop.resume(self._waiting.popleft(), True)
+        if self._waiting is not None:
+            self._waiting.wake(True)
 
     def _forget_parent(self) -> None:
         # Closing them would say good-bye to the server in the parent's name; so they are kept, unused.
         self._inherited.extend(self._idle)
         self._idle.clear()
-        self._waiting.clear()
+        self._waiting = None
         self._open = 0
-        self._trying = False
         self._pid = os.getpid()

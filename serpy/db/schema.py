@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from serpy.db.interface import Database, Operation, Row, Value
 
 SCHEMA_VERSION: Final = 1
+DEFAULT_DID: Final = "_default"  # the domain id where there are no domains
 OWN_ROW: Final = "serpy"  # table_name of our own row in the version table
 
 LOAD_SER: Final = 1
@@ -133,7 +134,7 @@ _ALL: Final = (
         7,
         (
             Column("auth_username"),
-            Column("did", default="_default"),
+            Column("did", default=DEFAULT_DID),
             Column("realm"),
             Column("password", default=""),
             Column("flags", "int", default=0),

@@ -21,9 +21,12 @@ from hashlib import blake2s
 from typing import Final
 
 from serpy.api import (
+    CREDENTIALS,
+    DEFAULT_DID,
     FALSE,
     TRUE,
     Arg,
+    Authenticated,
     AvpName,
     BackendError,
     ConfigError,
@@ -59,24 +62,12 @@ CHECK_SOURCE: Final = 8
 _MAC: Final = 16  # bytes of each MAC
 _MAX_NONCE: Final = 96  # characters; the longest of ours has 60
 _MAX_OWN: Final = 512  # a nonce without an id is made once a second and lives for five minutes
-_DEFAULT_DID: Final = "_default"
-_NOTE: Final = "auth"
 _WORD: Final = 0xFFFFFFFF
 _UNKNOWN: Final[dict[str, list[tuple[str, list[tuple[str, str]]]]]] = {
     MD5: [("0" * 32, [])],
     SHA256: [("0" * 64, [])],
 }
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
-
-
-class Authorized:
-    """What was authenticated in this message, kept in ``ctx.notes["auth"]``. Indexes are header lines, -1 = none."""
-
-    def __init__(self) -> None:
-        self.username = ""
-        self.realm = ""
-        self.www_index = -1
-        self.proxy_index = -1
 
 
 class NonceCounts:
@@ -171,7 +162,7 @@ class Auth:
 
     def child_init(self, server: Server) -> None:
         """Find out who knows the credentials."""
-        self._service = server.find(CredentialsService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._service = server.find(CREDENTIALS)
         if self._counts is not None:
             self._counts.attach(server.slot)
 
@@ -187,8 +178,8 @@ class Auth:
 
     def consume_credentials(self, ctx: Context) -> int:
         """Remove the header that was authenticated, Authorization first: 1; -1 when there is none."""
-        note = ctx.notes.get(_NOTE)
-        if not isinstance(note, Authorized):
+        note = ctx.authenticated
+        if note is None:
             return FALSE
         if note.www_index >= 0:
             ctx.edits.remove(note.www_index)
@@ -218,10 +209,9 @@ class Auth:
                 stale = True
                 result = FALSE
         if result > 0 and credentials is not None:
-            note = ctx.notes.get(_NOTE)
-            if not isinstance(note, Authorized):
-                note = Authorized()
-                ctx.notes[_NOTE] = note
+            note = ctx.authenticated
+            if note is None:
+                note = ctx.authenticated = Authenticated()
             note.username = credentials.username
             note.realm = realm
             if is_proxy:
@@ -263,7 +253,7 @@ class Auth:
         algorithm = known_algorithm(credentials.algorithm)
         track = TRACK_TO if _request_of(ctx).method == "REGISTER" else TRACK_FROM
         did = ctx.avps.search("did", track)
-        domain = _DEFAULT_DID if did is None else str(did)
+        domain = DEFAULT_DID if did is None else str(did)
         try:
             rows = self._service.credentials(table, credentials.username, realm, domain, algorithm)
             if self._try_rows(ctx, credentials, rows or _UNKNOWN[algorithm], algorithm) and rows:

@@ -9,6 +9,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    DEFAULT_DID,
+    DOMAINS,
     FALSE,
     TRUE,
     Arg,
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 
 USER_GENERATION: Final = "user_attrs"
 URI_GENERATION: Final = "uri_attrs"
-DEFAULT_DID: Final = "_default"
 ERROR: Final = -2
 
 Attributes = dict[str, list[Avp]]
@@ -81,7 +82,7 @@ class AvpDb:
     def child_init(self, server: Server) -> None:
         """Make this process's caches and find out who knows the domains."""
         self._server = server
-        self._domains = server.find(DomainService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._domains = server.find(DOMAINS)
         ttl_s, negative_ttl_s = float(self.cache_ttl), float(self.cache_negative_ttl)
         self._users = TtlCache(
             server.loop, server.counters, USER_GENERATION, self._load_user, ttl_s=ttl_s, negative_ttl_s=negative_ttl_s

@@ -13,7 +13,7 @@ import logging
 import pwd
 
 from serpy.api import ConfigError, Exports, Param, Server
-from serpy.rpc.listen import RpcSettings, parse_address
+from serpy.rpc.listen import RPC_SETTINGS, RpcSettings, parse_address
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Ctl:
         settings.mode = _mode(self.mode)
         settings.uid = _owner(self.user, "user")
         settings.gid = _owner(self.group, "group")
-        server.provide(RpcSettings, settings)
+        server.provide(RPC_SETTINGS, settings)
         if self.fifo:
             log.info("ctl: there is no fifo; %s is not made, binrpc and serpyctl do the same", self.fifo[0])
 

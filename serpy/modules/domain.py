@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    DOMAINS,
     FALSE,
     TRUE,
     Arg,
@@ -19,7 +20,6 @@ from serpy.api import (
     AvpName,
     BackendError,
     Context,
-    DomainService,
     Exports,
     Function,
     Param,
@@ -74,7 +74,7 @@ class DomainModule:
     def init(self, server: Server) -> None:
         """Load the table before the fork, over a handle that is closed again."""
         self._server = server
-        server.provide(DomainService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        server.provide(DOMAINS, self)
         if self.db_mode:
             self._snapshot.preload(server.counters, lambda: server.open_database(self.db_url))
 

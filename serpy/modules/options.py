@@ -8,7 +8,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §11.2.
 
 from __future__ import annotations
 
-from serpy.api import STOP, TRUE, Context, Exports, Function, Param, ParseError, ReplyService, Server
+from serpy.api import REPLIES, STOP, TRUE, Context, Exports, Function, Param, ParseError, ReplyService, Server
 
 
 class Options:
@@ -25,7 +25,7 @@ class Options:
 
     def init(self, server: Server) -> None:
         """Find who answers; called in the master. Raises ConfigError."""
-        self._replies = server.bind(ReplyService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._replies = server.bind(REPLIES)
 
     def options_reply(self, ctx: Context) -> int:
         """True when the 200 has been sent."""

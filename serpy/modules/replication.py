@@ -16,8 +16,8 @@ from serpy.api import Exports, Param, Rpc
 from serpy.errors import ResourceError, UsageError
 from serpy.net.handoff import REPLICATION_ASK, REPLICATION_TOLD, Layout
 from serpy.replication.counters import COUNTERS
-from serpy.replication.settings import ReplicationSettings, networks, read_key
-from serpy.replication.tombstones import Tombstones
+from serpy.replication.settings import REPLICATION_SETTINGS, ReplicationSettings, networks, read_key
+from serpy.replication.tombstones import TOMBSTONES, Tombstones
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -54,10 +54,10 @@ class Replication:
         settings.digest_interval_s = float(self.digest_interval)
         settings.store_replicas = bool(self.store_replicas)
         settings.trusted = networks(self.trusted_source)
-        server.provide(ReplicationSettings, settings)
+        server.provide(REPLICATION_SETTINGS, settings)
         if any(listener.multicast for listener in server.listeners):
             tombstones = Tombstones(server.segment)
-            server.provide(Tombstones, tombstones)
+            server.provide(TOMBSTONES, tombstones)
             server.hooks.on_removed.append(tombstones.bury)
             for name, text in COUNTERS:
                 server.counters.declare(name, text)
@@ -84,15 +84,19 @@ class Replication:
         payload = json.dumps({"id": ticket.id, "question": question, "peer": peer}).encode("ascii")
         timer = Layout(server.settings.children).timer
         if not server.channels.send(timer, REPLICATION_ASK, payload):
+            server.loop.drop(ticket)
             raise ResourceError("the timer process has too much to do")
-        answer = server.loop.wait(ticket, server.loop.now() + ANSWER_S)
-        if answer is None:
+        told = server.loop.wait(ticket, server.loop.now() + ANSWER_S)
+        if not isinstance(told, dict):
             raise ResourceError("the timer process does not answer")
+        if "error" in told:
+            raise ResourceError(told["error"])
+        answer: object = told["answer"]
         return answer
 
     def _told(self, payload: bytes, _from_slot: int) -> None:
-        answer = json.loads(payload)
-        self._server.loop.resume(answer["id"], answer["answer"])
+        told = json.loads(payload)
+        self._server.loop.resume(told["id"], told)
 
 
 def _within(low: int, high: int) -> Callable[[int], str]:

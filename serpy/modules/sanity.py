@@ -12,6 +12,7 @@ from typing import Final
 
 from serpy.api import (
     FALSE,
+    REPLIES,
     STOP,
     TRUE,
     Arg,
@@ -186,7 +187,7 @@ class Sanity:
 
     def init(self, server: Server) -> None:
         """Find who answers; called in the master."""
-        self._replies = server.find(ReplyService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._replies = server.find(REPLIES)
         self._known = frozenset(ascii_lower(tag) for tag in split_option_tags(self.proxy_require))
 
     def sanity_check(self, ctx: Context, bits: int = -1, uri_bits: int = -1) -> int:

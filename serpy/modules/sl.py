@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    REPLIES,
+    STATELESS_REPLIES,
+    TRANSACTIONS,
     TRUE,
     Arg,
     Context,
     Exports,
     Function,
     Param,
-    ReplyService,
     Routes,
     Rpc,
     Server,
@@ -72,7 +74,7 @@ class Sl:
     def init(self, server: Server) -> None:
         """In the master: offer the service and declare the counters."""
         self.server = server
-        server.provide(ReplyService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        server.provide(REPLIES, self)
         if server.counters is not None:
             for name, text in ALL:
                 server.counters.declare(name, text)
@@ -83,9 +85,9 @@ class Sl:
         replies = self._replies
         if replies is None:
             assert self.server is not None
-            replies = self._replies = self.server.bind(StatelessReplies)
+            replies = self._replies = self.server.bind(STATELESS_REPLIES)
             if self.bind_tm:
-                self._transactions = self.server.find(TransactionService)  # type: ignore[type-abstract]  # likewise
+                self._transactions = self.server.find(TRANSACTIONS)
         return replies
 
     def reply(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    REPLIES,
     STOP,
     TRUE,
     Arg,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GENERATION: Final = "speed_dial"
-_AUTH_NOTE: Final = "auth"
 
 Key = tuple[str, str, str, str]
 """(table, uid of the caller, did dialled in, user part dialled)."""
@@ -68,7 +68,7 @@ class SpeedDial:
     def child_init(self, server: Server) -> None:
         """Make this process's cache and find out who answers for us."""
         self._server = server
-        self._replies = server.find(ReplyService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._replies = server.find(REPLIES)
         self._cache = TtlCache(
             server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
             negative_ttl_s=float(self.cache_negative_ttl),
@@ -128,10 +128,8 @@ def caller_uid(ctx: Context) -> str:
     uid = ctx.avps.newest(FROM_USER, "uid")
     if uid is not None:
         return str(uid)
-    note = ctx.notes.get(_AUTH_NOTE)
-    username = str(getattr(note, "username", "")) if note is not None else ""
-    if username:
-        return username
+    if ctx.authenticated is not None and ctx.authenticated.username:
+        return ctx.authenticated.username
     try:
         return ascii_lower(ctx.message.from_.uri.user)
     except ParseError:

@@ -11,6 +11,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    DEFAULT_DID,
+    DOMAINS,
     FALSE,
     TRUE,
     Arg,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GENERATION: Final = "uri"
-DEFAULT_DID: Final = "_default"
 ERROR: Final = -2
 CANON: Final = 4
 IS_TO: Final = 8
@@ -82,7 +83,7 @@ class UriDb:
     def child_init(self, server: Server) -> None:
         """Make this process's cache and find out who knows the domains."""
         self._server = server
-        self._domains = server.find(DomainService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._domains = server.find(DOMAINS)
         self._cache = TtlCache(
             server.loop, server.counters, GENERATION, self._load, ttl_s=float(self.cache_ttl),
             negative_ttl_s=float(self.cache_negative_ttl),

@@ -37,6 +37,7 @@ from serpy.context.context import REQUEST
 from serpy.net.handoff import HTTP_RPC, Layout
 from serpy.rpc.http import encode_call
 from serpy.rpc.xmlrpc import build_fault, http_response
+from serpy.sip.address import bracketed
 from serpy.sip.flow import AS_IS, CLOSE
 from serpy.sip.limits import HEADERS_MAX
 from serpy.sip.message import Request
@@ -171,7 +172,7 @@ def parse_http(data: bytes, flow: Flow, number: str) -> Request:
     words = start_line.strip("\r").split(" ")
     if len(words) != 3 or len(rest) > HEADERS_MAX:
         raise ParseError("malformed HTTP request")
-    host = f"[{flow.host}]" if ":" in flow.host else flow.host
+    host = bracketed(flow.host)
     names = ["via"]
     lines = [f"Via: SIP/2.0/{flow.transport.upper()} {host}:{flow.port};branch=z9hG4bKhttp{number}"]
     for item in rest:

@@ -8,8 +8,8 @@ the next (level-triggered) poll reports again whatever is still ready.
 A process that sleeps between messages finds its caches cold, which costs more than the message itself. So under load,
 and only then, the loop lets arrivals gather for ``coalesce_s`` before it polls again; what gathers runs warm.
 
-Does not catch exceptions of callbacks: the owner replaces ``leader_body`` by a function that calls ``lead()`` again.
-Runs in: every child. Locks: none; nothing here is shared between processes.
+Does not catch exceptions of callbacks: the owner replaces ``leader_body`` by a function that calls ``lead()`` again,
+and what was due besides the one that raised runs then. Runs in: every child. Locks: none; nothing here is shared between processes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Final
 from greenlet import getcurrent, greenlet
 
 from serpy.errors import ResourceError, UsageError
+from serpy.net.waiters import Waiters
 
 READABLE: Final = 1  # EPOLLIN
 WRITABLE: Final = 4  # EPOLLOUT
@@ -68,9 +69,10 @@ class Loop:
 
     def __init__(self, max_parked: int = 1000) -> None:
         self.max_parked = max_parked
+        self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
         self.parked = 0
         self.most_parked = 0
-        self.current: object = None  # the handler being run; whoever dispatches sets it, a park keeps it
+        self.current: object = None  # what is being run: the callback, until it says better; a park keeps it
         self.leader_body: Callable[[], None] = self.lead
         self.coalesce_s = 0.0  # the longest that arrivals may wait to be gathered; 0 = never
         self.arrivals = 0  # counted up by whoever reads messages
@@ -99,11 +101,11 @@ class Loop:
     # ------------------------------------------------------------------------------------------------- clocks
 
     def now(self) -> float:
-        """The monotonic instant of this wake-up."""
+        """The monotonic instant at which what is running was started, or went on after its last wait."""
         return self._now
 
     def wall_now(self) -> float:
-        """Unix time of this wake-up; a step of the system clock shows after ``read_clocks()``, once a second."""
+        """The same as Unix time; a step of the system clock shows after ``read_clocks()``, once a second."""
         return self._now + self._wall_offset
 
     def read_clocks(self) -> None:
@@ -254,6 +256,7 @@ class Loop:
             # hundred handlers parked by each other would reach the recursion limit.
             assert self._home is not None
             self._home.switch()
+        self._now = time.monotonic()  # the last poll may be older than the one that woke us
         self.parked -= 1
         self.current = current
         ticket._greenlet = None
@@ -307,16 +310,20 @@ class Loop:
                     continue
                 callback = self._readers.get(fd)
                 if callback is not None:
+                    self.current = callback
                     callback()
                     if switches != self._switches:
                         break
             if self._soon:
                 self._run_soon()
-            if self._timers and self._timers[0][0] <= now:
-                self._run_timers(now)
-            if self._next_at is not None and self._next_at() <= now:
+            # From here on the instant of the poll may be long ago: a callback may have waited, on this very greenlet.
+            if self._timers and self._timers[0][0] <= self._now:
+                self._run_timers(self._now)
+            if self._next_at is not None and self._next_at() <= self._now:
                 assert self._on_timer is not None
-                self._on_timer(now)
+                self.current = self._on_timer
+                self._now = time.monotonic()
+                self._on_timer(self._now)
 
     def _close_window(self, now: float) -> None:
         """Decide by what has arrived since the last time whether to let arrivals gather."""
@@ -352,9 +359,13 @@ class Loop:
         for _ in range(len(self._soon)):  # what these add waits for the next round
             if not self._soon:
                 return
-            self._soon.popleft()()
+            callback = self._soon.popleft()
+            self.current = callback
+            self._now = time.monotonic()
+            callback()
 
     def _run_timers(self, now: float) -> None:
+        """Run what was due at *now*; what these arm at once waits for the next round."""
         timers = self._timers
         while timers and timers[0][0] <= now:
             timer = heapq.heappop(timers)[2]
@@ -370,6 +381,8 @@ class Loop:
                         self._tickets.pop(ticket_id, None)
                     self._ready.append(ticket)
             elif timer._callback is not None:
+                self.current = timer._callback
+                self._now = time.monotonic()
                 timer._callback()
 
     def _push(self, timer: Timer) -> None:

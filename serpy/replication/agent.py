@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
-from serpy.api import LocationService
-from serpy.errors import ConfigError, ParseError, SerpyError
+from serpy.api import LOCATION
+from serpy.errors import ConfigError, ParseError, ResourceError, SerpyError
 from serpy.net.handoff import REPLICATE, REPLICATION_ASK, REPLICATION_TOLD
 from serpy.replication import handover, sockets
 from serpy.replication.counters import Tally
@@ -38,9 +38,9 @@ from serpy.replication.envelope import (
 )
 from serpy.replication.merge import milliseconds
 from serpy.replication.repair import Repair
-from serpy.replication.settings import ReplicationSettings
+from serpy.replication.settings import REPLICATION_SETTINGS
 from serpy.replication.store import LocationTables, Store
-from serpy.replication.tombstones import Tombstones
+from serpy.replication.tombstones import TOMBSTONES
 from serpy.replication.window import Life, Senders
 from serpy.sip.address import plain_address
 from serpy.sip.flow import Flow
@@ -102,7 +102,7 @@ class Agent:
     def __init__(self, server: Server, groups: list[tuple[Listener, socket.socket]], receive: Receive) -> None:
         self._server: Final = server
         self._loop: Final = server.loop
-        self._settings: Final = server.bind(ReplicationSettings)
+        self._settings: Final = server.bind(REPLICATION_SETTINGS)
         self._receive: Final = receive
         self.tally: Final = Tally(server.counters)
         self.boot: Final = time.time_ns() // 1000
@@ -127,8 +127,8 @@ class Agent:
         if self.server_id == 0:
             log.warning("server_id is 0: give every server of the farm its own, else nothing is replicated")
         # usrloc's own, which has more than the service promises
-        location = cast("LocationTables | None", self._server.find(LocationService))
-        tombstones = self._server.find(Tombstones)
+        location = cast("LocationTables | None", self._server.find(LOCATION))
+        tombstones = self._server.find(TOMBSTONES)
         if self._settings.digest_interval_s > 0 and location is not None and tombstones is not None:
             store = Store(location, tombstones, self.server_id, persist=self._settings.store_replicas)
             interval = self._settings.digest_interval_s
@@ -284,7 +284,7 @@ class Agent:
             if self.repair is not None:
                 row.update(self.repair.peer_status(life))
             peers.append(row)
-        tombstones = self._server.find(Tombstones)
+        tombstones = self._server.find(TOMBSTONES)
         return {
             "server_id": self.server_id,
             "boot": self.boot,
@@ -349,6 +349,9 @@ class _Question:
 
     def answer(self) -> None:
         peer = self._asked.get("peer")
-        answer = self._agent.answer(str(self._asked.get("question")), peer if isinstance(peer, int) else -1)
-        text = json.dumps({"id": self._asked.get("id"), "answer": answer}).encode("ascii")
-        self._agent._server.channels.send(self._slot, REPLICATION_TOLD, text)
+        told: dict[str, object] = {"id": self._asked.get("id")}
+        try:
+            told["answer"] = self._agent.answer(str(self._asked.get("question")), peer if isinstance(peer, int) else -1)
+        except ResourceError as exc:
+            told["error"] = str(exc)
+        self._agent._server.channels.send(self._slot, REPLICATION_TOLD, json.dumps(told).encode("ascii"))

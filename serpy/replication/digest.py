@@ -12,11 +12,10 @@ import struct
 from hashlib import blake2b
 from typing import Final
 
-from serpy.shm.record import Binding
+from serpy.shm.record import CALL_ID_MAX, Binding
 
 BUCKETS: Final = 1024
 SUM_MASK: Final = 0xFFFFFFFF
-CALL_ID_MAX: Final = 255  # as stored, see database.md
 PER_DATAGRAM: Final = 300  # sums of 4 bytes
 
 _PART: Final = struct.Struct("!IIHH")  # REGISTERs sent, bindings, first bucket, number of sums

@@ -72,7 +72,7 @@ class Told:
 def build_binding(table: str, binding: Binding, wall_now: float) -> bytes:
     """The record of *binding*, b"" when it has expired or cannot travel."""
     remains = PERMANENT_REMAINS
-    if not binding.flags & Binding.PERMANENT:
+    if not binding.is_permanent:
         remains = min(0x7FFFFFFF, math.ceil(binding.expires_at - wall_now))
         if remains <= 0:
             return b""

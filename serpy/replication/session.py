@@ -1,8 +1,8 @@
 """The asking side of a repair: which ranges of which buckets still differ from one other server, and what to ask next.
 
 A range is asked about with the hashes of our entries; the answer says what we miss (it follows), what the other misses (we
-send it) and what was removed there. A range is done when an answer finds nothing, or when all it promised has come. What gets lost is asked again. Pure: the
-caller brings the time and sends.
+send it) and what was removed there. A range is done when an answer finds nothing, or when all it promised has come. What
+gets lost is asked again, as long as the ranges get smaller. Pure: the caller brings the time and sends.
 
 Runs in: timer. Locks: none.
 """
@@ -20,6 +20,7 @@ RETRY_S: Final = 0.8  # without an answer, at first; the other may have to read 
 SOONEST_S: Final = 0.25  # the same when it is known how quick the other is
 SETTLE_S: Final = 0.3  # after the last of the bindings that an answer promised
 GIVE_UP_S: Final = 6.0  # without progress
+LONGEST_S: Final = 300.0  # a million bindings take half of it; what is left then is found by the next digest
 
 
 class _Open:
@@ -32,6 +33,7 @@ class _Open:
         self.asked = False
         self.asked_at = 0.0
         self.ask_at = 0.0
+        self.rest = -1  # entries that either side missed by the last answer, -1: it has not come
         self.promised = 0  # bindings that are to come; when they have come,
         self.is_all = False  # is that all?
 
@@ -56,6 +58,7 @@ class Session:
         self.changes = 0  # bindings stored, sent or removed by it
         self._outstanding: Final = max(FEWEST, IN_FLIGHT // (per_bucket + 1))
         # what a dry one has found
+        self.shown: Final[dict[tuple[str, str, str], int]] = {}  # table, uid, contact -> CSeq
         self.missing = 0
         self.wanted: Final[list[int]] = []
         self.removed: Final[list[tuple[int, int]]] = []
@@ -69,8 +72,8 @@ class Session:
         return len(self._open)
 
     def is_over(self, now: float) -> bool:
-        """True when everything is done, or nothing has happened for too long."""
-        return not self._open or now - self.progress_at > GIVE_UP_S
+        """True when everything is done, when nothing has got better for too long, and after LONGEST_S."""
+        return not self._open or now - self.progress_at > GIVE_UP_S or now - self.started > LONGEST_S
 
     def questions(self, now: float) -> list[Range]:
         """What to ask now."""
@@ -107,7 +110,10 @@ class Session:
         each = self._open.get((answer.bucket, answer.low))
         if each is None or each.high != answer.high:
             return False
-        self.progress_at = now
+        rest = answer.missing + len(answer.wanted) + len(answer.removed)
+        if done or each.rest < 0 or rest < each.rest:
+            self.progress_at = now
+            each.rest = rest
         wait = now - each.asked_at
         self.retry_s = max(SOONEST_S, 0.75 * self.retry_s + 0.25 * 3.0 * wait)
         if done or self.dry:

@@ -9,6 +9,7 @@ import ipaddress
 from pathlib import Path
 from typing import Final
 
+from serpy.api import Service
 from serpy.errors import ConfigError
 
 MAX_KEY_FILE: Final = 4096
@@ -55,3 +56,6 @@ def read_key(path: str) -> bytes:
     if not key:
         raise ConfigError(f"replication: key_file {path} is empty")
     return key
+
+
+REPLICATION_SETTINGS: Final[Service[ReplicationSettings]] = Service("settings of replication")

@@ -15,6 +15,7 @@ import time
 from hashlib import blake2b
 from typing import Final
 
+from serpy.api import Service
 from serpy.replication.digest import contact_hash, entry_hash
 from serpy.replication.merge import milliseconds
 from serpy.shm.lock import StripedLock
@@ -47,7 +48,7 @@ class Tombstones:
         """Remember that *removed* went away at *when* (Unix time; 0.0: their ``modified_at`` says it)."""
         for binding in removed:
             at = when or binding.modified_at
-            keep = at + KEEP_MAX_S if binding.flags & Binding.PERMANENT else min(binding.expires_at, at + KEEP_MAX_S)
+            keep = at + KEEP_MAX_S if binding.is_permanent else min(binding.expires_at, at + KEEP_MAX_S)
             entry = entry_hash(table, binding)
             self.add(table, binding.uid, binding.contact, binding.call_id, binding.cseq, at, keep, entry)
 
@@ -145,3 +146,6 @@ class Tombstones:
 
 def _call_hash(call_id: str) -> int:
     return int.from_bytes(blake2b(call_id.encode("utf-8", "surrogateescape"), digest_size=4).digest(), "little")
+
+
+TOMBSTONES: Final[Service[Tombstones]] = Service("tombstones")

@@ -15,6 +15,7 @@ import socket
 import stat
 from typing import Final, NamedTuple
 
+from serpy.api import Service
 from serpy.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -146,3 +147,6 @@ def _remove_stale(path: str, kind: int) -> None:
     raise ConfigError(
         f"another process listens on {path}", hint="is the server running already? -Y chooses another place"
     )
+
+
+RPC_SETTINGS: Final[Service[RpcSettings]] = Service("addresses of the RPC server")

@@ -20,7 +20,7 @@ from serpy.net.listen import stream_children
 from serpy.rpc import binrpc, metrics, xmlrpc
 from serpy.rpc.core import CoreRpc
 from serpy.rpc.http import HttpCalls
-from serpy.rpc.listen import Address, RpcSettings, open_socket
+from serpy.rpc.listen import RPC_SETTINGS, Address, RpcSettings, open_socket
 from serpy.rpc.protocol import HEADER, MAX_REQUEST, RpcFault, decode, frame, frame_size
 from serpy.rpc.registry import Registry
 from serpy.rpc.streams import StreamRpc
@@ -62,7 +62,7 @@ class RpcServer:
         """Open the sockets. Raises ConfigError."""
         if stream_children(self.server.listeners, self.server.settings):
             HttpCalls(self.server, self.answer_xmlrpc).start()
-        settings = self.server.find(RpcSettings) or RpcSettings()
+        settings = self.server.find(RPC_SETTINGS) or RpcSettings()
         addresses = list(settings.addresses)
         if self.server.run_dir:
             addresses.insert(0, Address("unixs", os.path.join(self.server.run_dir, "ctl")))  # noqa: PTH118

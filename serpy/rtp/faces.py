@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import Arg, Context, Exports, Function, Param, Routes, Rpc
-from serpy.rtp.functions import RtpFunctions, Value
+from serpy.rtp.functions import RTP_FUNCTIONS, RtpFunctions, Value
 from serpy.rtp.link import Timeouts
 from serpy.rtp.nodes import RTPPROXY
 from serpy.rtp.relay import RelaySettings, RtpRelay
@@ -46,7 +46,7 @@ class MediaModule:
         )
         self._functions = RtpFunctions(RtpRelay(server, settings))
         if self._protocol == RTPPROXY:
-            server.provide(RtpFunctions, self._functions)  # nathelper has functions of the same names
+            server.provide(RTP_FUNCTIONS, self._functions)  # nathelper has functions of the same names
 
     @property
     def _rtp(self) -> RtpFunctions:

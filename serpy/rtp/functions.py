@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from serpy.api import Service
 from serpy.context.context import FAILURE
 from serpy.errors import ParseError
 from serpy.rtp.flags import Flags, parse_flags
@@ -145,3 +146,6 @@ def _body(ctx: Context) -> bytes:
     """The body as it would leave now."""
     body = ctx.edits.body
     return ctx.message.body if body is None else body
+
+
+RTP_FUNCTIONS: Final[Service[RtpFunctions]] = Service("functions for media proxies")

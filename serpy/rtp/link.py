@@ -1,8 +1,8 @@
 """One question to a media proxy and its answer, without holding up anybody else.
 
 UDP: one connected socket per proxy and process, always registered with the loop. A question carries a cookie, is
-repeated until it is answered, and its handler is parked meanwhile. A Unix stream socket is opened for each question.
-A closed port is noticed at once: the kernel reports it on the connected socket.
+repeated until it is answered, and its handler is parked meanwhile, with a place of ``waiters.media``. A Unix stream
+socket is opened for each question. A closed port is noticed at once: the kernel reports it on the connected socket.
 
 Runs in: udp receiver, timer. Locks: none.
 """
@@ -26,7 +26,6 @@ ANSWERED: Final = 0
 SILENT: Final = 1  # no answer in time, or nobody listens: the proxy is down
 BUSY: Final = 2  # too many questions wait already: says nothing about the proxy
 
-WAITING_MAX: Final = 250  # questions of one process to one proxy; one that hangs cannot take all parking places
 READS_MAX: Final = 64  # answers taken in one go
 _LARGEST: Final = 65535
 _UNIX_ANSWER_MAX: Final = 4096
@@ -74,10 +73,11 @@ class UdpLink:
     """The socket to one proxy. *on_silence(node)* is called when a question has found no answer."""
 
     def __init__(
-        self, loop: Loop, node: Node, timeouts: Timeouts, on_silence: Callable[[Node], None],
+        self, loop: Loop, node: Node, timeouts: Timeouts, most: int, on_silence: Callable[[Node], None],
         on_stray: Callable[[], None],
     ) -> None:  # fmt: skip
         self._loop: Final = loop
+        self._most: Final = most  # questions that may wait here: one proxy that hangs leaves places for the others
         self._node: Final = node
         self._timeouts: Final = timeouts
         self._on_silence: Final = on_silence
@@ -91,7 +91,7 @@ class UdpLink:
 
     def start(self, payload: bytes, *, wanted: bool) -> Question | None:
         """Send *payload*; None when too many questions wait. With *wanted*, ``result()`` must follow."""
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._waiting) >= self._most:
             return None
         self._number += 1
         cookie = f"{self._prefix}{self._number}".encode("ascii")
@@ -102,11 +102,12 @@ class UdpLink:
         return question
 
     def result(self, question: Question) -> Answer:
-        """The answer to *question*, in time or not. Parks. Raises ResourceError."""
+        """The answer to *question*, in time or not. Parks: hold a place. Raises ResourceError."""
         ticket = question.ticket
         assert ticket is not None
         try:
-            answer = self._loop.wait(ticket, self._loop.now() + self._timeouts.total_s + _SLACK_S)
+            deadline = self._loop.now() + self._timeouts.total_s + _SLACK_S
+            answer = self._loop.wait(ticket, deadline)
         finally:
             self._forget(question)
         return answer if isinstance(answer, Answer) else _SILENT
@@ -246,16 +247,19 @@ def ask_unix(loop: Loop, path: str, payload: bytes, deadline: float) -> Answer:
 class UnixLink:
     """The questions of one process to a proxy at a Unix socket: they are counted, nothing is kept open."""
 
-    def __init__(self, loop: Loop, node: Node, timeouts: Timeouts, on_silence: Callable[[Node], None]) -> None:
+    def __init__(
+        self, loop: Loop, node: Node, timeouts: Timeouts, most: int, on_silence: Callable[[Node], None]
+    ) -> None:  # fmt: skip
         self._loop: Final = loop
+        self._most: Final = most
         self._node: Final = node
         self._timeouts: Final = timeouts
         self._on_silence: Final = on_silence
         self._asking = 0
 
     def ask(self, payload: bytes) -> Answer:
-        """The answer to *payload*, in time or not. Parks. Raises ResourceError."""
-        if self._asking >= WAITING_MAX:
+        """The answer to *payload*, in time or not. Parks: hold a place. Raises ResourceError."""
+        if self._asking >= self._most:
             return _BUSY
         self._asking += 1
         try:
@@ -270,21 +274,40 @@ class UnixLink:
         """Ask in the background; the answer is not of interest."""
 
         def later() -> None:
-            with contextlib.suppress(ResourceError):
+            with contextlib.suppress(ResourceError), self._loop.waiters.media:
                 self.ask(payload)
 
         self._loop.spawn(later)
 
 
-def ask_all(link: UdpLink | UnixLink, payloads: list[bytes]) -> list[Answer]:
+def ask_all(loop: Loop, link: UdpLink | UnixLink, payloads: list[bytes]) -> list[Answer]:
     """The answers to *payloads*, asked at the same time where the socket allows it. Parks. Raises ResourceError."""
-    if isinstance(link, UnixLink):
-        answers: list[Answer] = []
-        for payload in payloads:
-            answers.append(link.ask(payload))
-            if answers[-1].outcome != ANSWERED:
+    room = loop.waiters.media
+    try:
+        room.enter()
+    except ResourceError:
+        return [_BUSY]
+    try:
+        answers = _ask_each(link, payloads) if isinstance(link, UnixLink) else _ask_together(link, payloads)
+        for answer in answers:
+            if answer.outcome == SILENT:
+                room.timeouts += 1
                 break
         return answers
+    finally:
+        room.leave()
+
+
+def _ask_each(link: UnixLink, payloads: list[bytes]) -> list[Answer]:
+    answers: list[Answer] = []
+    for payload in payloads:
+        answers.append(link.ask(payload))
+        if answers[-1].outcome != ANSWERED:
+            break
+    return answers
+
+
+def _ask_together(link: UdpLink, payloads: list[bytes]) -> list[Answer]:
     questions = [link.start(payload, wanted=True) for payload in payloads]
     try:
         return [_BUSY if question is None else link.result(question) for question in questions]

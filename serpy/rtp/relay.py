@@ -268,17 +268,18 @@ class RtpRelay:
         link = self._links.get(node.index)
         if link is None:
             timeouts = self._settings.timeouts
+            most = max(1, self._loop.waiters.media.limit // min(2, len(self.nodes)))
             if node.path:
-                link = UnixLink(self._loop, node, timeouts, self._silent)
+                link = UnixLink(self._loop, node, timeouts, most, self._silent)
             else:
-                link = UdpLink(self._loop, node, timeouts, self._silent, lambda: self._count(_STRAY))
+                link = UdpLink(self._loop, node, timeouts, most, self._silent, lambda: self._count(_STRAY))
             self._links[node.index] = link
         return link
 
     def ask(self, node: Node, payloads: list[bytes]) -> list[Answer]:
         """The answers of *node* to all *payloads*; [] unless it answered every one. Raises ResourceError."""
         self._count(_REQUESTS, len(payloads))
-        answers = ask_all(self.link(node), payloads)
+        answers = ask_all(self._loop, self.link(node), payloads)
         for answer in answers:
             if answer.outcome != ANSWERED:
                 self._count(_BUSY if answer.outcome == BUSY else _TIMEOUTS)

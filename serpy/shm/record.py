@@ -19,6 +19,7 @@ from serpy.errors import LimitExceededError, ResourceError
 MAX_KEY: Final = 200  # a key lies in the first block whole
 MAX_BINDINGS: Final = 250  # of one AoR; more is an attack, and a record must stay small enough to copy
 MAX_TEXT: Final = 4096  # characters of one field
+CALL_ID_MAX: Final = 255  # characters of a Call-ID that are kept, see database.md
 MAX_RECORD: Final = 256 * 1024
 NEVER: Final = 1 << 62  # expiry of a record with nothing but permanent bindings
 FAR_FUTURE: Final = 253402300799  # 9999-12-31 23:59:59 UTC, the expiry stored for a permanent binding
@@ -34,14 +35,14 @@ KEY_AT: Final = _PREFIX_SIZE  # where the key starts in a record
 class Binding:
     """One AOR → contact mapping (RFC 3261 §10): a row of ``location``, whole.
 
-    ``expires_at`` is Unix time in whole seconds; ``q`` is 0..1000 or -1 when unset; ``flags``: 1 NAT, 128 PERMANENT,
-    256 MEM (never persisted). ``received`` is "" or ``sip:ip:port[;transport=…];dstip=…;dstport=…``.
+    ``expires_at`` is Unix time in whole seconds; ``q`` is 0..1000 or -1 when unset; ``flags`` are NAT, PERMANENT and MEM,
+    whose numbers are SER's: they stand in databases and in RPCs. ``received`` is "" or a received URI (sip/received.py).
     ``modified_at`` is Unix time of the last change (newest first among equal q).
     """
 
-    NAT: Final = 1
-    PERMANENT: Final = 128
-    MEM: Final = 256
+    NAT: Final = 1  # behind one
+    PERMANENT: Final = 128  # never expires
+    MEM: Final = 256  # in memory only, its row is another server's
 
     def __init__(
         self,
@@ -76,7 +77,22 @@ class Binding:
 
     def is_live(self, wall_now: float) -> bool:
         """True while the binding has not expired; permanent ones never do."""
-        return self.expires_at > wall_now or (self.flags & 128) != 0
+        return self.expires_at > wall_now or self.is_permanent
+
+    @property
+    def is_nat(self) -> bool:
+        """True when the phone is behind a NAT."""
+        return (self.flags & Binding.NAT) != 0
+
+    @property
+    def is_permanent(self) -> bool:
+        """True when it never expires."""
+        return (self.flags & Binding.PERMANENT) != 0
+
+    @property
+    def is_memory_only(self) -> bool:
+        """True when this server keeps no row of it: a replica, whose row is written by the server that took it."""
+        return (self.flags & Binding.MEM) != 0
 
     def __repr__(self) -> str:
         return f"Binding({self.uid!r}, {self.contact!r}, {self.expires_at}, flags={self.flags})"
@@ -177,20 +193,13 @@ def key_of(record: bytes) -> bytes:
     return record[_PREFIX_SIZE : _PREFIX_SIZE + length]
 
 
-def count_of(record: bytes) -> int:
-    """Return how many bindings *record* holds. Raises ValueError."""
-    if len(record) < _PREFIX_SIZE:
-        raise ValueError("record without a prefix")
-    return int.from_bytes(record[2:4], "little") if _LITTLE else int.from_bytes(record[2:4], "big")
-
-
 def earliest(bindings: list[Binding]) -> int:
     """Return when the first of *bindings* expires (Unix time), NEVER without one that does, 0 for an empty list."""
     if not bindings:
         return 0
     first = NEVER
     for binding in bindings:
-        if not binding.flags & 128 and binding.expires_at < first:
+        if not binding.is_permanent and binding.expires_at < first:
             first = binding.expires_at
     return first
 

@@ -470,6 +470,8 @@ class LocationTable:
         self._quads[base + _USERS] = users
         self._quads[base + _CONTACTS] = contacts
         self._quads[base + _REPAIRS] += 1
+        # The dead writer may have linked a record with the next stamp: it must never be given to another one.
+        self._quads[base + _STAMP] += 1
         if lost:
             for number in range(MAX_TABLES):
                 self.set_loaded(number, False)

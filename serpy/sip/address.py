@@ -54,6 +54,11 @@ def plain_address(host: str) -> str:
         return ""
 
 
+def bracketed(host: str) -> str:
+    """*host* as it stands in a URI or Via: an IPv6 address in brackets (RFC 3261 §25.1)."""
+    return f"[{host}]" if ":" in host else host
+
+
 def default_port(transport: str) -> int:
     """The port that a URI or Via without one means (RFC 3261 §19.1.2)."""
     return 5061 if transport == "tls" else 5060

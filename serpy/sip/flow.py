@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from serpy.sip.address import bracketed
+
 # What becomes of the connection a message leaves by (``Flow.options``, bits).
 CLOSE: Final = 1  # close it when the message has left
 NO_CONNECT: Final = 2  # use one that is open, or do not send at all
@@ -40,9 +42,7 @@ class Listener:
         self.multicast: Final = multicast
         self.ipv6: Final = ":" in host
         name = advertised_host or host
-        self.sent_by: Final = (
-            f"[{name}]:{advertised_port or port}" if ":" in name else f"{name}:{advertised_port or port}"
-        )
+        self.sent_by: Final = f"{bracketed(name)}:{advertised_port or port}"
         self.via_transport: Final = transport.upper()
 
     def __repr__(self) -> str:

@@ -227,9 +227,3 @@ def _wants_continue(data: bytes) -> bool:
     end = data.find(b"\n\r\n")
     value = _find_header(data[: end + 3], b"expect") if end >= 0 else None
     return value is not None and value.strip(b" \t\r").lower() == b"100-continue"
-
-
-def http_header(head: bytes, name: bytes) -> str:
-    """The value of the HTTP header *name* (lower case) as text, "" when there is none."""
-    value = _find_header(head, name)
-    return value.strip(b" \t\r").decode("latin-1") if value is not None else ""

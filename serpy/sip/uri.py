@@ -238,59 +238,6 @@ def _parse_tel(text: str, start: int) -> Uri:
     return Uri("tel", number, "", "", 0, params, "", text)
 
 
-# Parameters that make two URIs differ when only one of them has them (RFC 3261 §19.1.4); transport is among them
-# since "any uri-parameter appearing in one URI" of this set "but not the other" never matches.
-_SIGNIFICANT: Final = ("user", "ttl", "method", "maddr", "transport")
-
-
-def uri_equal(left: Uri, right: Uri) -> bool:
-    """True when the two are equivalent by RFC 3261 §19.1.4; by RFC 3966 §4 for tel; by text for other schemes."""
-    if left is right:
-        return True
-    if left.scheme != right.scheme:
-        return False
-    if left.scheme == "tel":
-        return _tel_digits(left.user) == _tel_digits(right.user) and _same_params(left, right, strict=True)
-    if not left.is_sip:
-        return left.user == right.user
-    if left.port != right.port or ascii_lower(left.host) != ascii_lower(right.host):
-        return False
-    if unescape(left.user) != unescape(right.user) or unescape(left.password) != unescape(right.password):
-        return False
-    return _same_params(left, right, strict=False) and _same_headers(left.headers, right.headers)
-
-
-def _tel_digits(number: str) -> str:
-    for separator in "-.()":
-        number = number.replace(separator, "")
-    return number.lower()
-
-
-def _same_params(left: Uri, right: Uri, *, strict: bool) -> bool:
-    if not left.params and not right.params:
-        return True
-    ours = left.param_map
-    theirs = right.param_map
-    if strict and len(ours) != len(theirs):
-        return False
-    for name, value in ours.items():
-        other = theirs.get(name)
-        if other is None:
-            if strict or name in _SIGNIFICANT:
-                return False
-        elif ascii_lower(unescape(value)) != ascii_lower(unescape(other)):
-            return False
-    return all(name in ours for name in theirs if name in _SIGNIFICANT)
-
-
-def _same_headers(left: str, right: str) -> bool:
-    if left == right:
-        return True
-    ours = {name: unescape(value) for name, value in _parse_pairs(left, "&").items()}
-    theirs = {name: unescape(value) for name, value in _parse_pairs(right, "&").items()}
-    return ours == theirs
-
-
 def unescape(text: str) -> str:
     """*text* with its %HH escapes resolved, as UTF-8 with undecodable bytes kept as surrogates.
 

@@ -74,11 +74,6 @@ class Via:
         return f"SIP/2.0/{self.transport} {self.host}{port}{render_params(self.params)}"
 
 
-def split_via(text: str) -> list[str]:
-    """The Via values of one header value, top first. Raises ParseError."""
-    return split_commas(text)
-
-
 # "SIP/2.0/UDP host:port" repeats in every message of a peer; here with what stands before it in the header line.
 _CACHE_MAX: Final = 4096
 _HEAD_CACHED: Final = 128  # characters

@@ -23,6 +23,7 @@ import serpy
 from serpy.db import schema
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.rpc.protocol import RpcFault, call
+from serpy.shm.record import Binding
 from serpy.tools import attributes
 from serpy.tools.provision import Provision
 from serpy.tools.tables import show
@@ -247,8 +248,8 @@ def _usrloc_add(ctl: Ctl) -> None:
     if unknown:
         raise UsageError(f"takes expires=S, q=Q and flags=N only: {' '.join(sorted(unknown))}")
     expires = _number(wishes.get("expires", "0"))
-    # Without a lifetime the contact is permanent (flag 128).
-    flags = _number(wishes.get("flags", "0")) | (0 if expires else 128)
+    # Without a lifetime the contact is permanent.
+    flags = _number(wishes.get("flags", "0")) | (0 if expires else Binding.PERMANENT)
     uid = ctl.provision.uid_of(ctl.options.uri)
     ctl.rpc("usrloc.add_contact", "location", uid, ctl.options.contact, expires, _q(wishes.get("q", "")), flags)
     ctl.say(f"{ctl.options.contact} added")

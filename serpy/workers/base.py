@@ -18,13 +18,12 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import setproctitle
 
 from serpy import log as serpy_log
-from serpy.api import StoreService
+from serpy.api import STORE
 from serpy.db.writer import StoreClient
 from serpy.errors import SerpyError
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
@@ -116,7 +115,14 @@ class Worker:
             serpy_log.set_slot(self.slot)
             _drop_privileges(boot.uid, boot.gid)
             _leave_with(boot.master_pid)
-            self.loop = Loop(self.server.settings.max_parked)
+            settings = self.server.settings
+            self.loop = Loop(settings.max_parked)
+            self.loop.waiters.set_limits(
+                dns=settings.max_parked_dns,
+                database=settings.max_parked_database,
+                media=settings.max_parked_media,
+                store=settings.max_parked_store,
+            )
             self.loop.leader_body = self._lead
             self._handle_signals()
             self.channels.attach(self.slot, self.loop)
@@ -159,7 +165,7 @@ class Worker:
             )
             self.channels.on(STORE_ACK, client.on_ack)
             self._store_client = client
-            server.provide(StoreService, client)  # type: ignore[type-abstract]  # a Protocol class is the key
+            server.provide(STORE, client)
 
     def _handle_signals(self) -> None:
         """TERM ends the loop, what concerns the master only is ignored. The handler just sets a flag.
@@ -191,6 +197,7 @@ class Worker:
         loop.read_clocks()
         now = loop.now()
         self.server.counters.heartbeat(now)
+        loop.waiters.publish(self.server.counters)
         if os.getppid() != self._master_pid:
             log.warning("the master is gone: leaving")
             loop.stop()
@@ -264,6 +271,3 @@ def _leave_with(master_pid: int) -> None:
 def limit_core_files() -> None:
     """Write no core files."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-WorkerFactory = Callable[[int, int], Worker]

@@ -1,25 +1,27 @@
 """The store process: the one that writes to the database.
 
-A first datagram starts a short gathering time, then everything that has come is one transaction; what arrives while
-the database works is the next one. Receivers are acknowledged after the commit (``store_core.py``).
+A first datagram starts a short gathering time, then everything that has come for its database is one transaction; what
+arrives while that database works is the next one. Each database has a lane (``db/lane.py``) with a handler of its own,
+so that one that hangs holds up nobody else. Receivers are acknowledged after the commit.
 
-Stopped last: what the others sent before they left is committed before this process leaves.
+Stopped last: what the others sent before they left is committed, or in the journal, before this process leaves.
 Runs in: store. Locks: none.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from serpy.db.store import JOURNAL, REFUSE, Store
 from serpy.errors import ConfigError, UsageError
 from serpy.net.handoff import STORE_ACK, STORE_WRITE
 from serpy.workers.base import Worker
-from serpy.workers.store_core import JOURNAL, REFUSE, StoreCore
 
 if TYPE_CHECKING:
     from serpy.api import Server
     from serpy.db.interface import Database
+    from serpy.db.lane import Lane
     from serpy.net.handoff import Channels
     from serpy.net.listen import Bound
     from serpy.net.loop import Timer
@@ -42,24 +44,19 @@ class StoreWorker(Worker):
         self._rows = counters.declare("store.rows", "rows written by the store")
         self._coalesced = counters.declare("store.coalesced", "writes that a later one of the same batch replaced")
         self._refused = counters.declare("store.refused", "write requests refused")
-        self._down = counters.declare("store.down", "1 while the database cannot be written")
-        self._backlog = counters.declare("store.backlog", "requests kept until the database is back")
+        self._down = counters.declare("store.down", "databases that cannot be written")
+        self._backlog = counters.declare("store.backlog", "requests in journals until their database is back")
         self._base: list[int] = []  # what a predecessor had counted
-        self.core: StoreCore
-        self._busy = False
-        self._timer: Timer | None = None
+        self.store: Store
+        self._timers: dict[str, Timer] = {}  # the next round of each lane, by URL
 
     def after_fork(self) -> None:
-        """Take what the previous store left, then serve. Raises BackendError (journal), ConfigError."""
+        """Take what the previous store left, then serve. Raises BackendError (journals), ConfigError."""
         policy = self.server.settings.store_policy
         if policy not in (REFUSE, JOURNAL):
             raise ConfigError(f"store_policy is {policy!r}", hint=f'use "{REFUSE}" or "{JOURNAL}"')
-        self.core = StoreCore(
-            self._database,
-            self._send,
-            policy=policy,
-            journal_path=os.path.join(self.server.run_dir, "store.journal"),  # noqa: PTH118 - text in, text out
-        )
+        self.store = Store(self._database, self._send, policy=policy, folder=self.server.run_dir)
+        self.store.recover()
         counters = self.server.counters
         self._base = [counters.own(each) for each in (self._commits, self._rows, self._coalesced, self._refused)]
         self.channels.on(STORE_WRITE, self._on_write)
@@ -67,14 +64,16 @@ class StoreWorker(Worker):
 
     def before_exit(self) -> None:
         """Commit what is still in the socket."""
-        self.core.take_back()
+        self.store.take_back()
         while True:
             self.channels.read()
-            if not self.core.has_work:
+            waiting = [lane for lane in self.store.by_health() if lane.has_queue]
+            if not waiting:
                 break
-            self.core.commit()
+            for lane in waiting:
+                self.store.round(lane)
         self._publish()
-        self.core.backlog.close()
+        self.store.close()
 
     def _database(self, url: str) -> Database:
         if not url:
@@ -85,48 +84,53 @@ class StoreWorker(Worker):
         return self.channels.send(slot, STORE_ACK, payload)
 
     def _on_write(self, payload: bytes, from_slot: int) -> None:
-        waited_for = self.core.receive(payload, from_slot)
-        if self._busy:
-            return  # whoever commits looks again
-        due = self.loop.now() + (GATHER_S if waited_for else GATHER_UNWATCHED_S)
-        if self._timer is not None:
-            if self._timer.when <= due:
-                return
-            self._timer.cancel()
-        self._timer = self.loop.call_at(due, self._commit)
+        lane = self.store.receive(payload, from_slot)
+        if lane is not None and not lane.busy:  # whoever is busy looks again
+            self._arrange(lane, GATHER_S if lane.urgent else GATHER_UNWATCHED_S)
 
-    def _commit(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._busy:
+    def _arrange(self, lane: Lane, after_s: float) -> None:
+        """See that *lane* has its next round in *after_s* seconds, or earlier."""
+        due = self.loop.now() + after_s
+        timer = self._timers.get(lane.url)
+        if timer is not None:
+            if timer.when <= due:
+                return
+            timer.cancel()
+        self._timers[lane.url] = self.loop.call_at(due, self._round_of(lane))
+
+    def _round_of(self, lane: Lane) -> Callable[[], None]:
+        def round_() -> None:
+            self._timers.pop(lane.url, None)
+            self._round(lane)
+
+        return round_
+
+    def _round(self, lane: Lane) -> None:
+        """One round; the next one is arranged when there is more, so that others come in between."""
+        if lane.busy:
             return
-        self._busy = True
         try:
-            while self.core.has_work:
-                self.core.commit()
+            self.store.round(lane)
         finally:
-            self._busy = False
+            if lane.has_work:
+                self._arrange(lane, 0.0)
         self._publish()
 
     def _tick(self) -> None:
         self.loop.call_at(self.loop.now() + TICK_S, self._tick)  # first: a bug in one tick does not end them all
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            self.core.tick()
-        finally:
-            self._busy = False
-        self._commit()
+        self.store.tick()
+        for lane in self.store.lanes.values():
+            if len(lane.backlog) and not lane.busy:
+                self._arrange(lane, 0.0)
+        self._publish()
 
     def _publish(self) -> None:
         counters = self.server.counters
-        core = self.core
+        lanes = self.store.lanes.values()
         commits, rows, coalesced, refused = self._base
-        counters.set(self._commits, commits + core.commits)
-        counters.set(self._rows, rows + core.rows)
-        counters.set(self._coalesced, coalesced + core.coalesced)
-        counters.set(self._refused, refused + core.refused)
-        counters.set(self._down, int(core.down))
-        counters.set(self._backlog, len(core.backlog))
+        counters.set(self._commits, commits + sum([lane.commits for lane in lanes]))
+        counters.set(self._rows, rows + sum([lane.rows for lane in lanes]))
+        counters.set(self._coalesced, coalesced + sum([lane.coalesced for lane in lanes]))
+        counters.set(self._refused, refused + sum([lane.refused for lane in lanes]))
+        counters.set(self._down, sum([lane.down for lane in lanes]))
+        counters.set(self._backlog, sum([lane.backlog.requests for lane in lanes]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.net.resolve import Resolver
 from serpy.pipeline import Pipeline
 from serpy.replication.agent import Agent
 from serpy.workers.base import Worker
@@ -36,7 +35,7 @@ class TimerWorker(Worker):
         if groups:
             pipeline = Pipeline(server)
             pipeline.set_owner(0, 1)  # what comes from the group is ours, whatever its Call-ID
-            pipeline.forwarder.resolve = Resolver(self.loop, server.settings).resolve
+            pipeline.forwarder.resolve = server.resolver().resolve
             self.agent = Agent(server, groups, pipeline.receive)
             self.agent.start()
 

@@ -11,7 +11,6 @@ from typing import Final
 from serpy.context.context import Context
 from serpy.errors import ParseError, TransportError
 from serpy.net.handoff import HTTP, MESSAGE, STREAM_ALIAS, STREAM_FAILED, decode_message
-from serpy.net.resolve import Resolver, transports_of
 from serpy.net.streams import ALIAS_ADOPT, child_of, encode_alias
 from serpy.net.udp import UdpReader
 from serpy.pipeline import Pipeline
@@ -44,9 +43,7 @@ class UdpWorker(Worker):
         self.loop.coalesce_s = server.settings.coalesce_ms / 1000.0
         self.pipeline = Pipeline(server)
         self.pipeline.set_owner(self.child, self.bound.children)
-        self.pipeline.forwarder.resolve = Resolver(
-            self.loop, server.settings, transports=transports_of(server.listeners)
-        ).resolve
+        self.pipeline.forwarder.resolve = server.resolver().resolve
         self.pipeline.forwarder.to_group = Handover(self.channels, self.layout.timer).send
         self.channels.on(MESSAGE, self._handed_over)
         if self.layout.streams:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from support.running import wait_for
 
+from serpy.config import Settings
 from serpy.db import schema
 from serpy.db.writer import StoreClient
 from serpy.errors import BackendError
@@ -28,7 +29,7 @@ CLIENT, STORE = 0, 1
 class Farm:
     """A store process that is started again when told so, and a client in this process."""
 
-    def __init__(self, url, policy="refuse", run_dir=""):
+    def __init__(self, url, run_dir, policy="refuse"):
         self.url = url
         drivers = {"sqlite": SqliteModule, "postgres": PostgresModule, "mysql": MysqlModule}
         self.module = drivers[url.partition(":")[0]]()
@@ -38,8 +39,8 @@ class Farm:
         self.segment = Segment(4 << 20)
         self.counters = Counters(self.segment, 2)
         self.channels = Channels(2)
-        self.settings = SimpleNamespace(store_policy=policy, max_parked=100, crash_limit=0)
-        self.run_dir = run_dir
+        self.settings = Settings({"store_policy": policy, "max_parked": 100, "crash_limit": 0})
+        self.run_dir = str(run_dir)
         self._handles = {}
         bound = SimpleNamespace(children=0, streams=0)
         self.worker = StoreWorker(self, self.channels, bound, STORE, 0)
@@ -125,7 +126,7 @@ def farm(request, tmp_path):
         if request.param == "sqlite"
         else request.getfixturevalue(f"{request.param}_url")
     )
-    made = Farm(url)
+    made = Farm(url, tmp_path)
     yield made
     made.close()
 
@@ -224,7 +225,7 @@ def test_rows_nobody_waits_for_follow_a_killed_store(farm):
 @pytest.mark.postgres
 @pytest.mark.parametrize("policy", ["refuse", "journal"])
 def test_server_away_is_answered_by_the_policy_and_used_again(postgres, postgres_url, tmp_path, policy):
-    farm = Farm(postgres_url, policy, str(tmp_path))
+    farm = Farm(postgres_url, tmp_path, policy)
     try:
         assert run_writers(farm, [[[location(1, 0)]]])[1] == []
         postgres.stop()

@@ -255,7 +255,7 @@ def test_server_that_does_not_answer_on_the_port_is_down(free_port, scheme):
     handle = quick(f"{scheme}://ser:x@127.0.0.1:{free_port}/ser")
     with pytest.raises(DatabaseDownError, match="refused"):
         handle.execute("select 1")
-    handle._down_until += 100.0
+    handle._fuse._until += 100.0
     with pytest.raises(DatabaseDownError, match="refused"):  # at once, without a connect
         handle.execute("select 1")
     assert handle._open == 0
@@ -275,7 +275,7 @@ def test_restarted_server_is_used_again_without_help(url, server):
     with pytest.raises(DatabaseDownError):
         handle.write([("upsert", "location", binding())])
     server.start()
-    handle._down_until = 0.001  # the pause is over
+    handle._fuse._until = 0.001  # the pause is over
     handle.write([("upsert", "location", binding())])
     assert handle.select("location", ("uid",), {}) == [("alice",)]
     handle.close()
@@ -289,17 +289,17 @@ def test_frozen_server_costs_one_deadline_then_fails_at_once(url, server):
         with pytest.raises(DatabaseDownError, match="no answer"):
             handle.execute("select 1")
         assert handle._open == 0
-        handle._down_until += 100.0
+        handle._fuse._until += 100.0
         with pytest.raises(DatabaseDownError, match="no answer"):
             handle.execute("select 1")
         assert handle._open == 0
-        handle._down_until = 0.001
+        handle._fuse._until = 0.001
         with pytest.raises(DatabaseDownError, match="no answer"):  # the probe
             handle.execute("select 1")
     finally:
         server.thaw()
     handle._timeout_s = 2.0
-    handle._down_until = 0.001
+    handle._fuse._until = 0.001
     assert handle.execute("select 1") == [(1,)]
     handle.close()
 
@@ -379,7 +379,7 @@ def test_handlers_of_a_frozen_server_all_end_and_the_loop_goes_on(url, server):
     assert len(ticks) == 10
     handle.loop = None
     handle._timeout_s = 2.0
-    handle._down_until = 0.001
+    handle._fuse._until = 0.001
     assert handle.execute("select 1") == [(1,)]
     handle.close()
 

@@ -134,7 +134,6 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "nameaddr-list": nameaddr.parse_nameaddr_list,
     "commas": nameaddr.split_commas,
     "via": via.parse_via,
-    "via-split": via.split_via,
     "cseq": cseq.parse_cseq,
     "credentials": authorization.parse_credentials,
     "credentials-digest": lambda text: authorization.parse_credentials("Digest " + text),
@@ -156,14 +155,16 @@ def test_no_text_raises_anything_but_protocol_errors(parse, text):
 
 
 @given(TEXTS)
-def test_a_parsed_uri_is_equal_to_itself_and_prints_as_written(text):
+def test_a_parsed_uri_keeps_its_parts_and_prints_as_written(text):
     try:
         parsed = uri.parse_uri("sip:" + text)
     except ProtocolError:
         assert text == "" or set(text) & set(' \t\x00\r\n<>"\\é\udcff५\u2028\x85@:[]%?;,=/*+')
         return
     assert str(parsed) == "sip:" + text
-    assert uri.uri_equal(parsed, parsed.replaced())
+    again = parsed.replaced()
+    names = ("scheme", "user", "password", "host", "port", "params", "headers")
+    assert [getattr(parsed, name) for name in names] == [getattr(again, name) for name in names]
     assert uri.parse_uri(str(parsed.replaced(port=5070))).port == 5070
 
 

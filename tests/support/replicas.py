@@ -7,8 +7,12 @@ import random
 import time
 from types import SimpleNamespace
 
+from greenlet import getcurrent, greenlet
+
 from serpy.api import Server
+from serpy.errors import ResourceError, SerpyError
 from serpy.modules.usrloc.location import MEMORY, Location
+from serpy.net.loop import Ticket
 from serpy.replication.repair import Repair
 from serpy.replication.store import Store
 from serpy.replication.tombstones import Tombstones
@@ -22,7 +26,7 @@ MIB = 1 << 20
 
 
 class Clock:
-    """What a Loop offers, without descriptors; all nodes of a farm share the callbacks."""
+    """What a Loop offers, without descriptors; all nodes of a farm share the callbacks. Who waits parks, as in a Loop."""
 
     def __init__(self, skew: float = 0.0, shared: Clock | None = None):
         self.skew = skew
@@ -32,6 +36,9 @@ class Clock:
         self.heap: list = []
         self.count = 0
         self.current: object = None
+        self.parked = 0
+        self.max_parked = 1000
+        self.tickets: dict[int, tuple[Ticket, greenlet | None]] = {}
 
     def now(self) -> float:
         return self.shared.time
@@ -47,12 +54,48 @@ class Clock:
     def spawn(self, callback):
         self.call_at(self.now(), callback)
 
+    def new_ticket(self) -> Ticket:
+        self.shared.count += 1
+        ticket = Ticket(self.shared.count)
+        self.tickets[ticket.id] = (ticket, None)
+        return ticket
+
+    def resume(self, ticket_id, value):
+        ticket, waiting = self.tickets.get(ticket_id, (None, None))
+        if ticket is None or ticket.done:
+            return False
+        ticket.done = True
+        ticket.value = value
+        if waiting is not None:
+            self.spawn(waiting.switch)
+        return True
+
+    def wait(self, ticket, deadline):
+        try:
+            if not ticket.done:
+                self._park(ticket, deadline)
+        finally:
+            del self.tickets[ticket.id]
+        return ticket.value
+
+    def sleep(self, seconds):
+        self.wait(self.new_ticket(), self.now() + seconds)
+
+    def _park(self, ticket, deadline):
+        if self.parked >= self.max_parked:
+            raise ResourceError("enough are waiting")
+        self.tickets[ticket.id] = (ticket, getcurrent())
+        self.call_at(deadline, lambda: self.resume(ticket.id, None))
+        self.parked += 1
+        getcurrent().parent.switch()
+        self.parked -= 1
+
     def run(self, seconds: float) -> None:
         end = self.time + seconds
         while self.heap and self.heap[0][0] <= end:
             when, _, callback = heapq.heappop(self.heap)
             self.time = when
-            callback()
+            greenlet(callback).switch()
         self.time = end
 
 
@@ -140,6 +183,7 @@ class MemoryFarm:
         self.random = random.Random(seed)
         self.loss = loss
         self.largest = 0
+        self.lost = lambda source, target, kind: False  # what never arrives
         self.clock = Clock()
         self.interval = interval
         offsets = (*skews, *[0.0] * nodes)
@@ -159,6 +203,8 @@ class MemoryFarm:
 
     def carry(self, source: Node, target: Node, kind: int, payload: bytes) -> None:
         self.largest = max(self.largest, len(payload))
+        if self.lost(source, target, kind):
+            return
         copies = 1 + (self.loss > 0 and self.random.random() < 0.1)
         for _ in range(copies):
             if self.random.random() < self.loss:
@@ -173,6 +219,21 @@ class MemoryFarm:
 
     def run(self, seconds: float) -> None:
         self.clock.run(seconds)
+
+    def ask(self, *calls, seconds: float = 10.0) -> list:
+        """What *calls*, all made now, return within *seconds*; an exception when they raise one."""
+        answers: list = [None] * len(calls)
+
+        def answer(number, call):
+            try:
+                answers[number] = call()
+            except SerpyError as exc:
+                answers[number] = exc
+
+        for number, call in enumerate(calls):
+            self.clock.spawn(lambda number=number, call=call: answer(number, call))
+        self.run(seconds)
+        return answers
 
     def are_equal(self) -> bool:
         tables = [node.table() for node in self.nodes]

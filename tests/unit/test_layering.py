@@ -23,7 +23,7 @@ ALLOWED = {
     "net": VALUES | {"config"},
     "db": VALUES | {"net", "shm", "config"},
     "rpc": VALUES | SHARED | {"api", "script"},
-    "tools": VALUES | {"db", "rpc", "config", "log", "loader", "script"},
+    "tools": VALUES | {"shm", "db", "rpc", "config", "log", "loader", "script"},
     "rtp": VALUES | {"context"} | {"net", "shm", "script", "api"},
     "api": VALUES | {"context"} | SHARED | {"transaction", "script"},
     "replication": VALUES | {"context"} | SHARED | {"api", "script"},

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 import pytest
 from support.contexts import configure, context, function, reply_text, request_text, server
 
-from serpy.api import ConfigError, StoreService
+from serpy.api import STORE, Authenticated, ConfigError
 from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.db import schema
 from serpy.errors import BackendError
 from serpy.modules import acc_db
-from serpy.modules.auth import Authorized
 from serpy.modules.db_sqlite import SqliteModule
 from serpy.net.loop import Loop
 from serpy.shm.counters import Counters
@@ -48,7 +47,7 @@ class World:
         self.server.counters = Counters(self.server.segment, 2)
         self.server.loop = Loop()
         self.store = Store()
-        self.server.provide(StoreService, self.store)
+        self.server.provide(STORE, self.store)
         parameters = {"log_flag": LOG, "log_missed_flag": MISSED, "db_url": "sqlite:///acc.db", **parameters}
         self.exports = configure(acc_db.exports(), self.server, **parameters)
         self.server.slot = 0
@@ -81,8 +80,7 @@ def test_an_answered_call_has_a_whole_row():
     ctx.avps.add(FROM_DOMAIN, "did", "d1")
     ctx.avps.add(FROM_URI, "account", 'say "hi"\\')
     ctx.avps.add(TO_URI, "rate", 3)
-    note = ctx.notes["auth"] = Authorized()
-    note.username, note.realm = "alice", "example.com"
+    ctx.authenticated = Authenticated("alice", "example.com")
     world.end(ctx, response=parse_message(reply_text().encode()), to_tag="t1")
     ((table, row),) = world.store.rows
     assert table == "acc"

@@ -347,7 +347,7 @@ def test_an_old_nonce_is_stale_when_the_password_is_right(identity, made_at, sta
     assert setup.call(ctx) == (-1 if stale else 1)
     if stale:
         assert challenge(ctx).endswith(", stale=true\r\n")
-        assert ctx.notes.get("auth") is None
+        assert ctx.authenticated is None
         wrong = register(credentials(nonce, password="wrong"))
         assert setup.call(wrong) == -1
         assert "stale" not in challenge(wrong)

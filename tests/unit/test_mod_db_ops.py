@@ -7,7 +7,7 @@ from support.contexts import context, request_text
 from support.identity import Identity
 from support.scripts import World
 
-from serpy.api import StoreService
+from serpy.api import STORE
 from serpy.context.avps import FROM_USER
 from serpy.context.context import BRANCH, ONREPLY, REQUEST
 from serpy.db.idioms import portable
@@ -41,7 +41,7 @@ class Scripts(World):
         self.identity = Identity(folder)
         self.identity.server.open_database = lambda url: self.identity.driver.open(url, read_only=True)
         self.store = Store(self.identity)
-        self.identity.server.provide(StoreService, self.store)
+        self.identity.server.provide(STORE, self.store)
 
     def load(self, name):
         if name != "db_ops":

@@ -2,7 +2,7 @@ import pytest
 from support.contexts import context, function, request_text
 from support.identity import Identity, rpc
 
-from serpy.api import DomainService
+from serpy.api import DOMAINS
 from serpy.context.avps import FROM_DOMAIN, TO_DOMAIN, parse_track
 from serpy.errors import BackendError
 from serpy.modules import domain
@@ -158,7 +158,7 @@ def test_dump_shows_each_did_with_its_names_and_attributes(identity):
 
 def test_other_modules_ask_through_the_service(identity):
     load(identity)
-    service = identity.server.bind(DomainService)
+    service = identity.server.bind(DOMAINS)
     assert service.is_local("example.COM")
     assert not service.is_local("other.example")
     assert (service.did("www.example.com"), service.did("other.example")) == ("d1", "")

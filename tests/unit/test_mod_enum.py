@@ -14,7 +14,7 @@ from serpy.errors import ConfigError
 from serpy.modules import enum
 from serpy.modules.enum.substitution import BadRecordError, substitute
 from serpy.net.loop import Loop
-from serpy.net.resolve import servers_of
+from serpy.net.nameservers import servers_of
 
 NUMBER = "+43123"
 NAME = "3.2.1.3.4.e164.arpa."

@@ -2,7 +2,7 @@ import pytest
 from support.contexts import context, function, request_text
 from support.identity import Identity, rpc
 
-from serpy.api import StoreService
+from serpy.api import STORE
 from serpy.context.avps import GLOBAL, parse_avp_name
 from serpy.errors import BackendError, UsageError
 from serpy.modules import gflags
@@ -89,7 +89,7 @@ def test_flushed_flags_are_there_after_a_restart(identity, tmp_path):
 
     exports = load(identity)
     assert function(exports, "flush_gflags")(None) == -1  # nobody to write
-    identity.server.provide(StoreService, Store())
+    identity.server.provide(STORE, Store())
     function(exports, "set_gflag")(None, 5)
     function(exports, "flush_gflags")(None)
     rpc(exports, "gflags.flush")()

@@ -3,14 +3,14 @@
 import pytest
 from support.contexts import FakeReplies, configure, context, function, request_text, server
 
-from serpy.api import ConfigError, ReplyService
+from serpy.api import REPLIES, ConfigError
 from serpy.modules import options
 
 
 def answer(text, **parameters):
     one = server()
     replies = FakeReplies()
-    one.provide(ReplyService, replies)
+    one.provide(REPLIES, replies)
     exports = configure(options.exports(), one, **parameters)
     return function(exports, "options_reply")(context(text)), replies.sent
 

@@ -19,7 +19,7 @@ from support.contexts import (
     server,
 )  # fmt: skip
 
-from serpy.api import Avp, Avps, ConfigError, DomainService, Listener
+from serpy.api import DOMAINS, Avp, Avps, ConfigError, Listener
 from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.modules import rr
 from serpy.modules.rr.cookie import DIALOG_COOKIE, MAX_COOKIE, DialogCookies
@@ -30,7 +30,7 @@ ME = "192.0.2.1:5060"
 def module(*listeners, domains=(), **parameters):
     one = server(*(listeners or (LISTENER, SECOND)))
     if domains:
-        one.provide(DomainService, FakeDomains(*domains))
+        one.provide(DOMAINS, FakeDomains(*domains))
     return configure(rr.exports(), one, **({"cookie_secret": "s3cret", "append_fromtag": 0} | parameters))
 
 

@@ -3,14 +3,14 @@
 import pytest
 from support.contexts import FakeReplies, configure, context, function, reply_text, request_text, server
 
-from serpy.api import ReplyService
+from serpy.api import REPLIES
 from serpy.modules import sanity
 
 
 def run(text, *args, **parameters):
     one = server()
     replies = FakeReplies()
-    one.provide(ReplyService, replies)
+    one.provide(REPLIES, replies)
     exports = configure(sanity.exports(), one, **parameters)
     return function(exports, "sanity_check")(context(text), *args), [(r.status, r.headers) for r in replies.sent]
 

@@ -4,10 +4,9 @@ import pytest
 from support.contexts import FakeReplies, context, function, request_text
 from support.identity import Identity
 
-from serpy.api import ReplyService
+from serpy.api import REPLIES, Authenticated
 from serpy.context.avps import FROM_USER, TO_DOMAIN
 from serpy.modules import speeddial
-from serpy.modules.auth import Authorized
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def identity(tmp_path):
     for uid, number, did, uri in rows:
         found.insert("speed_dial", uid=uid, dial_username=number, dial_did=did, new_uri=uri)
     found.replies = FakeReplies()
-    found.server.provide(ReplyService, found.replies)
+    found.server.provide(REPLIES, found.replies)
     return found
 
 
@@ -43,8 +42,7 @@ def call(uri, *, uid="u-alice", did="d1", digest=""):
     if did:
         ctx.avps.add(TO_DOMAIN, "did", did)
     if digest:
-        note = ctx.notes["auth"] = Authorized()
-        note.username = digest
+        ctx.authenticated = Authenticated(digest)
     return ctx
 
 

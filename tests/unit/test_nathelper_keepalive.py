@@ -9,7 +9,7 @@ import pytest
 from support.contexts import configure, context, function, request_text
 from support.receiver import Bench
 
-from serpy.api import Binding, ConfigError, Flow, Listener, LocationService, Server, TransportError
+from serpy.api import LOCATION, Binding, ConfigError, Flow, Listener, Server, TransportError
 from serpy.modules import nathelper
 from serpy.modules.nathelper.keepalive import BRANCH, check_method
 from serpy.modules.usrloc.location import Location
@@ -44,7 +44,7 @@ class World:
         server.role = role
         server.slot = 7
         self.location = Location(LocationTable(segment, 10 << 20), server, 0, "", False)
-        server.provide(LocationService, self.location)
+        server.provide(LOCATION, self.location)
         self.exports = configure(nathelper.exports(), server, **{"natping_interval": 10, **parameters})
         self.exports.child_init(server)
 

@@ -359,3 +359,129 @@ def test_all_that_has_gathered_is_read_at_once():
                 there.sendto(data, here.getsockname())
             reader.read()
     assert received == [b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_after_a_wait_now_is_the_present(loop):
+    """Also when the one who brings the answer has worked for long since the last poll."""
+    seen = {}
+
+    def asking():
+        ticket = loop.new_ticket()
+        seen["ticket"] = ticket.id
+        loop.wait(ticket, time.monotonic() + 5)
+        seen["resumed"] = loop.now()
+        loop.stop()
+
+    def answering():
+        time.sleep(0.002)
+        seen["answered"] = time.monotonic()
+        loop.resume(seen["ticket"], "answer")
+
+    loop.spawn(asking)
+    loop.spawn(answering)
+    loop.run()
+    assert seen["resumed"] >= seen["answered"]
+
+
+def test_a_timer_run_after_a_callback_that_waited_is_told_the_present(loop):
+    state = {"at": math.inf}
+
+    def waiting():
+        loop.sleep(0.002)
+        state["resumed"] = time.monotonic()
+        state["at"] = 0.0
+
+    def on_timer(now):
+        state["at"] = math.inf
+        state["told"] = now
+        loop.stop()
+
+    loop.set_timer_source(lambda: state["at"], on_timer)
+    loop.spawn(waiting)
+    loop.run()
+    assert state["told"] >= state["resumed"]
+
+
+def late(loop, start):
+    """What ``now()`` says to the second of two callbacks when the first takes its time."""
+    seen = {}
+
+    def slow():
+        time.sleep(0.002)
+        seen["ended"] = time.monotonic()
+
+    def following():
+        seen["now"] = loop.now()
+        loop.stop()
+
+    start(slow)
+    start(following)
+    loop.run()
+    return seen
+
+
+@pytest.mark.parametrize("how", ["spawn", "call_at"])
+def test_a_callback_after_one_that_took_long_sees_the_present(loop, how):
+    now = time.monotonic()
+    seen = late(loop, loop.spawn if how == "spawn" else lambda callback: loop.call_at(now, callback))
+    assert seen["now"] >= seen["ended"]
+
+
+def run_with_bugs(loop, on_bug):
+    """Run *loop*, telling *on_bug* what ran into each bug."""
+
+    def body():
+        while not loop.stopping:
+            try:
+                loop.lead()
+            except ZeroDivisionError:
+                on_bug(loop.current)
+
+    loop.leader_body = body
+    loop.run()
+
+
+@pytest.mark.parametrize("how", ["spawn", "call_at"])
+def test_a_bug_in_one_callback_loses_none_that_are_due_with_it(loop, how):
+    seen, bugs = [], []
+    now = time.monotonic()
+    start = loop.spawn if how == "spawn" else lambda callback: loop.call_at(now, callback)
+
+    def broken():
+        return 1 // 0
+
+    start(lambda: seen.append("before"))
+    start(broken)
+    start(lambda: seen.append("after"))
+    start(loop.stop)
+    run_with_bugs(loop, bugs.append)
+    assert seen == ["before", "after"]
+    assert bugs == [broken]
+
+
+@pytest.mark.parametrize("how", ["timer", "timer source", "spawned", "reader"])
+def test_a_bug_is_not_blamed_on_the_message_handled_before(loop, pipe, how):
+    bugs = []
+    at = [math.inf]
+
+    def broken(*_now):
+        loop.stop()
+        at[0] = math.inf
+        return 1 // 0
+
+    def handler():
+        loop.current = "an innocent message"
+        if how == "timer":
+            loop.call_at(0.0, broken)
+        elif how == "timer source":
+            at[0] = 0.0
+        elif how == "spawned":
+            loop.spawn(broken)
+        else:
+            loop.add_reader(pipe[0], broken)
+            os.write(pipe[1], b"x")
+
+    loop.set_timer_source(lambda: at[0], broken)
+    loop.spawn(handler)
+    run_with_bugs(loop, bugs.append)
+    assert bugs == [broken]

@@ -126,7 +126,7 @@ def test_a_uri_leads_to(uri, settings, expected):
 def test_a_name_without_addresses_is_a_backend_error_and_remembered():
     world = World(dns_try_ipv6=0)
     assert isinstance(world.resolve("sip:nowhere.example.com:5060"), BackendError)
-    assert ("nowhere.example.com", "A") in world.resolver._cache
+    assert ("nowhere.example.com", "A") in world.resolver.names._cache
 
 
 def test_answers_are_asked_for_once():

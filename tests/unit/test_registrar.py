@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 from support.contexts import LISTENER, SECOND, FakeReplies, configure, context, function, request_text, server
 
-from serpy.api import Context, Flow, LocationService, ReplyService
+from serpy.api import LOCATION, REPLIES, Context, Flow
 from serpy.context.avps import FROM_URI, TO_USER
 from serpy.errors import BackendError, ResourceError
-from serpy.modules import registrar, usrloc
+from serpy.modules import registrar
+from serpy.modules import usrloc as usrloc_module
 from serpy.shm.counters import Counters
 from serpy.shm.record import Binding
 from serpy.shm.segment import Segment
@@ -19,18 +20,18 @@ NOW = 1_700_000_000.0
 
 
 class Setup:
-    def __init__(self, server_id=0, **params):
+    def __init__(self, server_id=0, usrloc=None, **params):
         self.server = server(LISTENER, SECOND)
         self.server.settings = SimpleNamespace(server_id=server_id)
         self.server.segment = Segment(4 * 1024 * 1024)
         self.server.counters = Counters(self.server.segment, 1)
-        location = configure(usrloc.exports(), self.server)
+        location = configure(usrloc_module.exports(), self.server, **(usrloc or {}))
         self.replies = FakeReplies()
-        self.server.provide(ReplyService, self.replies)
+        self.server.provide(REPLIES, self.replies)
         self.exports = configure(registrar.exports(), self.server, **params)
         location.child_init(self.server)
         self.exports.child_init(self.server)
-        self.location = self.server.bind(LocationService)
+        self.location = self.server.bind(LOCATION)
 
     def call(self, name, ctx, *arguments):
         return function(self.exports, name)(ctx, "location", *arguments)
@@ -129,6 +130,28 @@ def test_trouble_behind_us_is_answered_without_details(error, status, header):
     assert setup.answer[0] == status
     assert any(line.startswith(header) for line in setup.answer[2])
     assert not any("secret" in line or "-m" in line for line in setup.answer[2])
+
+
+def test_a_phone_that_starts_again_after_its_binding_expired_is_registered():
+    setup = Setup()
+    setup.add(binding("sip:b@192.0.2.9", int(NOW) - 5, call_id="call-1@203.0.113.7", cseq=4711))
+    assert setup.save("Contact: <sip:b@192.0.2.9>;expires=600")[0] == 1
+    assert setup.answer[:2] == (200, "OK")
+
+
+@pytest.mark.parametrize("error", [ResourceError("1000 handlers wait already"), BackendError("down")])
+def test_a_phone_whose_removal_was_refused_keeps_its_binding(error):
+    setup = Setup(usrloc={"db_mode": 1, "db_url": "sqlite:///x"})
+    setup.location.table.set_loaded(0, True)
+    setup.add(binding())
+
+    def refuse(*_args, **_more):
+        raise error
+
+    setup.location.store = SimpleNamespace(write=refuse)
+    assert setup.save("Contact: *", "Expires: 0")[0] == 0
+    assert setup.answer[0] in (500, 503)
+    assert setup.contacts() == ["sip:b@192.0.2.9"]
 
 
 def test_an_answer_that_cannot_be_sent_is_an_error():

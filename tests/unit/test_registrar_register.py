@@ -117,6 +117,14 @@ def test_an_older_request_of_the_same_call_id_is_aborted(contacts):
     assert caught.value.status == 500
 
 
+@pytest.mark.parametrize(("contacts", "expires"), [("<sip:a@192.0.2.1>", 600), ("<sip:a@192.0.2.1>", 0), ("*", 0)])
+def test_a_binding_that_has_expired_orders_nothing_though_nobody_has_swept_it(contacts, expires):
+    """RFC 3261 section 10.3 step 7 compares with bindings, and this is none any more."""
+    put, removed = register(contacts, expires, cseq=1).decide([known(expires_at=int(NOW) - 5)])
+    assert [b.cseq for b in put] == ([1] if expires else [])
+    assert [b.contact for b in removed] == ([] if expires else ["sip:a@192.0.2.1"])
+
+
 @pytest.mark.parametrize(
     ("rules", "request_fields"),
     [

@@ -8,15 +8,17 @@ import pytest
 from support.contexts import FLOW, LISTENER, context, request_text
 
 from serpy import loader
-from serpy.api import Exports, Flow, Listener, LocationService, ReplyService, Server
+from serpy.api import LOCATION, REPLIES, Exports, Flow, Listener, Server
 from serpy.context.avps import TO_USER
-from serpy.errors import ConfigError, UsageError
+from serpy.errors import ConfigError, ResourceError, UsageError
 from serpy.modules import registrar, replication
 from serpy.modules.registrar.replica import Replica
 from serpy.net.handoff import REPLICATION_TOLD
+from serpy.net.loop import Loop
 from serpy.replication import handover
-from serpy.replication.settings import ReplicationSettings, networks, read_key
-from serpy.replication.tombstones import Tombstones
+from serpy.replication.agent import _Question
+from serpy.replication.settings import REPLICATION_SETTINGS, ReplicationSettings, networks, read_key
+from serpy.replication.tombstones import TOMBSTONES, Tombstones
 from serpy.shm.record import Binding
 from serpy.shm.segment import Segment
 from serpy.sip.parser import parse_message
@@ -53,10 +55,10 @@ class Member:
         settings = ReplicationSettings()
         settings.store_replicas = store
         server = Server(SimpleNamespace(server_id=server_id))
-        server.provide(LocationService, self.location)
-        server.provide(ReplyService, SimpleNamespace(reply=lambda *_args: True))
-        server.provide(Tombstones, self.tombstones)
-        server.provide(ReplicationSettings, settings)
+        server.provide(LOCATION, self.location)
+        server.provide(REPLIES, SimpleNamespace(reply=lambda *_args: True))
+        server.provide(TOMBSTONES, self.tombstones)
+        server.provide(REPLICATION_SETTINGS, settings)
         self.module = registrar.exports().module
         self.module.init(server)
         self.module.child_init(server)
@@ -100,6 +102,14 @@ def test_replicas_resolve_by_cseq_then_time(first, second, left):
     assert member.replica(**first) == 1
     assert member.replica(**second) == 1
     assert member.cseqs == left
+
+
+def test_a_replica_does_not_mind_the_cseq_of_a_binding_that_has_expired_here():
+    member = Member()
+    member.replica(9)
+    member.location.now[0].expires_at = int(WALL) - 5
+    assert member.replica(1) == 1
+    assert member.cseqs == [("call", 1)]
 
 
 def test_a_replica_keeps_the_time_at_which_it_was_taken_elsewhere():
@@ -208,8 +218,8 @@ def test_a_server_that_listens_on_a_group_has_the_module_without_naming_it(tmp_p
     server = loader.load(str(path), {}, run_dir=str(tmp_path))
     assert isinstance(server.exports["replication"], Exports)
     secret = (tmp_path / "secrets").read_text().split("REPLICATION_SECRET=")[1].split("\n")[0]
-    assert server.bind(ReplicationSettings).key == secret.encode()
-    assert server.find(Tombstones) is not None
+    assert server.bind(REPLICATION_SETTINGS).key == secret.encode()
+    assert server.find(TOMBSTONES) is not None
     assert "replication.dropped_forged" in server.counters.snapshot()
 
 
@@ -244,11 +254,50 @@ def test_the_key_may_stand_in_a_file(tmp_path):
         read_key(str(tmp_path / "none"))
 
 
+class Asking:
+    """The module in ctl; *told* is what the timer process answers, None: it takes no more questions."""
+
+    def __init__(self, told):
+        self.told = told
+        self.loop = Loop()
+        self.handlers = {}
+        channels = SimpleNamespace(on=self.handlers.__setitem__, send=self.send)
+        server = SimpleNamespace(
+            role="ctl", channels=channels, loop=self.loop, settings=SimpleNamespace(children=2), listeners=[GROUP]
+        )
+        self.module = replication.exports().module
+        self.module.child_init(server)
+
+    def send(self, _slot, _kind, payload):
+        if self.told is not None:
+            self.handlers[REPLICATION_TOLD](json.dumps({"id": json.loads(payload)["id"], **self.told}).encode(), 1)
+        return self.told is not None
+
+
+@pytest.mark.parametrize("told", [{"error": "too many are waiting"}, None], ids=["refused", "not-asked"])
+def test_a_question_that_cannot_be_answered_is_an_error_and_nothing_stays_behind(told):
+    asking = Asking(told)
+    with pytest.raises(ResourceError, match="too m"):
+        asking.module.diff()
+    assert asking.loop._tickets == {}
+
+
+def test_the_timer_process_says_why_it_cannot_answer():
+    def refusing(_question, _peer):
+        raise ResourceError("too many are waiting")
+
+    sent = []
+    channels = SimpleNamespace(send=lambda slot, kind, payload: sent.append((slot, kind, json.loads(payload))))
+    agent = SimpleNamespace(answer=refusing, _server=SimpleNamespace(channels=channels))
+    _Question(agent, {"id": 7, "question": "diff", "peer": -1}, 3).answer()
+    assert sent == [(3, REPLICATION_TOLD, {"id": 7, "error": "too many are waiting"})]
+
+
 def test_ctl_asks_the_timer_process_and_gets_its_answer():
     module = replication.exports().module
     handlers, resumed = {}, []
 
-    class Loop:
+    class OneTicket:
         def new_ticket(self):
             return SimpleNamespace(id=7)
 
@@ -267,7 +316,7 @@ def test_ctl_asks_the_timer_process_and_gets_its_answer():
         on=handlers.__setitem__, send=lambda slot, kind, payload: sent.append((slot, kind, json.loads(payload))) or True
     )
     server = SimpleNamespace(
-        role="ctl", channels=channels, loop=Loop(), settings=SimpleNamespace(children=2), listeners=[LISTENER]
+        role="ctl", channels=channels, loop=OneTicket(), settings=SimpleNamespace(children=2), listeners=[LISTENER]
     )
     module.child_init(server)
     with pytest.raises(UsageError, match="nothing is replicated"):

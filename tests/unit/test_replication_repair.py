@@ -3,9 +3,10 @@
 import pytest
 from support.replicas import TABLE, MemoryFarm
 
+from serpy.errors import ResourceError
 from serpy.replication import messages
 from serpy.replication.digest import BUCKETS, Sums, parse_sums
-from serpy.replication.repair import _rows
+from serpy.replication.store import FAILED
 from serpy.shm.record import Binding
 
 
@@ -138,31 +139,115 @@ def test_a_digest_that_does_not_fit_is_refused(payload):
         parse_sums(payload)
 
 
-def test_what_differs_is_shown_without_changing_anything():
-    farm = MemoryFarm(2, interval=5.0)
-    farm.nodes[0].register("here")
+# ---- looking at the differences
+
+
+BOTH_SIDES = {("here", "registered", "-"), ("here2", "registered", "-"), ("there", "-", "registered, CSeq 1")}
+
+
+@pytest.fixture
+def differing():
+    """Of two servers only the first hears of the other, and leaves it alone for a while, since it has fewer bindings."""
+    farm = MemoryFarm(2)
+    for uid in ("here", "here2"):
+        farm.nodes[0].register(uid)
     farm.nodes[1].register("there")
+    farm.lost = lambda _source, _target, _kind: True
+    farm.start().run(6)
+    farm.lost = lambda source, _target, kind: kind == messages.DIGEST and source is farm.nodes[0]
+    farm.run(6.5)
+    return farm
+
+
+def shown(rows):
+    assert isinstance(rows, list), rows
+    return {(row["uid"], row["here"], row["there"]) for row in rows}
+
+
+def test_what_differs_is_shown_without_changing_anything(differing):
+    one, other = differing.nodes
+    (rows,) = differing.ask(lambda: one.repair.diff(-1), seconds=4)
+    assert shown(rows) == BOTH_SIDES
+    assert {row["server_id"] for row in rows} == {2}
+    assert [len(node.table()) for node in differing.nodes] == [2, 1]
+    assert differing.ask(lambda: one.repair.diff(3), lambda: other.repair.diff(-1), seconds=4) == [[], []]
+
+
+def test_two_who_look_at_once_are_both_told(differing):
+    one = differing.nodes[0]
+    first, second = differing.ask(lambda: one.repair.diff(-1), lambda: one.repair.diff(2), seconds=4)
+    assert shown(first) == BOTH_SIDES
+    assert shown(second) == BOTH_SIDES
+
+
+@pytest.mark.parametrize("allowed", range(2))
+def test_a_look_that_may_not_wait_says_so_and_the_next_one_is_answered(differing, allowed):
+    """Too many handlers wait already, from the first or from a later wait on."""
+    node = differing.nodes[0]
+    park, waits = node.loop._park, iter([True] * allowed)
+
+    def refusing(ticket, deadline):
+        if not next(waits, False):
+            raise ResourceError("enough are waiting")
+        park(ticket, deadline)
+
+    node.loop._park = refusing
+    (refused,) = differing.ask(lambda: node.repair.diff(-1), seconds=4)
+    node.loop._park = park
+    assert isinstance(refused, ResourceError)
+    assert shown(*differing.ask(lambda: node.repair.diff(-1), seconds=4)) == BOTH_SIDES
+
+
+def test_a_look_at_a_server_that_does_not_answer_ends(differing):
+    differing.lost = lambda _source, _target, _kind: True
+    (rows,) = differing.ask(lambda: differing.nodes[0].repair.diff(-1))
+    assert rows == []
+    differing.lost = lambda _source, _target, _kind: False
+    differing.run(60)
+    assert differing.are_equal()
+
+
+# ---- every conversation ends
+
+
+def test_a_server_that_stops_answering_in_the_middle_does_not_hold_up_the_repair_with_others():
+    farm = MemoryFarm(3)
+    for number in range(300):
+        farm.nodes[0].register(f"u{number}")
+        farm.nodes[1].register(f"u{number}")
+    told = []
+
+    def lost(source, _target, kind):
+        if source is farm.nodes[0] and kind in (messages.TELL, messages.BINDINGS):
+            told.append(kind)
+            return len(told) > 3
+        return False
+
+    farm.lost = lost
+    farm.start().run(60)
+    assert len(farm.nodes[2].table()) == 300
+
+
+def test_a_repair_that_may_not_wait_ends_and_the_next_digest_begins_another():
+    farm = MemoryFarm(2)
+    farm.nodes[1].register("there")
+    for node in farm.nodes:
+        node.loop.max_parked = 0
+    farm.start().run(30)
+    assert farm.nodes[0].table() == {}
+    for node in farm.nodes:
+        node.loop.max_parked = 1000
+    farm.run(30)
+    assert farm.are_equal()
+    assert farm.nodes[0].table()
+
+
+def test_a_repair_in_which_nothing_gets_better_ends():
+    farm = MemoryFarm(2)
+    farm.nodes[1].register("there")
+    farm.nodes[0].store.merge = lambda _table, _binding: (FAILED, None)  # no room
+    farm.start().run(10)
     asked = []
-    peer_session = farm.nodes[0].repair
-
-    # a dry conversation, step by step: diff() itself parks
-    farm.nodes[1].repair._publish = lambda sums, _index: farm.nodes[1].repair._send_sums(sums)
-    farm.nodes[0].repair._begin = lambda _peer: None
-    farm.nodes[0].repair.start()
-    farm.nodes[1].repair._begin = lambda _peer: None
-    farm.nodes[1].repair.start()
-    farm.run(8)
-    peer = next(iter(peer_session.peers.values()))
-
-    def begin(sums, index):
-        session = peer_session._dry = peer_session._session(peer, sums.differing(peer.sums), index, dry=True)
-        peer_session._ask(session)
-        asked.append(session)
-
-    peer_session.scanner.scan(set(range(BUCKETS)), begin, soon=True)
-    farm.run(1)
-    rows = _rows(peer, asked[0], peer_session._shown)
-    assert {(row["uid"], row["here"], row["there"]) for row in rows} == {
-        ("here", "registered", "-"), ("there", "-", "registered, CSeq 1"),
-    }  # fmt: skip
-    assert [len(node.table()) for node in farm.nodes] == [1, 1]
+    farm.lost = lambda _source, _target, kind: asked.append((farm.clock.now(), kind)) or kind == messages.DIGEST
+    farm.run(60)
+    assert not [at for at, kind in asked if kind == messages.ASK and at > 1040]

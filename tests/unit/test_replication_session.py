@@ -18,7 +18,7 @@ from serpy.replication.messages import (
     parse_tell,
 )
 from serpy.replication.scan import Entry, Index
-from serpy.replication.session import FEWEST, GIVE_UP_S, RETRY_S, SETTLE_S, Session
+from serpy.replication.session import FEWEST, GIVE_UP_S, LONGEST_S, RETRY_S, SETTLE_S, Session
 from serpy.replication.window import Life
 
 PEER = ("192.0.2.2", 5000)
@@ -97,6 +97,38 @@ def test_a_server_that_falls_silent_ends_the_conversation():
     made.questions(0.0)
     assert not made.is_over(GIVE_UP_S - 0.1)
     assert made.is_over(GIVE_UP_S + 0.1)
+
+
+def test_answers_that_always_say_the_same_are_no_progress():
+    made = session(hashes=[1])
+    now = 0.0
+    while now < 60 and not made.is_over(now):
+        for asked in made.questions(now):
+            made.told(told(asked, missing=2, wanted=[1]), now, done=False)
+        now += 0.1
+    assert now <= GIVE_UP_S + 0.2
+
+
+def test_a_conversation_goes_on_while_each_answer_asks_for_less():
+    made = session(hashes=range(1, 31))
+    now = 0.0
+    for left in range(29, 0, -1):
+        now += GIVE_UP_S / 2
+        (asked,) = made.questions(now)
+        made.told(told(asked, wanted=range(left)), now, done=False)
+        assert not made.is_over(now)
+    assert now > 10 * GIVE_UP_S
+
+
+def test_no_conversation_lasts_for_ever_whatever_comes():
+    made = session(hashes=[1])
+    (asked,) = made.questions(0.0)
+    now = 0.0
+    while now < 2 * LONGEST_S and not made.is_over(now):
+        now += 1.0
+        made.told(told(asked, missing=100), now, done=False)
+        made.stored(7, 12, now)
+    assert now <= LONGEST_S + 1.0
 
 
 def test_a_dry_conversation_only_collects():

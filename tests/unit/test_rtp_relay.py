@@ -593,10 +593,10 @@ def test_a_proxy_that_is_found_silent_is_tested_at_once():
 
 
 def test_a_proxy_that_hangs_cannot_take_all_parking_places():
-    many = links.WAITING_MAX + 1
     with FakeRtpProxy() as proxy:
         proxy.fault = "dead"
         setup = Setup(proxy.address, rtpproxy_retr=2)
+        many = setup.loop.waiters.media.limit + 1
         codes = []
 
         def call():

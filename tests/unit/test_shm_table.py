@@ -245,6 +245,21 @@ def test_a_stripe_left_odd_is_repaired_by_the_next_holder():
     assert table.stats().used == 0
 
 
+def test_no_record_gets_the_stamp_that_a_dead_writer_has_given_away():
+    """It died between the link and the stripe's head: to the head that stamp has never been used."""
+    table = make()
+    key = table.key(0, "alice")
+    stripe = (table._hash(key) & table._mask) >> table._shift
+    head = bytes(table._area[stripe * 64 : stripe * 64 + 64])
+    put(table, "alice", [binding()])
+    table._area[stripe * 64 : stripe * 64 + 64] = head
+    table._quads[stripe * 8] += 1
+    _, stale = table.read(key, "alice")
+    assert table.replace(key, [binding(cseq=2)], stale)
+    assert table.replace(key, [binding(cseq=3)], stale) is False
+    assert [b.cseq for b in get(table, "alice")] == [2]
+
+
 def test_a_broken_chain_is_cut_and_the_tables_are_marked_for_reload():
     table = make()
     put(table, "alice", [binding()])

@@ -6,7 +6,7 @@ import pytest
 
 from serpy.errors import ParseError
 from serpy.sip.limits import URI_MAX
-from serpy.sip.uri import Uri, parse_uri, unescape, uri_equal
+from serpy.sip.uri import Uri, parse_uri, unescape
 
 
 @pytest.mark.parametrize(
@@ -65,42 +65,6 @@ def test_replaced_changes_only_what_is_named():
     assert str(uri.replaced(host="[::1]", port=0, params="", headers="")) == "sip:a:p@[::1]"
     assert str(uri.replaced(scheme="sips")) == "sips:a:p@h:5070;x?y=z"
     assert str(parse_uri("sip:h;a;maddr=1;b=2").without_param("maddr")) == "sip:h;a;b=2"
-
-
-# The lists of RFC 3261 §19.1.4
-@pytest.mark.parametrize(
-    ("left", "right", "equal"),
-    [
-        ("sip:%61lice@atlanta.com;transport=TCP", "sip:alice@AtLanTa.CoM;Transport=tcp", True),
-        ("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5", True),
-        ("sip:carol@chicago.com", "sip:carol@chicago.com;security=on", True),
-        ("sip:carol@chicago.com;newparam=5", "sip:carol@chicago.com;security=on", True),
-        (
-            "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
-            "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com",
-            True,
-        ),
-        ("sip:alice@atlanta.com?subject=project%20x&priority=urgent",
-         "sip:alice@atlanta.com?priority=urgent&subject=project%20x", True),
-        ("SIP:ALICE@AtLanTa.CoM;Transport=udp", "sip:alice@AtLanTa.CoM;Transport=UDP", False),
-        ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060", False),
-        ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp", False),
-        ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp", False),
-        ("sip:carol@chicago.com", "sip:carol@chicago.com?Subject=next%20meeting", False),
-        ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4", False),
-        ("sip:a@h;user=phone", "sip:a@h", False),
-        ("sip:a@h;x=1", "sip:a@h;x=2", False),
-        ("sip:a@h", "sips:a@h", False),
-        ("tel:+1-201-555", "tel:+1201555", True),
-        ("tel:+1201555", "tel:+1201556", False),
-        ("tel:7042;phone-context=a", "tel:7042", False),
-        ("urn:a", "urn:a", True),
-        ("urn:a", "urn:b", False),
-    ],
-)  # fmt: skip
-def test_uris_are_compared_as_the_rfc_lists(left, right, equal):
-    assert uri_equal(parse_uri(left), parse_uri(right)) is equal
-    assert uri_equal(parse_uri(right), parse_uri(left)) is equal
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from serpy.sip.authorization import parse_credentials
 from serpy.sip.cseq import parse_cseq
 from serpy.sip.nameaddr import parse_nameaddr, parse_nameaddr_list, split_commas
 from serpy.sip.status import PHRASES, reason_phrase
-from serpy.sip.via import parse_via, split_via, via_with_received
+from serpy.sip.via import parse_via, via_with_received
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,6 @@ def test_via_helpers():
     assert via.address == "2001:db8::1"
     assert via.sent_by == "[2001:db8::1]:5060"
     assert not parse_via("SIP/2.0/UDP h;branch=z9hG4bK").has_cookie
-    assert split_via("SIP/2.0/UDP a,SIP/2.0/UDP b") == ["SIP/2.0/UDP a", "SIP/2.0/UDP b"]
 
 
 @pytest.mark.parametrize(

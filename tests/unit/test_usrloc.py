@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from serpy.api import LocationService, Server, StoreService
-from serpy.errors import BackendError, ConfigError, ProtocolError
+from serpy.api import LOCATION, STORE, Server
+from serpy.errors import BackendError, ConfigError, OutcomeUnknownError, ProtocolError, ResourceError
 from serpy.modules import usrloc
 from serpy.modules.usrloc import storage
 from serpy.modules.usrloc.rpc import LocationFaultError
@@ -53,11 +53,29 @@ class FakeStore:
         self.database = database
         self.calls = []
         self.before = None
+        self.error = None
+        self.lands = False
+        self.after = 0
+
+    def refuse(self, error, *, lands=False, after=0):
+        """Refuse the next write but *after* with *error*; with *lands* the rows reach the disk all the same."""
+        self.error, self.lands, self.after = error, lands, after
 
     def write(self, operations, *, wait, url=""):
         if self.before is not None:
             hook, self.before = self.before, None
             hook()
+        error = None
+        if self.error is not None and not self.after:
+            error, self.error = self.error, None
+            if not self.lands:
+                raise error
+        self.after = max(0, self.after - 1)
+        self.apply(operations, wait, url)
+        if error is not None:
+            raise error
+
+    def apply(self, operations, wait, url):
         self.calls.append((list(operations), wait, url))
         for kind, _, values in operations:
             key = (values["uid"], values["contact"])
@@ -82,7 +100,7 @@ def start(role="udp receiver", server_id=0, **params):
     exports.init(server)
     database = FakeDatabase()
     store = FakeStore(database)
-    server.provide(StoreService, store)
+    server.provide(STORE, store)
     server.open_database = lambda url: database
     exports.child_init(server)
     module = exports.module
@@ -113,7 +131,7 @@ def contacts(made, uid="alice"):
 
 def test_the_service_is_offered_to_other_modules():
     made = start()
-    assert made.server.bind(LocationService) is made.location
+    assert made.server.bind(LOCATION) is made.location
 
 
 @pytest.mark.parametrize("mode", [1, 2, 3])
@@ -222,14 +240,86 @@ def fail():
     raise BackendError("disk full")
 
 
-def test_a_refused_write_gives_the_old_bindings_back():
-    made = loaded()
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(BackendError("disk full"), id="the database refuses"),
+        pytest.param(ResourceError("1000 handlers wait already"), id="too many wait already"),
+    ],
+)
+@pytest.mark.parametrize("mode", [1, 2])
+def test_a_refused_write_gives_the_old_bindings_back(mode, error):
+    made = loaded(db_mode=mode)
     put(made, binding(cseq=1), binding("sip:b@h"))
-    made.store.before = fail
-    with pytest.raises(BackendError):
+    made.store.refuse(error)
+    with pytest.raises(type(error)):
         put(made, binding(cseq=2, expires_at=NOW + 900), binding("sip:c@h"), remove=("sip:b@h",))
     found = {b.contact: b.cseq for b in made.location.bindings("location", "alice")}
     assert found == {"sip:a@h": 1, "sip:b@h": 0}
+    assert {contact: row["cseq"] for (_, contact), row in made.database.rows.items()} == found
+
+
+def test_a_refused_removal_leaves_the_binding_the_row_and_no_tombstone():
+    made = loaded()
+    buried = []
+    made.server.hooks.on_removed.append(lambda table, removed, when: buried.extend(removed))
+    put(made, binding())
+    made.store.refuse(ResourceError("too many wait"))
+    with pytest.raises(ResourceError):
+        put(made, remove=("sip:a@h",))
+    assert contacts(made) == ["sip:a@h"]
+    assert list(made.database.rows) == [("alice", "sip:a@h")]
+    assert buried == []
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_a_removal_is_buried_when_it_is_stored_with_the_time_it_was_asked_for(mode):
+    made = loaded(db_mode=mode)
+    put(made, binding())
+    buried = []
+    made.server.hooks.on_removed.append(lambda table, removed, when: buried.append((list(made.database.rows), when)))
+    before = time.time()
+    put(made, remove=("sip:a@h",))
+    assert [rows for rows, _ in buried] == [[]]
+    assert before <= buried[0][1] <= time.time()
+
+
+@pytest.mark.parametrize("lands", [True, False])
+def test_a_write_of_unknown_outcome_is_followed_by_what_the_table_says(lands):
+    """The phone is told 500: whether the rows reached the disk or not, the disk says in the end what the table says."""
+    made = loaded()
+    put(made, binding(cseq=1), binding("sip:b@h"))
+    made.store.refuse(OutcomeUnknownError("no answer"), lands=lands)
+    with pytest.raises(OutcomeUnknownError):
+        put(made, binding(cseq=2, expires_at=NOW + 900), binding("sip:c@h"), remove=("sip:b@h",))
+    assert {b.contact: b.cseq for b in made.location.bindings("location", "alice")} == {"sip:a@h": 1, "sip:b@h": 0}
+    assert {contact: row["cseq"] for (_, contact), row in made.database.rows.items()} == {"sip:a@h": 1, "sip:b@h": 0}
+    assert made.store.calls[-1][1] is False
+
+
+def test_when_the_second_write_is_refused_the_disk_follows_the_table_all_the_same():
+    """Ours is on disk; somebody changes the contact meanwhile; to write that is refused."""
+    made = loaded()
+
+    def other():
+        other_store, made.location.store = made.location.store, None  # another process, whose row comes later
+        put(made, binding(cseq=7, modified_at=NOW + 1.0))
+        made.location.store = other_store
+        made.store.refuse(ResourceError("too many wait"), after=1)
+
+    made.store.before = other
+    with pytest.raises(ResourceError):
+        put(made, binding(cseq=2))
+    assert made.location.bindings("location", "alice")[0].cseq == 7
+    assert made.database.rows["alice", "sip:a@h"]["cseq"] == 7
+
+
+def test_what_another_server_removed_goes_though_the_store_takes_no_more_rows():
+    made = loaded(server_id=1)
+    put(made, binding(server_id=1))
+    made.store.refuse(BackendError("20000 requests are waiting"))
+    put(made, remove=["sip:a@h"], persist=False)
+    assert contacts(made) == []
 
 
 def test_a_refused_write_leaves_what_others_changed_meanwhile():

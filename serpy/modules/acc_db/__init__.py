@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    STORE,
     TRUE,
     Arg,
     AvpName,
@@ -233,7 +234,7 @@ class AccDb:
     def _send(self, table: str, row: Fields) -> bool:
         store = self._store
         if store is None:
-            store = self._store = self._server.bind(StoreService)  # type: ignore[type-abstract]  # a Protocol is the key
+            store = self._store = self._server.bind(STORE)
         try:
             store.write([operation("insert", table, row)], wait=False, url=self.db_url)
         except BackendError as exc:

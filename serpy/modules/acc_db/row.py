@@ -59,7 +59,6 @@ _ID_MAX: Final = 64
 _TEXT_MAX: Final = 255
 _TAG_MAX: Final = 128
 _METHOD_MAX: Final = 16
-_AUTH_NOTE: Final = "auth"
 
 
 class Row:
@@ -149,13 +148,9 @@ def _oldest_first(found: list[Avp]) -> list[Avp]:
 
 
 def _digest(ctx: Context) -> tuple[str, str]:
-    """(username, realm) that module ``auth`` has verified in this request, "" when none."""
-    if not ctx.notes:
-        return "", ""
-    note = ctx.notes.get(_AUTH_NOTE)
-    if note is None:
-        return "", ""
-    return str(getattr(note, "username", "")), str(getattr(note, "realm", ""))
+    """(username, realm) that were verified in this request, "" when none."""
+    found = ctx.authenticated
+    return (found.username, found.realm) if found is not None else ("", "")
 
 
 def _word(value: int | str | None) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import ConfigError, CredentialsService, Exports, Param, Server
+from serpy.api import CREDENTIALS, DEFAULT_DID, ConfigError, Exports, Param, Server
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.modules.auth_db.queries import (
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 GENERATION: Final = "credentials"
 MAX_REMEMBERED: Final = 10_000  # as many as there are unknown users in the cache
 SAME_REQUEST_S: Final = 1.0  # a row read so short ago was read for the request at hand
-DEFAULT_DID: Final = "_default"
 
 
 class _Table:
@@ -91,7 +90,7 @@ class AuthDb:
             self._attributes(), plain=bool(self.calculate_ha1), use_did=bool(self.use_did),
         )  # fmt: skip
         server.counters.bump(GENERATION)  # from here on the number exists, and reading it is one look into a dict
-        server.provide(CredentialsService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        server.provide(CREDENTIALS, self)
 
     def child_init(self, server: Server) -> None:
         """Make this process's cache."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from serpy.api import (
     FALSE,
     STOP,
+    STORE,
     TRUE,
     Arg,
     BackendError,
@@ -26,7 +27,6 @@ from serpy.api import (
     Routes,
     Select,
     Server,
-    StoreService,
     UsageError,
 )
 from serpy.context.context import EVENT, FAILURE, REQUEST
@@ -188,7 +188,7 @@ class DbOps:
         return rows
 
     def _write(self, ctx: Context, query: Query) -> None:
-        store = self._server.find(StoreService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        store = self._server.find(STORE)
         if store is None or not self.db_url:
             raise BackendError("db_url of db_ops is not set" if store else "there is no store process to write through")
         try:

@@ -1,6 +1,6 @@
 """enum: from a telephone number in the Request-URI to SIP addresses, by NAPTR records (RFC 6116).
 
-The question goes through a resolver of this module's own, so the handler parks and the receiver does not wait. Answers,
+The question goes through the resolver of the process, so the handler parks and the receiver does not wait. Answers,
 also the negative ones, are kept for their TTL. Records are somebody else's data: malformed ones are passed over.
 
 Runs in: udp receiver. Locks: none. RFC: 6116; 3403 (DDDS); 3761's enumservice ``E2U+sip``.
@@ -26,7 +26,6 @@ from serpy.api import (
     Target,
 )
 from serpy.modules.enum.substitution import BadRecordError, substitute
-from serpy.net.resolve import Resolver
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.uri import parse_uri
 
@@ -42,17 +41,15 @@ Naptr = tuple[int, int, str, str, str, str]
 
 
 class Enum:
-    """The module: its parameter and its resolver."""
+    """The module: its parameter and its function."""
 
     def __init__(self) -> None:
         self.domain_suffix = "e164.arpa."
         self._server: Server  # set by child_init()
-        self._resolver: Resolver | None = None
 
     def child_init(self, server: Server) -> None:
-        """In each child; the resolver is made at the first question."""
+        """In each child."""
         self._server = server
-        self._resolver = None
 
     def enum_query(self, ctx: Context, suffix: str | int | None = "", service: str | int | None = "") -> int:
         """Replace the Request-URI by the best address of the number in it, the others become branches. 1 or -1."""
@@ -94,12 +91,13 @@ class Enum:
         known: set[str] = set()
         asked: set[str] = set()
         waiting = [enum_name(number, suffix)]
+        resolver = self._server.resolver()
         while waiting and len(asked) < MAX_QUERIES:
             name = waiting.pop(0)
             if name in asked:
                 continue
             asked.add(name)
-            for record in sorted(self._naptr(name)):
+            for record in sorted(resolver.naptr(name)):
                 text = self._apply(record, number, service, waiting)
                 if text and text not in known:
                     known.add(text)
@@ -122,12 +120,6 @@ class Enum:
         except BadRecordError as exc:
             log.debug("NAPTR record of %.40r passed over: %.120r: %s", number, regexp, exc)
         return ""
-
-    def _naptr(self, name: str) -> list[Naptr]:
-        resolver = self._resolver
-        if resolver is None:
-            resolver = self._resolver = Resolver(self._server.loop, self._server.settings)
-        return resolver.naptr(name)
 
 
 def is_e164(user: str) -> bool:

@@ -28,7 +28,7 @@ from serpy.api import (
     Target,
 )
 from serpy.modules.exec.environment import as_bytes, environment_of
-from serpy.modules.exec.program import Limit, Outcome, run_program
+from serpy.modules.exec.program import Outcome, run_program
 from serpy.script.limited_log import LimitedLog
 from serpy.sip.uri import parse_uri
 
@@ -46,13 +46,12 @@ class Exec:
         self.time_to_kill = 0
         self.max_running = 64
         self._server: Server  # set by child_init()
-        self._limit = Limit(self.max_running)
         self._reports: Final = LimitedLog(log)
 
     def child_init(self, server: Server) -> None:
         """In each child."""
         self._server = server
-        self._limit = Limit(self.max_running)
+        server.loop.waiters.program.limit = self.max_running
 
     def exec_msg(self, ctx: Context, command: str) -> int:
         """Run *command* with the message on its standard input: true when its exit status is 0."""
@@ -81,7 +80,7 @@ class Exec:
         environment = environment_of(ctx, with_message=self.setvars != 0)
         deadline = time.monotonic() + (self.time_to_kill or LONGEST_S)
         try:
-            with self._limit:
+            with self._server.loop.waiters.program:
                 outcome = run_program(
                     self._server.loop, command, arguments, environment, data, deadline, wants_output=wants_output
                 )

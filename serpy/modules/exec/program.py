@@ -18,8 +18,6 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import ResourceError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -186,19 +184,3 @@ class _Program:
 
 def _set_nonblocking(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
-
-
-class Limit:
-    """How many programs of one process may run at once."""
-
-    def __init__(self, most: int) -> None:
-        self._most: Final = most
-        self._running = 0
-
-    def __enter__(self) -> None:
-        if self._running >= self._most:
-            raise ResourceError(f"{self._running} programs are running already")
-        self._running += 1
-
-    def __exit__(self, *_details: object) -> None:
-        self._running -= 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    STORE,
     TRUE,
     Arg,
     BackendError,
@@ -23,7 +24,6 @@ from serpy.api import (
     Routes,
     Rpc,
     Server,
-    StoreService,
     UsageError,
 )
 from serpy.context.context import ONREPLY
@@ -117,7 +117,7 @@ class GlobalFlags:
             self._bits[flag] = word >> flag & 1
 
     def _flush(self) -> None:
-        store = self._server.find(StoreService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        store = self._server.find(STORE)
         if store is None:
             raise BackendError("there is no store process to write through")
         row: dict[str, Value] = {"name": _ATTRIBUTE, "type": 0, "value": str(self._word()), "flags": _ROW_FLAGS}

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
+from serpy.sip.address import pack_address
+
 _CACHE_MAX: Final = 4096  # hosts of Contact and Via repeat in every message of a phone
 _ADDRESS_MAX: Final = 47  # characters of an IPv6 address with an IPv4 one in it, in brackets; longer ones are names
 _known: Final[dict[str, bool]] = {}
@@ -43,29 +45,18 @@ def is_private(host: str) -> bool:
 
 
 def _look(host: str) -> bool:
-    address = _address(host)
-    if address is None:
+    packed = pack_address(host.partition("%")[0])  # a zone says which link it is local to
+    if not packed:
         return False
+    address = ipaddress.ip_address(packed)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return any(address in network for network in _NETWORKS if network.version == address.version)
 
 
 def is_same_address(written: str, source: str) -> bool:
-    """True when *written* (in a message, brackets allowed) is the address *source* of a packet.
-
-    Text is compared first; IPv6 addresses that are spelled differently are the same.
-    """
+    """True when *written* (in a message, brackets allowed) is the address *source* of a packet, however it is spelled."""
     if written == source:
         return True
-    if ":" not in written or ":" not in source:
-        return False
-    one, other = _address(written), _address(source)
-    return one is not None and one == other
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host[1:-1] if host[:1] == "[" else host)
-    except ValueError:
-        return None
+    packed = pack_address(written)
+    return packed != b"" and packed == pack_address(source)

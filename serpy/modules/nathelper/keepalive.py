@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
     FALSE,
+    LOCATION,
     TRUE,
     Binding,
     ConfigError,
@@ -29,12 +30,12 @@ from serpy.api import (
     ParseError,
     TransportError,
 )
-from serpy.modules.nathelper.nat import received_uri
 from serpy.sip.abnf import ascii_lower
-from serpy.sip.address import pack_address
+from serpy.sip.address import bracketed, default_port, pack_address
 from serpy.sip.flow import NO_CONNECT
 from serpy.sip.message import Response
-from serpy.sip.uri import parse_port, parse_uri
+from serpy.sip.received import parse_received
+from serpy.sip.uri import parse_uri
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -69,7 +70,6 @@ class KeepAlive:
         self.cookie = f"{BRANCH}{os.urandom(4).hex()}-"  # the answers to what a former server sent are not ours
         self._server: Server  # set by init; declared only, because a compiled attribute cannot hold None for it
         self._fallback: dict[bool, Listener | None] = {}  # by "is IPv6"
-        self._by_tail: dict[str, Listener | None] = {}
         self._serial = 0
         self._sent_id = 0
         self._failed_id = 0
@@ -107,7 +107,7 @@ class KeepAlive:
         for listener in self._server.listeners:
             if listener.transport != "udp" or listener.multicast:
                 continue
-            host = f"[{listener.host}]" if listener.ipv6 else listener.host
+            host = bracketed(listener.host)
             if wanted in (f"udp:{host}:{listener.port}", f"{host}:{listener.port}", f"udp:{host}", host):
                 return listener
         raise ConfigError(f"nathelper: force_socket {text!r} is none of our UDP listen addresses")
@@ -122,7 +122,7 @@ class KeepAlive:
 
     def start(self) -> None:
         """Begin to walk, in the timer process."""
-        self.location = self._server.find(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self.location = self._server.find(LOCATION)
         if self.interval <= 0 or self.location is None:
             return
         loop = self._server.loop
@@ -162,7 +162,7 @@ class KeepAlive:
             self._server.counters.add(self._rounds_id)
         for _, _, bindings in location.page(start, count)[0]:
             for binding in bindings:
-                if (binding.flags & 1 or not self.nated_only) and binding.is_live(wall_now):
+                if (binding.is_nat or not self.nated_only) and binding.is_live(wall_now):
                     self.ping(binding)
         return due > share
 
@@ -220,51 +220,23 @@ class KeepAlive:
         maddr = uri.param("maddr")
         transport = uri.transport or ("tls" if uri.scheme == "sips" else "udp")
         host = maddr.strip("[]") if maddr else uri.host_lower
-        return self._flow(transport, host, uri.port or (5061 if transport == "tls" else 5060), None)
+        return self._flow(transport, host, uri.port or default_port(transport), None)
 
-    def _received_flow(self, received: str, server_id: int) -> Flow | None:
-        """The flow of ``sip:host:port[;transport=…];dstip=…;dstport=…``; other forms are understood, too."""
-        head, _, tail = received.partition(";")
-        listener: Listener | None = None
-        transport = "udp"
-        if tail:
-            if tail not in self._by_tail:
-                if len(self._by_tail) > 1000:
-                    self._by_tail.clear()
-                self._by_tail[tail] = self._listener_named(tail)
-            listener = self._by_tail[tail]
-            if listener is not None:
-                transport = listener.transport
-            elif "dstip=" in tail and server_id not in (0, self._server.settings.server_id):
-                return None
-            elif "transport=" in tail:
-                transport = ascii_lower(parameter(tail, "transport"))
-        if not head.startswith("sip:") or "@" in head:
-            return self.flow_to(received, "", server_id)
-        host, colon, digits = head[4:].rpartition(":")
-        if not colon or digits.endswith("]"):
-            return self.flow_to(received, "", server_id)
+    def _received_flow(self, text: str, server_id: int) -> Flow | None:
         try:
-            port = parse_port(digits, received)
+            received = parse_received(text)
         except ParseError:
             return None
-        return self._flow(transport, host[1:-1] if host[:1] == "[" else host, port, listener)
-
-    def _listener_named(self, tail: str) -> Listener | None:
-        """The listener that dstip and dstport in *tail* (URI parameters) name, if it is ours."""
-        host = parameter(tail, "dstip")
-        digits = parameter(tail, "dstport")
-        if not host or not digits.isascii() or not digits.isdigit() or len(digits) > 5:
-            return None
-        return self._server.listener_for(
-            ascii_lower(parameter(tail, "transport")) or "udp", host.strip("[]"), int(digits)
-        )
+        listener: Listener | None = None
+        if received.local_port:
+            listener = self._server.listener_for(received.transport, received.local_host, received.local_port)
+            if listener is None and server_id not in (0, self._server.settings.server_id):
+                return None
+        return self._flow(received.transport, received.host, received.port, listener)
 
     def _flow(self, transport: str, host: str, port: int, listener: Listener | None) -> Flow | None:
         ipv6 = ":" in host
-        if len(pack_address(host)) != (
-            16 if ipv6 else 4
-        ):  # a name given to sendto() would be resolved there, while all others wait
+        if not pack_address(host):  # a name given to sendto() would be resolved there, while all others wait
             return None
         if listener is None or listener.ipv6 != ipv6:
             listener = self._fallback.get(ipv6) if transport == "udp" else self._server.listener_for(transport)
@@ -278,8 +250,8 @@ class KeepAlive:
     def ping_contact(self, ctx: Context, uri: str | int | None = None) -> int:
         """Send one keep-alive now: to *uri*, or to where this request came from."""
         if uri is None:
-            target = f"sip:{received_uri(ctx.flow).partition(';')[0][4:]}"
-            return TRUE if self.send(ctx.flow, target) else FALSE
+            source = f"sip:{bracketed(ctx.flow.host)}:{ctx.flow.port}"
+            return TRUE if self.send(ctx.flow, source) else FALSE
         target = str(uri)
         flow = self.flow_to(target, "", 0)
         return TRUE if flow is not None and self.send(flow, target) else FALSE
@@ -287,15 +259,6 @@ class KeepAlive:
     def on_reply(self, _response: Response) -> None:
         """Count an answer to one of our requests; the pipeline drops it."""
         self._server.counters.add(self._answers_id)
-
-
-def parameter(text: str, name: str) -> str:
-    """The URI parameter *name* (lower case) of ``a=b;c=d``; "" when absent."""
-    for part in text.split(";"):
-        key, _, value = part.partition("=")
-        if ascii_lower(key) == name:
-            return value
-    return ""
 
 
 def check_method(text: str) -> str:

@@ -14,9 +14,11 @@ from typing import Final
 
 from serpy.api import FALSE, TRUE, Context, ParseError
 from serpy.modules.nathelper.addresses import is_private, is_same_address
+from serpy.sip.address import bracketed
 from serpy.sip.flow import Flow
 from serpy.sip.message import Message
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
+from serpy.sip.received import received_from
 from serpy.sip.uri import Uri
 
 NAME: Final = "nathelper"
@@ -142,23 +144,9 @@ def has_private_media(body: bytes) -> bool:
     return False
 
 
-def host_port(host: str, port: int) -> str:
-    """``host:port`` with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def source_contact(uri: Uri, flow: Flow) -> str:
     """*uri* with the address the message came from."""
-    host = f"[{flow.host}]" if ":" in flow.host else flow.host
-    return uri.without_param("maddr").replaced(host=host, port=flow.port).text
-
-
-def received_uri(flow: Flow) -> str:
-    """Where a message came from and where it arrived, as the registrar keeps it."""
-    listener = flow.listener
-    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-    host = f"[{listener.host}]" if listener.ipv6 else listener.host
-    return f"sip:{host_port(flow.host, flow.port)}{transport};dstip={host};dstport={listener.port}"
+    return uri.without_param("maddr").replaced(host=bracketed(flow.host), port=flow.port).text
 
 
 def _current(ctx: Context, index: int) -> str:
@@ -197,4 +185,4 @@ def _with_received(value: str, flow: Flow) -> str:
         params = {name: text for name, text in contact.params.items() if name != _RECEIVED}
         head = f"{contact.display} <{contact.uri_text}>" if contact.display else f"<{contact.uri_text}>"
         value = head + render_params(params)
-    return f'{value.rstrip("; ")};{_RECEIVED}="{received_uri(flow)}"'
+    return f'{value.rstrip("; ")};{_RECEIVED}="{received_from(flow)}"'

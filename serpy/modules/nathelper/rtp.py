@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import Arg, Context, Function, Param, Routes, Rpc
-from serpy.rtp.functions import RtpFunctions, Value
+from serpy.rtp.functions import RTP_FUNCTIONS, RtpFunctions, Value
 from serpy.rtp.link import Timeouts
 from serpy.rtp.nodes import RTPPROXY
 from serpy.rtp.relay import RelaySettings, RtpRelay
@@ -59,7 +59,7 @@ class RtpPart:
         if found is None:
             assert self._own is not None, "init_rtp() runs first"
             assert self._server is not None
-            other = None if self.rtpproxy_sock else self._server.find(RtpFunctions)
+            other = None if self.rtpproxy_sock else self._server.find(RTP_FUNCTIONS)
             found = self._functions = other or self._own
         return found
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    LOCATION,
+    REPLIES,
     Arg,
     BackendError,
     Exports,
@@ -24,11 +26,12 @@ from serpy.api import (
     Routes,
 )
 from serpy.context.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
-from serpy.modules.registrar.lookup import Targets, is_request, source_uri, to_uid
+from serpy.modules.registrar.lookup import Targets, is_request, to_uid
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
 from serpy.modules.registrar.replica import Replica
-from serpy.replication.settings import ReplicationSettings
-from serpy.replication.tombstones import Tombstones
+from serpy.replication.settings import REPLICATION_SETTINGS
+from serpy.replication.tombstones import TOMBSTONES, Tombstones
+from serpy.sip.received import received_from
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -126,10 +129,10 @@ class Registrar:
 
     def child_init(self, server: Server) -> None:
         """Find usrloc and sl. Raises ConfigError without them."""
-        self._location = server.bind(LocationService)  # type: ignore[type-abstract]  # a Protocol class is the key
-        self._reply = server.bind(ReplyService)  # type: ignore[type-abstract]  # likewise
-        self._tombstones = server.find(Tombstones)
-        replication = server.find(ReplicationSettings)
+        self._location = server.bind(LOCATION)
+        self._reply = server.bind(REPLIES)
+        self._tombstones = server.find(TOMBSTONES)
+        replication = server.find(REPLICATION_SETTINGS)
         self._store_replicas = replication is not None and replication.store_replicas
 
     # -- saving --------------------------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ class Registrar:
             cseq=request.cseq.number,
             user_agent=agent or "Unknown",
             nat=nat,
-            received=source_uri(ctx) if nat else "",
+            received=str(received_from(ctx.flow)) if nat else "",
             trusted=trust == -2 or (trust >= 0 and (ctx.flags >> trust) & 1 != 0),
             server_id=self._owner(ctx, replica),
             wall_now=ctx.wall_now,

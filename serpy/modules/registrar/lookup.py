@@ -8,19 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.context.avps import TO_USER
-from serpy.context.context import Context, Target
+from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import ParseError
 from serpy.modules.registrar.register import check_key
 from serpy.shm.record import Binding
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.message import Request
-from serpy.sip.uri import parse_uri, unescape
+from serpy.sip.received import parse_received
+from serpy.sip.uri import unescape
 
 if TYPE_CHECKING:
     from serpy.api import Server
     from serpy.sip.flow import Listener
-
-MAX_TARGETS: Final = 12  # what tm forks to at most
 
 
 def to_uid(ctx: Context, *, escaped: bool = False) -> str:
@@ -66,47 +65,37 @@ class Targets:
         ctx.q = first.q
         nat = first.flags & Binding.NAT
         if self.append_branches:
-            for binding in bindings[1 : MAX_TARGETS - len(ctx.branches)]:
+            for binding in bindings[1 : MAX_BRANCHES - len(ctx.branches)]:
                 nat |= binding.flags & Binding.NAT
                 dst_uri = "" if self.received_to_uri else binding.received
                 ctx.branches.append(
-                    Target(self._request_uri(binding), dst_uri, self.listener(binding), binding.q, binding.flags & 1)
+                    Target(
+                        self._request_uri(binding),
+                        dst_uri,
+                        self.listener(binding),
+                        binding.q,
+                        binding.flags & Binding.NAT,
+                    )
                 )
         if nat and self.load_nat_flag >= 0:
             ctx.flags |= 1 << self.load_nat_flag
 
     def listener(self, binding: Binding) -> Listener | None:
         """The socket the binding came in by, when ``received`` names one of ours that can send."""
-        received = binding.received
-        if "dstip=" not in received:
+        if not binding.received:
             return None
         try:
-            uri = parse_uri(received)
+            received = parse_received(binding.received)
         except ParseError:
             return None
-        host = uri.param("dstip") or ""
-        port = uri.param("dstport") or ""
-        if not host or not port.isascii() or not port.isdigit() or len(port) > 5:
+        if not received.local_port:
             return None
-        transport = ascii_lower(uri.param("transport") or "udp")
-        return self._server.listener_for(transport, host.strip("[]"), int(port))
+        return self._server.listener_for(received.transport, received.local_host, received.local_port)
 
     def _request_uri(self, binding: Binding) -> str:
         if self.received_to_uri and binding.received:
             return f'{binding.contact};received="{binding.received}"'
         return binding.contact
-
-
-def source_uri(ctx: Context) -> str:
-    """Where the packet came from and where it arrived, in the form of ``Binding.received``."""
-    flow = ctx.flow
-    transport = "" if flow.transport == "udp" else f";transport={ascii_lower(flow.transport)}"
-    listener = flow.listener
-    return f"sip:{_host(flow.host)}:{flow.port}{transport};dstip={_host(listener.host)};dstport={listener.port}"
-
-
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def is_request(ctx: Context) -> Request:

@@ -14,18 +14,16 @@ from typing import Final
 
 from serpy.errors import ParseError, ProtocolError
 from serpy.modules.registrar.replica import Replica
-from serpy.shm.record import Binding
+from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
-from serpy.sip.uri import parse_uri
+from serpy.sip.received import parse_received
 
 MALFORMED_EXPIRES: Final = 3600  # RFC 3261 §20.19
 HOUR: Final = 3600  # a registrar may call only shorter intervals too brief (§10.3 step 7)
 EXPIRES_MAX: Final = 0xFFFFFFFF
-CALL_ID_MAX: Final = 255  # as stored, see database.md
 AGENT_MAX: Final = 64
 
-_NAT: Final = 1
 
 Decision = tuple[list[Binding], list[Binding]]
 
@@ -182,7 +180,13 @@ class Registration:
         return star
 
     def _check_order(self, known: Binding) -> None:
-        """Refuse an older request of the same Call-ID (§10.3 step 7). An equal CSeq is a retransmission: a refresh."""
+        """Refuse an older request of the same Call-ID (§10.3 step 7). An equal CSeq is a retransmission: a refresh.
+
+        A binding that has expired orders nothing, though the sweep may not have met it: a phone with a fixed Call-ID
+        that was off for long counts from 1 again.
+        """
+        if not known.is_live(self.wall_now):
+            return
         if self.policy.strict_cseq and known.call_id == self.call_id and self.cseq < known.cseq:
             raise ProtocolError("CSeq is lower than that of a binding with this Call-ID", status=500)
 
@@ -218,7 +222,7 @@ class Registration:
             q=q,
             call_id=self.call_id,
             cseq=self.cseq,
-            flags=_NAT if self.nat else 0,
+            flags=Binding.NAT if self.nat else 0,
             user_agent=self.user_agent,
             instance=instance_of(contact),
             server_id=self.server_id,
@@ -233,7 +237,7 @@ class Registration:
                 text = unquote(text)
                 check_key(text, "Contact")
                 try:
-                    parse_uri(text)
+                    parse_received(text)
                 except ParseError:
                     raise ParseError("bad received parameter", header="Contact", value=text) from None
                 return text
@@ -281,7 +285,7 @@ def contact_values(bindings: list[Binding], wall_now: float) -> str:
     for binding in bindings:
         if not binding.is_live(wall_now):
             continue
-        left = EXPIRES_MAX if binding.flags & 128 else min(EXPIRES_MAX, int(binding.expires_at - wall_now))
+        left = EXPIRES_MAX if binding.is_permanent else min(EXPIRES_MAX, int(binding.expires_at - wall_now))
         text = f"<{binding.contact}>"
         if binding.q >= 0:
             text += f";q={render_q(binding.q)}"

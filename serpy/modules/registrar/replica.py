@@ -19,15 +19,16 @@ class Replica:
     def __init__(self, table: str, signed: str | None, wall_now: float, tombstones: Tombstones | None) -> None:
         self.taken_at: Final = register_time(signed) or wall_now
         self.server_id: Final = register_server(signed)
+        self._wall_now: Final = wall_now
         self._table: Final = table
         self._tombstones: Final = tombstones
 
     def beaten(self, known: list[Binding], call_id: str, cseq: int) -> list[Binding]:
-        """Those of *known* that this replica replaces or removes, marked with its time."""
+        """Those of *known* that this replica replaces or removes, marked with its time. An expired one orders nothing."""
         found: list[Binding] = []
         for binding in known:
             same = binding.call_id == call_id and binding.cseq == cseq
-            if same or is_newer(call_id, cseq, self.taken_at, binding):
+            if same or not binding.is_live(self._wall_now) or is_newer(call_id, cseq, self.taken_at, binding):
                 binding.modified_at = max(binding.modified_at, self.taken_at)  # the time on the tombstone
                 found.append(binding)
         return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from serpy.api import FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
+from serpy.api import DOMAINS, FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
 from serpy.modules.rr.cookie import DialogCookies
 from serpy.modules.rr.state import RouteState, state_of
 from serpy.sip.message import Request
@@ -39,7 +39,7 @@ class LooseRouter:
     def bind(self, server: Server) -> None:
         """Learn our addresses. Called in the master when all modules are initialised, or on first use."""
         self._server = server
-        self._domains = server.find(DomainService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self._domains = server.find(DOMAINS)
         for listener in server.listeners:
             if listener.multicast:
                 continue

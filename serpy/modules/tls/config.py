@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from serpy.api import ConfigError
+from serpy.sip.address import bracketed
 
 # Oldest version of each method, and whether newer ones may be used, too.
 METHODS: Final = {
@@ -65,7 +66,7 @@ class Domain:
         """As it is written in brackets."""
         if not self.host:
             return f"{self.kind}:default"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = bracketed(self.host)
         return f"{self.kind}:{host}:{self.port}"
 
     def is_on(self, key: str) -> bool:

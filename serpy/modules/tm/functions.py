@@ -15,7 +15,13 @@ from typing import Final
 
 from serpy.api import (
     FALSE,
+    FORWARDER,
+    STATELESS_REPLIES,
     STOP,
+    TRANSACTION_LAYER,
+    TRANSACTION_SETTINGS,
+    TRANSACTION_USER,
+    TRANSACTIONS,
     TRUE,
     Arg,
     AvpName,
@@ -26,7 +32,6 @@ from serpy.api import (
     Routes,
     Rpc,
     Server,
-    TransactionService,
 )
 from serpy.context.avps import parse_avp_name
 from serpy.context.context import FAILURE, ONREPLY
@@ -41,9 +46,8 @@ from serpy.transaction.relay import relay
 from serpy.transaction.response_context import statuses
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
-from serpy.transaction.stateless import StatelessReplies, redirect_contacts
+from serpy.transaction.stateless import redirect_contacts
 from serpy.transaction.statistics import ALL
-from serpy.transaction.user import TransactionUser
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
@@ -119,9 +123,9 @@ class Tm:
             self._fr_avp = parse_avp_name(self.fr_timer_avp)
         if self.fr_inv_timer_avp:
             self._fr_inv_avp = parse_avp_name(self.fr_inv_timer_avp)
-        server.provide(TransactionSettings, settings)
-        server.provide(TransactionUser, self.routes)
-        server.provide(TransactionService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
+        server.provide(TRANSACTION_SETTINGS, settings)
+        server.provide(TRANSACTION_USER, self.routes)
+        server.provide(TRANSACTIONS, self)
         if server.counters is not None:
             for name, text in ALL:
                 server.counters.declare(name, text)
@@ -132,8 +136,8 @@ class Tm:
         layer = self._layer
         if layer is None:
             assert self.server is not None
-            layer = self._layer = self.server.bind(TransactionLayer)
-            self._forwarder = self.server.bind(Forwarder)
+            layer = self._layer = self.server.bind(TRANSACTION_LAYER)
+            self._forwarder = self.server.bind(FORWARDER)
             self.routes.layer = layer
         return layer
 
@@ -236,7 +240,7 @@ class Tm:
         # §9.2: the answer carries the To tag of what the INVITE is answered with. It needs no transaction of its
         # own: a repeated CANCEL finds the INVITE again and gets the same answer.
         assert self.server is not None
-        replies = self.server.bind(StatelessReplies)
+        replies = self.server.bind(STATELESS_REPLIES)
         replies.reply(ctx, 200, "canceling")
         if ctx.flags & layer.watched_flags and not invite.cancelled:
             for watcher in layer.on_answer:

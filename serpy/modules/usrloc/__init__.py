@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import Exports, LocationService, Param, Rpc, StoreService
+from serpy.api import LOCATION, STORE, Exports, Param, Rpc
 from serpy.errors import BackendError, ConfigError
 from serpy.modules.usrloc.location import MEMORY, READ_ONLY, Location
 from serpy.modules.usrloc.preload import Preload
@@ -64,12 +64,12 @@ class Usrloc:
             self.location.table_id(name)
         self._expired = server.counters.declare("usrloc.expired", "bindings dropped because they expired")
         server.hooks.on_tick.append(self.on_tick)
-        server.provide(LocationService, self.location)  # type: ignore[type-abstract]  # a Protocol class is the key
+        server.provide(LOCATION, self.location)
 
     def child_init(self, server: Server) -> None:
         """Find the store; in the timer process get ready to load."""
         self._server = server
-        self.location.store = server.find(StoreService)  # type: ignore[type-abstract]  # a Protocol class is the key
+        self.location.store = server.find(STORE)
         if server.role == "timer" and self.db_mode != MEMORY:
             self.loader = Preload(self.location, server, self.db_url)
 

@@ -1,8 +1,9 @@
 """The location service: the shared table in front, the database behind it.
 
 A change goes into the shared table first (compare and swap on the AoR's record, so nothing is decided under a lock) and is
-then written through; only the caller of ``update`` learns that it is on disk. If the database refuses, the table gets the
-old bindings back. Two processes that change one AoR may reach the database in the wrong order:
+then written through; only the caller of ``update`` learns that it is on disk. If that is refused, for whatever reason, the
+table gets the old bindings back, and where the rows may be on disk all the same they are followed by what the table says.
+Tombstones follow the commit. Two processes that change one AoR may reach the database in the wrong order:
 
     process A                      process B
     table: c expires 100
@@ -17,12 +18,15 @@ Runs in: udp receiver, ctl (update, bindings), timer (expire). Locks: one stripe
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from serpy.errors import BackendError, LimitExceededError, ResourceError
+from serpy.errors import BackendError, LimitExceededError, OutcomeUnknownError, ResourceError
 from serpy.modules.usrloc import storage
+from serpy.script.limited_log import LimitedLog
 from serpy.shm.record import MAX_KEY, Binding
 from serpy.shm.table import LocationTable
 
@@ -30,12 +34,13 @@ if TYPE_CHECKING:
     from serpy.api import Server, StoreService
     from serpy.db.interface import Operation
 
+log = logging.getLogger(__name__)
+
 MEMORY: Final = 0
 WRITE_THROUGH: Final = 1
 WRITE_BACK: Final = 2
 READ_ONLY: Final = 3
 
-_MEM: Final = 256
 _ATTEMPTS: Final = 50  # lost races for one AoR before we call the table overloaded
 
 Decision = tuple[list[Binding], list[Binding]]
@@ -53,6 +58,7 @@ class Location:
         self.server_id = 0
         self.store: StoreService | None = None
         self._ids: dict[str, int] = {}
+        self._reports: Final = LimitedLog(log)
 
     def bindings(self, table: str, uid: str) -> list[Binding]:
         """All bindings of *uid* in lookup order, expired ones included; asks the database while *table* is loading."""
@@ -84,17 +90,18 @@ class Location:
             if not put and not removed:
                 return current
             for binding in put:
-                binding.flags = binding.flags & ~_MEM if persist else binding.flags | _MEM
+                binding.flags = binding.flags & ~Binding.MEM if persist else binding.flags | Binding.MEM
             after = self._merged(current, put, removed)
             if self.table.replace(key, after, stamp, not self.table.is_loaded(key[0])):
                 mark = self.table.last_mark
-                if removed:
-                    for hook in self._server.hooks.on_removed:
-                        hook(table, removed, time.time() if persist else 0.0)
+                removed_at = time.time() if persist and removed else 0.0
                 if persist:
                     self._persist(table, key, current, put, removed, mark)
                 elif removed:
                     self._forget_rows(table, removed)
+                if removed:
+                    for hook in self._server.hooks.on_removed:
+                        hook(table, removed, removed_at)
                 return after
         raise ResourceError("too many processes change the bindings of one user")
 
@@ -110,7 +117,7 @@ class Location:
         """Drop expired bindings of the next *max_buckets* buckets, here and (unless *keep_rows*) in the database."""
         dropped = self.table.expire(wall_now, max_buckets)
         if not keep_rows and self.store is not None and self._writes():
-            rows = [storage.delete_expired(table, binding) for table, binding in dropped if not binding.flags & _MEM]
+            rows = [storage.delete_expired(table, binding) for table, binding in dropped if not binding.is_memory_only]
             if rows:
                 self.store.write(rows, wait=False, url=self._db_url)
         return len(dropped)
@@ -123,7 +130,7 @@ class Location:
             records, start = self.table.page(start, max_buckets)
             rows: list[Operation] = []
             for table, _, bindings in records:
-                rows.extend(storage.upsert(table, binding) for binding in bindings if not binding.flags & _MEM)
+                rows.extend(storage.upsert(table, binding) for binding in bindings if not binding.is_memory_only)
             if rows and self.store is not None:
                 self.store.write(rows, wait=True, url=self._db_url)
                 count += len(rows)
@@ -189,52 +196,74 @@ class Location:
         kept = {binding.contact for binding in put}
         # Who un-registers here what another server has registered means its row, too: the database may be a shared one.
         for each in removed:
-            if each.flags & _MEM and each.server_id != self.server_id and each.contact not in kept:
+            if each.is_memory_only and each.server_id != self.server_id and each.contact not in kept:
                 rows.append(storage.delete(table, each))
         if not rows:
-            return
-        if self._db_mode == WRITE_BACK:
-            self.store.write(rows, wait=False, url=self._db_url)
             return
         wanted: dict[str, Binding | None] = {binding.contact: None for binding in removed}
         for binding in put:
             wanted[binding.contact] = binding
         uid = (put or removed)[0].uid
+        stored = False
         try:
-            self.store.write(rows, wait=True, url=self._db_url)
-            for _ in range(_ATTEMPTS):
-                if self.table.change_mark(key) == mark:
-                    break
-                mark = self._settle(table, key, uid, wanted)
-        except BackendError:
+            self.store.write(rows, wait=self._db_mode == WRITE_THROUGH, url=self._db_url)
+            stored = True
+            if self._db_mode == WRITE_THROUGH and self.table.change_mark(key) != mark:
+                self._settle(table, key, uid, dict(wanted))
+        except OutcomeUnknownError:
             self._roll_back(key, uid, before, wanted)
+            self._follow(table, key, uid, wanted)
+            raise
+        except (BackendError, ResourceError):
+            self._roll_back(key, uid, before, wanted)
+            if stored:
+                self._follow(table, key, uid, wanted)
             raise
 
     def _forget_rows(self, table: str, removed: list[Binding]) -> None:
         """Another server has removed contacts that are ours: delete their rows unless they have been refreshed since."""
         if self.store is None or not self._writes():
             return
-        rows = [storage.delete_expired(table, binding) for binding in removed if not binding.flags & _MEM]
+        rows = [storage.delete_expired(table, binding) for binding in removed if not binding.is_memory_only]
         if rows:
-            self.store.write(rows, wait=False, url=self._db_url)
+            try:
+                self.store.write(rows, wait=False, url=self._db_url)
+            except BackendError as exc:
+                self._reports.error("rows", "rows of removed contacts stay in the database until they expire: %s", exc)
 
-    def _settle(self, table: str, key: bytes, uid: str, wanted: dict[str, Binding | None]) -> int:
-        """Write again what changed in the table while our rows were on their way; return the mark that was looked at."""
-        mark = self.table.change_mark(key)
+    def _follow(self, table: str, key: bytes, uid: str, wanted: dict[str, Binding | None]) -> None:
+        """Send what the table says of the contacts in *wanted* behind rows that should not be on disk, but may be."""
         now = {binding.contact: binding for binding in self.table.read(key, uid)[0]}
         rows: list[Operation] = []
-        for contact, ours in wanted.items():
-            theirs = now.get(contact)
-            if _same(ours, theirs):
-                continue
-            wanted[contact] = theirs
-            if theirs is None:
-                rows.append(("delete", table, {"uid": uid, "contact": contact}))
-            elif not theirs.flags & _MEM:
-                rows.append(storage.upsert(table, theirs))
+        for contact in wanted:
+            binding = now.get(contact)
+            if binding is None:
+                rows.append(storage.delete_contact(table, uid, contact))
+            elif not binding.is_memory_only:
+                rows.append(storage.upsert(table, binding))
         if rows and self.store is not None:
-            self.store.write(rows, wait=True, url=self._db_url)
-        return mark
+            with contextlib.suppress(BackendError):  # then the next refresh, or the expiry, puts it right
+                self.store.write(rows, wait=False, url=self._db_url)
+
+    def _settle(self, table: str, key: bytes, uid: str, written: dict[str, Binding | None]) -> None:
+        """Write again what changed in the table while our rows were on their way, until nothing has."""
+        for _ in range(_ATTEMPTS):
+            mark = self.table.change_mark(key)
+            now = {binding.contact: binding for binding in self.table.read(key, uid)[0]}
+            rows: list[Operation] = []
+            for contact, ours in written.items():
+                theirs = now.get(contact)
+                if _same(ours, theirs):
+                    continue
+                written[contact] = theirs
+                if theirs is None:
+                    rows.append(storage.delete_contact(table, uid, contact))
+                elif not theirs.is_memory_only:
+                    rows.append(storage.upsert(table, theirs))
+            if rows and self.store is not None:
+                self.store.write(rows, wait=True, url=self._db_url)
+            if self.table.change_mark(key) == mark:
+                return
 
     def _roll_back(self, key: bytes, uid: str, before: list[Binding], wanted: dict[str, Binding | None]) -> None:
         """Give the contacts of a change the database refused their old bindings back, where nobody changed them since."""

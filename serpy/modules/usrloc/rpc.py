@@ -15,8 +15,6 @@ from serpy.modules.usrloc.location import Decision, Location
 from serpy.modules.usrloc.storage import cut_text
 from serpy.shm.record import FAR_FUTURE, Binding
 
-_PERMANENT: Final = 128
-_MEM: Final = 256
 _FLAGS: Final = 0xFFFF
 
 
@@ -84,7 +82,7 @@ class LocationRpc:
         *flags* 1 NAT, 128 permanent, 256 memory only.
         """
         location = self._bound_to(table)
-        if expires <= 0 and not flags & _PERMANENT:
+        if expires <= 0 and not flags & Binding.PERMANENT:
             raise LocationFaultError(400, "expires 0 needs the permanent flag (128)")
         if not uid or not contact or not 0 <= flags <= _FLAGS or q > 1 or cut_text(contact, 4096) != contact:
             raise LocationFaultError(400, "bad parameter")
@@ -92,7 +90,7 @@ class LocationRpc:
         binding = Binding(
             uid,
             contact,
-            FAR_FUTURE if flags & _PERMANENT else int(now) + expires,
+            FAR_FUTURE if flags & Binding.PERMANENT else int(now) + expires,
             aor="",
             q=-1 if q < 0 else round(q * 1000),
             call_id="RPC-Call-ID",
@@ -109,7 +107,7 @@ class LocationRpc:
                     binding.aor = known.aor
             return [binding], []
 
-        self._update(location, table, uid, decide, persist=not flags & _MEM)
+        self._update(location, table, uid, decide, persist=not flags & Binding.MEM)
         return "ok"
 
     def delete_contact(self, table: str, uid: str, contact: str) -> str:
@@ -193,7 +191,7 @@ def _shown(binding: Binding, now: float) -> dict[str, object]:
     return {
         "contact": binding.contact,
         "q": -1.0 if binding.q < 0 else binding.q / 1000,
-        "expires": 0 if binding.flags & _PERMANENT else max(0, int(binding.expires_at - now)),
+        "expires": 0 if binding.is_permanent else max(0, int(binding.expires_at - now)),
         "ua": binding.user_agent,
         "recv": binding.received,
         "flags": binding.flags,

@@ -33,8 +33,6 @@ COLUMNS: Final = (
 )
 KEY: Final = ("uid", "contact")
 
-_MEM: Final = 256
-_PERMANENT: Final = 128
 _TEXT_MAX: Final = 255  # database.md, ``location``
 _AGENT_MAX: Final = 64
 
@@ -55,11 +53,11 @@ def to_row(binding: Binding) -> tuple[Value, ...]:
         cut_text(binding.aor),
         binding.server_id,
         binding.received or None,
-        FAR_FUTURE if binding.flags & _PERMANENT else binding.expires_at,
+        FAR_FUTURE if binding.is_permanent else binding.expires_at,
         -1.0 if binding.q < 0 else binding.q / 1000,
         cut_text(binding.call_id),
         binding.cseq,
-        binding.flags & ~_MEM,
+        binding.flags & ~Binding.MEM,
         cut_text(binding.user_agent, _AGENT_MAX),
         cut_text(binding.instance) or None,
     )
@@ -73,9 +71,9 @@ def from_row(row: Row, server_id: int) -> Binding:
     owner = _number(row[3])
     expires_at = _number(row[5])
     q = row[6]
-    flags = _number(row[9]) & 0xFFFF & ~_MEM
+    flags = _number(row[9]) & 0xFFFF & ~Binding.MEM
     if owner != server_id:
-        flags |= _MEM
+        flags |= Binding.MEM
     return Binding(
         _text(row[0]),
         _text(row[1]),
@@ -118,7 +116,12 @@ def upsert(table: str, binding: Binding) -> Operation:
 
 def delete(table: str, binding: Binding) -> Operation:
     """The operation that forgets the contact, whatever its row says by now."""
-    return ("delete", table, {"uid": binding.uid, "contact": binding.contact})
+    return delete_contact(table, binding.uid, binding.contact)
+
+
+def delete_contact(table: str, uid: str, contact: str) -> Operation:
+    """The operation that forgets *contact* of *uid*, whatever its row says by now."""
+    return ("delete", table, {"uid": uid, "contact": contact})
 
 
 def delete_expired(table: str, binding: Binding) -> Operation:
@@ -136,9 +139,9 @@ def operations(table: str, put: Sequence[Binding], removed: Sequence[Binding]) -
     kept = {binding.contact for binding in put}
     done: list[Operation] = []
     for binding in removed:
-        if not binding.flags & _MEM and binding.contact not in kept:
+        if not binding.is_memory_only and binding.contact not in kept:
             done.append(delete(table, binding))
     for binding in put:
-        if not binding.flags & _MEM:
+        if not binding.is_memory_only:
             done.append(upsert(table, binding))
     return done
