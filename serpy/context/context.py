@@ -97,7 +97,6 @@ class Context:
         self.retcode = 1  # $?; routes store it only where they may read it (optimize.py)
         self.state = RUNNING
         self.depth = 0  # nested route() calls
-        self.line = 0  # script line being executed, for error texts
         # onsend_route
         self.out_flow: Flow | None = None
         self.out_data = b""

@@ -79,7 +79,7 @@ class ScriptLog:
         """Log *text* unless the level is off or this second's lines are used up."""
         if not log.isEnabledFor(level) or not self._may_write(ctx.now):
             return
-        log.log(level, "%s%s", self.prefix, printable(text, self.buf_size), extra={"script_line": ctx.line})
+        log.log(level, "%s%s", self.prefix, printable(text, self.buf_size))
 
     def _may_write(self, now: float) -> bool:
         if not self.rate:

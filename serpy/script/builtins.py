@@ -1,7 +1,7 @@
 """What every script knows without loading a module: core functions and global parameters.
 
-Functions that the generator writes out in place (flags, ``route``, ``force_send_socket`` …) are listed here for the
-checker only.
+Functions that the generator writes out in place (flags, ``route``, ``force_send_socket`` …) are listed here by name
+only.
 
 Runs in: udp receiver, timer. Locks: none.
 """
@@ -207,10 +207,6 @@ def _reply_option(ctx: Context, option: int) -> None:
 def _forward_option(ctx: Context, option: int) -> None:
     options = ctx.notes.get("forward_options")  # Forwarder reads it
     ctx.notes["forward_options"] = (options if isinstance(options, int) else 0) | option
-
-
-def _in_place(_ctx: Context) -> int:
-    raise AssertionError("written out by the generator")
 
 
 _VALUE: Final = (Arg.VALUE,)

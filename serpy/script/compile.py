@@ -10,7 +10,6 @@ Runs in: the master while loading, serpyctl check. Locks: none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -305,6 +304,3 @@ def _spoken(values: list[tree.Node]) -> list[str]:
         else:
             result.append(text)
     return result
-
-
-Loader = Callable[[str], Exports]

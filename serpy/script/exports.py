@@ -52,13 +52,10 @@ class Arg(Enum):
     LOC = "an eval location"  # eval module: kept as written -> str | int
 
 
-Returned = int
-"""A script function returns an int: > 0 true, < 0 false (kept in ``$?``), 0 ends the script (see STOP)."""
-
-
 @dataclass(frozen=True)
 class Function:
-    """One script function. *call* receives (ctx, *arguments); the last *optional* arguments may be left out.
+    """One script function. *call* receives (ctx, *arguments); the last *optional* arguments may be left out. It returns
+    > 0 for true, < 0 for false (kept in ``$?``), 0 to end the script (see STOP).
 
     ``summary`` is one line for ``serpyctl help`` and the man page. ``route_kind`` is the kind of route an
     ``Arg.ROUTE`` argument must name ("failure_route", "onreply_route", "branch_route", "route"). ``prepare`` turns the

@@ -71,7 +71,6 @@ class Program:
         self.send_sockets: list[tuple[str, str, int, str]] = []  # force_send_socket: transport, host, port, place
         self.files: set[str] = set()
         self.listings: dict[str, str] = {}
-        self.has_default_reply = False
         self.has_onsend = False
         self._routes: dict[int, dict[str, RouteFunction]] = {kind: {} for kind in _KINDS}
 
@@ -80,7 +79,6 @@ class Program:
         numbers = {name: kind for kind, name in _KINDS.items()}
         for (kind, name), function in routes.items():
             self._routes[numbers[kind]][name] = function
-        self.has_default_reply = "" in self._routes[ONREPLY]
         self.has_onsend = "" in self._routes[ONSEND]
 
     def has_route(self, kind: str | int, name: str = "") -> bool:
@@ -93,13 +91,6 @@ class Program:
     def route_names(self, kind: str) -> list[str]:
         """Names of all routes of one kind."""
         return [name for number, title in _KINDS.items() if title == kind for name in self._routes[number]]
-
-    def setting(self, name: str) -> int | str | list[str] | None:
-        """The last value given to a global parameter, None when the script does not mention it."""
-        for assignment in reversed(self.settings):
-            if assignment.name == name:
-                return assignment.value
-        return None
 
     def run(self, ctx: Context, kind: int, name: str = "") -> int:
         """Run one route (no route of that name: 1) and leave ``ctx.state``.

@@ -100,14 +100,15 @@ def test_settings_are_typed_and_lists_accumulate():
     listen=tcp:192.0.2.1:5070 advertise 198.51.100.1:5060
     alias=foo.example.com "bar" port = 5070; server_header="Server: x" use_dst_blocklist=on stun_refresh=1"""
     program = compile_text(text)
-    assert program.setting("debug") == -1
-    assert program.setting("check_via") == 0
-    assert program.setting("log_facility") == "LOG_LOCAL0"
-    assert program.setting("port") == 5070
-    assert program.setting("listen") == [
+    last = {assignment.name: assignment.value for assignment in program.settings}
+    assert last["debug"] == -1
+    assert last["check_via"] == 0
+    assert last["log_facility"] == "LOG_LOCAL0"
+    assert last["port"] == 5070
+    assert last["listen"] == [
         "127.0.0.1", "udp:224.0.1.75", "tls:[::1]:5061", "eth0", "tcp:192.0.2.1:5070 advertise 198.51.100.1:5060",
     ]  # fmt: skip
-    assert program.setting("alias") == ["foo.example.com", "bar"]
+    assert last["alias"] == ["foo.example.com", "bar"]
     first = program.settings[0]
     assert (first.name, first.value, first.file, first.line, first.column) == ("debug", -1, "test.conf", 2, 1)
 
@@ -162,7 +163,7 @@ def test_marker_decides_what_a_dollar_name_means(marker, meaning):
 
 def test_default_reply_route_is_known():
     program = compile_text("onreply_route { } onreply_route[X] { } event_route[tm:local-request] { }")
-    assert program.has_default_reply
+    assert program.has_route("onreply_route")
     assert program.route_names("onreply_route") == ["", "X"]
     assert program.has_route("event_route", "tm:local-request")
 

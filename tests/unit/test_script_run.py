@@ -251,7 +251,7 @@ def test_onsend_drop_refuses_and_keeps_the_return_code_of_the_sending_script():
     assert verdicts == [False, False, True]
     assert (ctx.state, ctx.retcode, ctx.kind) == (RUNNING, -4, REQUEST)
     assert program.has_onsend
-    assert not program.has_default_reply
+    assert not program.has_route("onreply_route")
 
 
 def test_route_of_another_name_does_nothing():

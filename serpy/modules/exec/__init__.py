@@ -27,6 +27,7 @@ from serpy.api import (
     Server,
     Target,
 )
+from serpy.context.context import MAX_BRANCHES
 from serpy.modules.exec.environment import as_bytes, environment_of
 from serpy.modules.exec.program import Outcome, run_program
 from serpy.script.limited_log import LimitedLog
@@ -35,7 +36,6 @@ from serpy.sip.uri import parse_uri
 log = logging.getLogger(__name__)
 
 LONGEST_S: Final = 86400.0  # time_to_kill 0: nobody waits longer than a day
-MAX_URIS: Final = 12  # what tm forks to at most
 
 
 class Exec:
@@ -110,9 +110,9 @@ def _uris(command: str, output: bytes) -> list[str]:
             log.warning("exec_dset: %.80s wrote %.120r, which is no URI", command, text)
             continue
         found.append(text)
-    if len(found) > MAX_URIS:
-        log.warning("exec_dset: %.80s wrote %d URIs, %d are used", command, len(found), MAX_URIS)
-    return found[:MAX_URIS]
+    if len(found) > MAX_BRANCHES:
+        log.warning("exec_dset: %.80s wrote %d URIs, %d are used", command, len(found), MAX_BRANCHES)
+    return found[:MAX_BRANCHES]
 
 
 def _check_seconds(value: object) -> str:
