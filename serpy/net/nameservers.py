@@ -223,15 +223,15 @@ class NameServers:
     def _fail(self, question: Question, error: str) -> None:
         question.error = error
         self._failures.note(question.key, self._loop.now(), error)
-        self._room.timeouts += len(question.crowd)
-        self._end(question)
+        self._room.timeouts += self._end(question)
 
-    def _end(self, question: Question) -> None:
+    def _end(self, question: Question) -> int:
+        """Tell all who wait; how many they are."""
         self._stop_timer(question)
         for server, number in question.sent:
             server.asked.pop(number, None)
         del self._asked[question.key]
-        question.crowd.answer(True)
+        return question.crowd.answer(True)
 
     def _stop_timer(self, question: Question) -> None:
         if question.timer is not None:
