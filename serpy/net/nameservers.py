@@ -75,6 +75,7 @@ class Question:
     def __init__(self, key: Key, query: dns.message.Message, crowd: Crowd, servers: list[Server], tries: int) -> None:
         self.key: Final = key
         self.query: Final = query
+        self.wire: Final = query.to_wire()[2:]  # without the id
         self.crowd: Final = crowd
         self.servers: Final = servers  # those left to ask, the best first; one that refuses is taken out
         self.tries_left = tries
@@ -223,15 +224,15 @@ class NameServers:
     def _fail(self, question: Question, error: str) -> None:
         question.error = error
         self._failures.note(question.key, self._loop.now(), error)
-        self._room.timeouts += len(question.crowd)
-        self._end(question)
+        self._room.timeouts += self._end(question)
 
-    def _end(self, question: Question) -> None:
+    def _end(self, question: Question) -> int:
+        """Tell all who wait; how many they are."""
         self._stop_timer(question)
         for server, number in question.sent:
             server.asked.pop(number, None)
         del self._asked[question.key]
-        question.crowd.answer(True)
+        return question.crowd.answer(True)
 
     def _stop_timer(self, question: Question) -> None:
         if question.timer is not None:
@@ -245,10 +246,9 @@ class NameServers:
         number = random.SystemRandom().randrange(65536)
         while number in server.asked:
             number = random.SystemRandom().randrange(65536)
-        question.query.id = number
         question.last, question.answers_before = server, server.answers
         try:
-            self._socket(server).send(question.query.to_wire())
+            self._socket(server).send(number.to_bytes(2, "big") + question.wire)
         except BlockingIOError:
             return True  # as if lost
         except OSError as exc:
@@ -342,8 +342,7 @@ class NameServers:
         """The answer to *question* did not fit into a datagram: ask for it over TCP. Parks."""
         if question.is_over:
             return
-        question.query.id = number
-        wire = question.query.to_wire()
+        wire = number.to_bytes(2, "big") + question.wire
         deadline = min(self._loop.now() + self._timeout_s, question.deadline)
         data = b""
         with contextlib.suppress(OSError, ResourceError), self._room:

@@ -129,10 +129,12 @@ class Crowd:
                 return True
         return False
 
-    def answer(self, value: object) -> None:
-        """Give *value* to all."""
+    def answer(self, value: object) -> int:
+        """Give *value* to all; how many got it."""
+        count = 0
         while self.wake(value):
-            pass
+            count += 1
+        return count
 
 
 class Fuse:
