@@ -1,7 +1,9 @@
-"""All a module may use: Server, Context, exports, services, errors.
+"""What modules work with: Server, Context, exports, services, errors.
 
-A module imports this file and itself, nothing else. It never imports another module: it asks the server for a
-*service* (``server.bind(LOCATION)``) that some loaded module provides.
+A module imports this file, values (``errors``, ``context``, ``sip``) and what ``script`` declares functions with. It never
+imports another module: it asks the server for a *service* (``server.bind(LOCATION)``) that some loaded module provides.
+Only tm and sl touch ``transaction``, only drivers and modules with tables of their own ``db``, only usrloc ``shm``; nobody
+touches workers, master, daemon, loader or pipeline. What is lent to whom stands in tests/unit/test_layering.py.
 
 Runs in: every process. Locks: none.
 """
@@ -32,7 +34,7 @@ from serpy.errors import (
 )
 from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
-from serpy.shm.record import Binding
+from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
 from serpy.transaction.user import Outcome
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from serpy.transaction.user import TransactionUser
 
 __all__ = [
-    "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
+    "CALL_ID_MAX", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
     "TRANSACTIONS", "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
     "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",

@@ -13,7 +13,8 @@ import logging
 import pwd
 
 from serpy.api import ConfigError, Exports, Param, Server
-from serpy.rpc.listen import RPC_SETTINGS, RpcSettings, parse_address
+from serpy.rpc.addresses import parse_address
+from serpy.rpc.listen import RPC_SETTINGS, RpcSettings
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,13 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.3 item 3, §20.22.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.api import FALSE, STOP, TRUE, Arg, Context, Exports, Function, Param, ParseError, Server
 from serpy.config import Variables
-from serpy.shm.counters import Counters
+
+if TYPE_CHECKING:
+    from serpy.shm.counters import Counters
 
 NAME: Final = "maxfwd"
 _UNREADABLE: Final = -1

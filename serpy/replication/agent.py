@@ -120,7 +120,7 @@ class Agent:
         """Read from now on."""
         loop = self._loop
         for group in self.groups:
-            loop.add_reader(group.sock.fileno(), _Reader(self, group).read)
+            loop.add_reader(group.sock.fileno(), _Reader(self, group, group.sock).read)
         self._watch(self._own)
         self._server.channels.on(REPLICATE, self._outgoing)
         self._server.channels.on(REPLICATION_ASK, self._asked)
@@ -325,10 +325,10 @@ class Agent:
 class _Reader:
     """Drains one socket, a batch at a time."""
 
-    def __init__(self, agent: Agent, group: Group | None, sock: socket.socket | None = None) -> None:
+    def __init__(self, agent: Agent, group: Group | None, sock: socket.socket) -> None:
         self._agent: Final = agent
         self._group: Final = group
-        self._recvfrom: Final = (group.sock if group is not None else sock).recvfrom  # type: ignore[union-attr]
+        self._recvfrom: Final = sock.recvfrom
 
     def read(self) -> None:
         for _ in range(BATCH):

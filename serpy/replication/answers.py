@@ -68,7 +68,6 @@ class Outbox:
         self._call_later: Final = call_later
         self._queue: Final[deque[tuple[int, bytes, tuple[str, int]]]] = deque()
         self._beating = False
-        self.sent = 0
 
     def put(self, kind: int, payload: bytes, address: tuple[str, int]) -> None:
         """Send when its turn comes."""
@@ -84,12 +83,13 @@ class Outbox:
         return round(len(self._queue) / PER_PULSE * PULSE_S * 1000)
 
     def _pulse(self) -> None:
-        for _ in range(min(PER_PULSE, len(self._queue))):
-            self._send(*self._queue.popleft())
-            self.sent += 1
-        self._beating = bool(self._queue)
-        if self._beating:
-            self._call_later(PULSE_S, self._pulse)
+        try:
+            for _ in range(min(PER_PULSE, len(self._queue))):
+                self._send(*self._queue.popleft())
+        finally:  # a bug in sending one loses that one
+            self._beating = bool(self._queue)
+            if self._beating:
+                self._call_later(PULSE_S, self._pulse)
 
 
 class Answers:

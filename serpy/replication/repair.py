@@ -10,6 +10,7 @@ when nothing gets better, and when it may not wait.
                            <-     DIGEST (multicast, one of them)
     ASK, nothing here      ->     (unicast)
                            <-     TELL, BINDINGS …
+
 Runs in: timer. Locks: none of its own.
 """
 

@@ -1,4 +1,4 @@
-"""The RPCs that need no module: system.*, core.*, stats.* and cache.*. All of them read shared memory only.
+"""The RPCs that need no module: system.*, core.*, stats.* and cache.*. They look at shared memory and at this process.
 
 Runs in: ctl. Locks: the one of the generation numbers.
 """

@@ -1,7 +1,6 @@
 """Where the RPC server listens, and the sockets for it.
 
-Addresses are written ``unixs:PATH unixd:PATH udp:HOST:PORT tcp:HOST:PORT``; the port may be left out (2049). Only file
-permissions protect a unix socket, and nothing protects the others: they are for the loopback address.
+Only file permissions protect a unix socket, and nothing protects the others: they are for the loopback address.
 
 Runs in: ctl. Locks: none.
 """
@@ -13,32 +12,15 @@ import logging
 import os
 import socket
 import stat
-from typing import Final, NamedTuple
+from typing import Final
 
 from serpy.api import Service
 from serpy.errors import ConfigError
+from serpy.rpc.addresses import Address
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT: Final = 2049
 BACKLOG: Final = 64
-_DIGITS: Final = frozenset("0123456789")
-
-
-class Address(NamedTuple):
-    """One place to listen: *kind* is unixs, unixd, udp or tcp; *path* is a file or a host."""
-
-    kind: str
-    path: str
-    port: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.path}" + (f":{self.port}" if self.port else "")
-
-    @property
-    def is_stream(self) -> bool:
-        """True for unixs and tcp."""
-        return self.kind in ("unixs", "tcp")
 
 
 class RpcSettings:
@@ -52,35 +34,7 @@ class RpcSettings:
         self.gid = -1
 
 
-def parse_address(text: str) -> Address:
-    """The address written as *text*; without a protocol it is a path (unixs) or a host (udp). Raises ConfigError."""
-    kind, colon, rest = text.partition(":")
-    if kind in ("unix", "unixs", "unixd") and colon:
-        if not rest:
-            raise ConfigError(f"no path in RPC address {text!r}", hint="use unixs:/path")
-        return Address("unixd" if kind == "unixd" else "unixs", rest)
-    if kind not in ("udp", "tcp") or not colon:
-        if text.startswith("/"):
-            return Address("unixs", text)
-        kind, rest = "udp", text
-    host, port = _host_port(rest, text)
-    return Address(kind, host, port)
-
-
-def _host_port(rest: str, text: str) -> tuple[str, int]:
-    host, port = rest, ""
-    if rest.startswith("["):
-        host, _, tail = rest[1:].partition("]")
-        port = tail.removeprefix(":")
-    elif rest.count(":") == 1:
-        host, _, port = rest.partition(":")
-    if (
-        not host
-        or (":" in host and rest[0] != "[")
-        or (port and not (_DIGITS.issuperset(port) and 0 < int(port[:6]) < 65536))
-    ):
-        raise ConfigError(f"malformed RPC address {text!r}", hint="use udp:127.0.0.1:2049, tcp:[::1]:2049, unixs:/path")
-    return ("127.0.0.1" if host == "*" else host), int(port) if port else DEFAULT_PORT
+RPC_SETTINGS: Final[Service[RpcSettings]] = Service("addresses of the RPC server")
 
 
 def open_socket(address: Address, settings: RpcSettings) -> socket.socket:
@@ -147,6 +101,3 @@ def _remove_stale(path: str, kind: int) -> None:
     raise ConfigError(
         f"another process listens on {path}", hint="is the server running already? -Y chooses another place"
     )
-
-
-RPC_SETTINGS: Final[Service[RpcSettings]] = Service("addresses of the RPC server")

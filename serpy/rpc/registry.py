@@ -48,6 +48,8 @@ class Registry:
         """Run *name* with *params*; may park. Raises RpcFault, nothing else."""
         rpc = self.find(name)
         arguments = arguments_for(rpc.call, params)
+        if rpc.write:
+            log.info("RPC %s", name)  # what changes the server is found in the log, afterwards
         try:
             return rpc.call(*arguments)
         except RpcFault:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 from serpy.errors import ConfigError, FramingError, ResourceError
 from serpy.net.listen import stream_children
 from serpy.rpc import binrpc, metrics, xmlrpc
+from serpy.rpc.addresses import Address
 from serpy.rpc.core import CoreRpc
 from serpy.rpc.http import HttpCalls
-from serpy.rpc.listen import RPC_SETTINGS, Address, RpcSettings, open_socket
+from serpy.rpc.listen import RPC_SETTINGS, RpcSettings, open_socket
 from serpy.rpc.protocol import HEADER, MAX_REQUEST, RpcFault, decode, frame, frame_size
 from serpy.rpc.registry import Registry
 from serpy.rpc.streams import StreamRpc

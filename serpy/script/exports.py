@@ -103,7 +103,7 @@ class Select:
 @dataclass(frozen=True)
 class Rpc:
     """An RPC, run in the ctl process. *call* takes typed parameters and returns plain data (dict, list, str, int,
-    float, None); its docstring is the help text. *write*: changes something.
+    float, None); its docstring is the help text. *write*: it changes the server or its data, and is logged.
     """
 
     name: str

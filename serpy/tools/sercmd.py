@@ -23,7 +23,7 @@ from typing import Final
 import serpy
 from serpy.errors import ConfigError, FramingError
 from serpy.rpc import binrpc
-from serpy.rpc.listen import Address, parse_address
+from serpy.rpc.addresses import Address, parse_address
 from serpy.rpc.protocol import RpcFault
 
 EXIT_FAILED: Final = 1

@@ -185,6 +185,27 @@ def test_repair_leaves_at_a_pace_and_its_queue_is_bounded():
     assert len(timers) == 1
 
 
+def test_a_bug_in_sending_one_frame_loses_that_one_only():
+    sent, timers = [], []
+
+    def send(kind, payload, _address):
+        if payload == b"1":
+            raise ZeroDivisionError
+        sent.append(payload)
+        return True
+
+    outbox = Outbox(send, lambda _delay, call: timers.append(call))
+    for number in range(3):
+        outbox.put(1, b"%d" % number, PEER)
+    with pytest.raises(ZeroDivisionError):
+        timers.pop()()
+    timers.pop()()
+    assert (sent, timers) == ([b"0", b"2"], [])
+    outbox.put(1, b"3", PEER)
+    timers.pop()()
+    assert sent[-1] == b"3"
+
+
 @pytest.mark.parametrize("skew", [0.0, 7.0, -7.0])
 def test_waiting_is_told_from_clocks_that_differ(skew):
     life = Life(2, 1)

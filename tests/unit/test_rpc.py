@@ -1,3 +1,4 @@
+import logging
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,8 @@ from serpy.errors import BackendError, ConfigError, FramingError, UsageError
 from serpy.modules import cfg_rpc, ctl
 from serpy.net.loop import Loop
 from serpy.rpc import binrpc
-from serpy.rpc.listen import Address, RpcSettings, open_socket, parse_address
+from serpy.rpc.addresses import Address, parse_address
+from serpy.rpc.listen import RpcSettings, open_socket
 from serpy.rpc.metrics import answer, metric_name
 from serpy.rpc.protocol import HEADER, RpcFault, call, decode, frame, frame_size
 from serpy.rpc.registry import Registry
@@ -219,6 +221,15 @@ def test_every_failure_is_a_fault_with_a_code(name, params, code):
     with pytest.raises(RpcFault) as caught:
         registry.call(name, params)
     assert caught.value.code == code
+
+
+def test_who_reads_the_log_finds_what_was_changed_by_rpc(caplog):
+    registry = Registry()
+    registry.add(Rpc("t.look", lambda: 1))
+    registry.add(Rpc("t.change", lambda: 2, write=True))
+    with caplog.at_level(logging.INFO, "serpy.rpc.registry"):
+        assert [registry.call(name, []) for name in ("t.look", "t.change")] == [1, 2]
+    assert caplog.messages == ["RPC t.change"]
 
 
 # -- a running server

@@ -34,9 +34,8 @@ from serpy.replication.tombstones import TOMBSTONES, Tombstones
 from serpy.sip.received import received_from
 
 if TYPE_CHECKING:
-    from serpy.api import Server
+    from serpy.api import Binding, Server
     from serpy.context.context import Context
-    from serpy.shm.record import Binding
 
 _TRUE: Final = 1
 _FALSE: Final = -1

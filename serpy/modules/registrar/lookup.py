@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from serpy.api import Binding
 from serpy.context.avps import TO_USER
 from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import ParseError
 from serpy.modules.registrar.register import check_key
-from serpy.shm.record import Binding
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.message import Request
 from serpy.sip.received import parse_received

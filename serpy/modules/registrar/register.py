@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from serpy.api import CALL_ID_MAX, Binding
 from serpy.errors import ParseError, ProtocolError
 from serpy.modules.registrar.replica import Replica
-from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
 from serpy.sip.received import parse_received

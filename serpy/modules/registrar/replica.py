@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from serpy.api import Binding
 from serpy.replication.envelope import register_server, register_time
 from serpy.replication.merge import is_newer
 from serpy.replication.tombstones import ALL, KEEP_MAX_S, Tombstones
-from serpy.shm.record import Binding
 
 
 class Replica:

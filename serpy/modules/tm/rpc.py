@@ -69,6 +69,7 @@ class TmRpc:
         slot = owner(callid.encode("utf-8", "surrogateescape"), server.settings.children)
         payload = ticket.id.to_bytes(4, "big") + json.dumps([callid, cseq]).encode("ascii")
         if not server.channels.send(slot, RPC_CALL, payload):
+            loop.drop(ticket)
             raise BackendError("the receiver cannot be reached")
         answer = loop.wait(ticket, loop.now() + ANSWER_S)
         if not isinstance(answer, int):
