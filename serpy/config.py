@@ -81,7 +81,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("crash_limit", 50, "bugs a process survives before it is replaced; 0 = any number", 0),
     _int("max_parked", 1000, "messages per receiver that may wait for a database or DNS at once", 1, 100_000),
     _int("coalesce_ms", 4, "milliseconds a busy receiver lets datagrams gather, which saves CPU; 0 never", 0, 50),
-    _str("store_policy", "refuse", "while the database is down: refuse (answer 500) or journal (keep in a file)"),
+    _str("store_policy", "refuse", "a row somebody waits for while its database is down: refuse (answer 500) or journal (keep in a file)"),
     # identity and addresses
     _int("server_id", 0, "this server's number in a farm"),
     Setting("listen", "list", "", "[proto:]address[:port], repeatable; none: all interfaces"),
