@@ -101,6 +101,7 @@ HOT = [
     "serpy/modules/uri_db.py",
     "serpy/modules/usrloc/location.py",  # not rpc.py: RPCs are called by their signature
     "serpy/modules/usrloc/preload.py",
+    "serpy/modules/usrloc/purge.py",
     "serpy/modules/usrloc/storage.py",
 ]
 

@@ -85,7 +85,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("max_parked_media", 0, "of these for media proxies; 0: a fifth of max_parked", 0, 100_000),
     _int("max_parked_store", 0, "of these for commits; 0: three tenths of max_parked", 0, 100_000),
     _int("coalesce_ms", 4, "milliseconds a busy receiver lets datagrams gather, which saves CPU; 0 never", 0, 50),
-    _str("store_policy", "refuse", "while the database is down: refuse (answer 500) or journal (keep in a file)"),
+    _str("store_policy", "refuse", "a row somebody waits for while its database is down: refuse (answer 500) or journal (keep in a file)"),
     # identity and addresses
     _int("server_id", 0, "this server's number in a farm"),
     Setting("listen", "list", "", "[proto:]address[:port], repeatable; none: all interfaces"),

@@ -6,9 +6,10 @@ are repeated bring the number of their batch along: an *insert* into ``store_pro
 the database that recognises a repetition, whoever repeats it (a client, the journal, a connection that broke in a commit).
 
 While the database is away, who waits is told so (policy ``refuse``) or told "done" (``journal``); every other row goes into
-the journal. Nothing is acknowledged that is neither committed nor there.
+the journal, at once, while one transaction at a time tries whether it is back. Nothing is acknowledged that is neither
+committed nor in the journal.
 
-Runs in: store, one ``round`` of a lane at a time; may park. Locks: none.
+Runs in: store; ``round`` may park. Locks: none.
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ class Pending:
             if request is not None and index not in self.answer and index not in self.stored
         ]
 
+    def waits_only(self) -> bool:
+        """True when somebody waits for each of its requests."""
+        return all(request is None or request[0] for request in self.requests)
+
     def operations(self) -> list[Operation]:
         """What is to be done for the open requests."""
         found: list[Operation] = []
@@ -140,6 +145,7 @@ class Lane:
         self._queue: list[Pending] = []
         self._committing: list[Pending] = []
         self._senders: dict[int, Sender] = {}
+        self._reason = ""  # why it is down
         self._keyless_until = 0.0  # monotonic; the database has no store_progress
         self._leftovers_at = 0.0  # monotonic; when to look for the numbers of senders that are gone
 
@@ -181,13 +187,22 @@ class Lane:
 
     # -- one step
 
+    @property
+    def is_ready(self) -> bool:
+        """True when a round would not only find another one at work: while the database is away nothing waits for it."""
+        return self.down or not self.busy
+
     def round(self) -> None:
         """Commit a part of the journal and everything received so far, and answer it. May park when the database does."""
-        if self.busy:
+        if not self.is_ready:
             return
-        self.busy = True
         self.urgent = False
         batches, self._queue = self._queue, []
+        if self.down:
+            batches = self._settle_at_once(batches)
+        if self.busy or not (batches or len(self.backlog)):
+            return
+        self.busy = True
         self._committing = batches
         try:
             self._commit(batches)
@@ -211,13 +226,22 @@ class Lane:
                 self._store(batches)
         except DatabaseDownError as exc:
             self._went_down(exc)
-            if self._policy == REFUSE:
-                self._refuse_who_waits(batches, f"{UNKNOWN}{exc}" if exc.unknown else str(exc))
+            self._refuse_who_waits(batches, f"{UNKNOWN}{exc}" if exc.unknown else str(exc))
             self._keep(batches)
         else:
             self._came_up()
-        for batch in batches:
-            self._finish(batch)
+        self._finish(batches)
+
+    def _settle_at_once(self, batches: list[Pending]) -> list[Pending]:
+        """While the database is away: keep, or refuse, all but what shall try whether it is back."""
+        trying: list[Pending] = []
+        if self._policy == REFUSE and not self.busy:
+            trying = [batch for batch in batches if batch.waits_only()]
+        others = [batch for batch in batches if batch not in trying]
+        self._refuse_who_waits(others, self._reason)
+        self._keep(others)
+        self._finish(others)
+        return trying
 
     def take_back(self) -> None:
         """Queue again what an abandoned ``round`` was busy with (the process is ending while it waited)."""
@@ -233,14 +257,15 @@ class Lane:
             if sender is not None and sender.incarnation == batch.incarnation:
                 sender.pending.discard(batch.number)
 
-    def _finish(self, batch: Pending) -> None:
-        sender = self._senders.get(batch.slot)
-        if sender is not None and sender.incarnation == batch.incarnation:
-            sender.pending.discard(batch.number)
-            sender.answers[batch.number] = batch.answer
-            if len(sender.answers) > REMEMBERED:
-                del sender.answers[next(iter(sender.answers))]
-        self._answer(batch.slot, batch.incarnation, batch.number, batch.answer)
+    def _finish(self, batches: list[Pending]) -> None:
+        for batch in batches:
+            sender = self._senders.get(batch.slot)
+            if sender is not None and sender.incarnation == batch.incarnation:
+                sender.pending.discard(batch.number)
+                sender.answers[batch.number] = batch.answer
+                if len(sender.answers) > REMEMBERED:
+                    del sender.answers[next(iter(sender.answers))]
+            self._answer(batch.slot, batch.incarnation, batch.number, batch.answer)
 
     # -- committing
 
@@ -384,6 +409,8 @@ class Lane:
         self.backlog.done(len(records))
 
     def _refuse_who_waits(self, batches: list[Pending], text: str) -> None:
+        if self._policy != REFUSE:
+            return
         for batch in batches:
             if batch.done:
                 continue
@@ -411,6 +438,7 @@ class Lane:
                     batch.answer[index] = str(exc)
 
     def _went_down(self, exc: DatabaseDownError) -> None:
+        self._reason = str(exc)
         if not self.down:
             self.down = True
             log.error("database %s cannot be written (store_policy %s): %s", self._name(), self._policy, exc)

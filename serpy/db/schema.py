@@ -1,8 +1,8 @@
 """The SER 2.x tables, described once and rendered for every driver; create, check and upgrade them.
 
 Lengths in the reference are advice: text columns have no limit here (but those of keys in MySQL), writers cut what they
-want cut. ``location`` has no index on ``expires`` on purpose: PostgreSQL then updates a refreshed binding in place (HOT),
-and the purge reads the whole table once a minute. ``src_ip`` holds text.
+want cut. ``location`` has no index on ``expires`` on purpose: PostgreSQL then updates a refreshed binding in place (HOT);
+who looks for old rows walks the key (``usrloc/purge.py``). ``src_ip`` holds text.
 
 Runs in: serpyctl and the store; the table descriptions everywhere. Locks: none.
 """

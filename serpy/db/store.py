@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX: Final = "store-"
 _SUFFIX: Final = ".journal"
-_OLD: Final = "store.journal"  # of all databases together, until version 2.0
+_OLD: Final = "store.journal"  # of all databases together, as an older version made it
 
 
 class Answers:

@@ -1,8 +1,9 @@
 """SQLite driver: ``sqlite:///relative/path`` (from where the server was started) or ``sqlite:////absolute/path``.
 
 Write-ahead log, so readers and the one writer never wait for each other; ``synchronous=FULL``, so that what
-``write`` returned from is there after a power cut. Reads are a few microseconds from the page cache and do not park.
-A handle is opened after the fork and belongs to its process. The file is made by ``serpyctl db create`` only.
+``write`` returned from is there after a power cut. Reads are a few microseconds from the page cache and do not park; who
+waits for another writer does. A handle is opened after the fork and belongs to its process. The file is made by
+``serpyctl db create`` only; when it is removed or replaced under us the database counts as down until it is there again.
 Knows nothing of SIP, so that serpyctl can use it too.
 
 Runs in: every process. Locks: SQLite's own file locks, waited for ``db_timeout``.
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from serpy.db.interface import Operation, Row, Value, parse_url
 from serpy.db.sql import Dialect, row_of, storable
-from serpy.errors import BackendError, DatabaseDownError
+from serpy.errors import BackendError, DatabaseDownError, ResourceError
 from serpy.script.exports import Exports, Param
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ SQLITE: Final = Dialect("sqlite", "?", "cast(strftime('%s', {}) as integer)")
 
 _DOWN: Final = ("locked", "busy", "unable to open", "disk", "full", "i/o", "readonly", "read-only")
 """Words in SQLite's messages that mean: the same statement may succeed later."""
+_BUSY: Final = ("locked", "busy")  # another writer has it
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.05
+LOOK_S: Final = 1.0  # how often a reader looks whether the file is still the same; a writer does after each commit
 
 
 class SqliteDatabase:
@@ -35,32 +40,61 @@ class SqliteDatabase:
 
     def __init__(self, path: str, *, read_only: bool, create: bool, timeout_s: float) -> None:
         self.dialect = "sqlite"
-        self.loop: Loop | None = None  # unused: nothing here waits for long
+        self.loop: Loop | None = None  # set in a child: who waits for another writer parks
         self.path = path
+        self._read_only = read_only
+        self._timeout_s = timeout_s
+        self._file = (0, 0)  # device and inode of what is open
+        self._look_at = 0.0
         if create:
             _make_file(path)
-        elif not os.path.exists(path):  # noqa: PTH110 - one stat, no Path object needed
-            raise BackendError(f"there is no database {path}: run 'serpyctl db create' first")
+        self._connection: sqlite3.Connection | None = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        """A connection to the file that is there now."""
+        self._file = _identity(self.path)
+        if self._file == (0, 0):
+            raise DatabaseDownError(f"there is no database {self.path}: run 'serpyctl db create' first")
         try:
-            self._connection = sqlite3.connect(
-                f"file:{_escaped(path)}?mode=rw",
+            connection = sqlite3.connect(
+                f"file:{_escaped(self.path)}?mode=rw",
                 uri=True,
-                timeout=timeout_s,
+                timeout=self._timeout_s,
                 isolation_level=None,
                 cached_statements=200,
             )
-            self._prepare(read_only)
+            self._prepare(connection)
         except sqlite3.Error as exc:
-            raise _backend_error(exc, path) from None
+            raise _backend_error(exc, self.path) from None
+        return connection
 
-    def _prepare(self, read_only: bool) -> None:
-        connection = self._connection
-        if read_only:
+    def _link(self) -> sqlite3.Connection:
+        """The connection, to another file when that has been put in the place of ours."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            if self._is_gone():
+                self._drop()
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _is_gone(self) -> bool:
+        return _identity(self.path) != self._file
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        if self._read_only:
             # Opened for writing all the same: only such a handle may recover the log of a killed writer.
             connection.execute("pragma query_only = on")
         else:
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = full")
+            connection.execute("pragma busy_timeout = 0")  # SQLite would hold up the process: we wait, in _patiently
         connection.execute("pragma cache_size = -16000")
         connection.execute("pragma mmap_size = 268435456")
         connection.create_function("utc_timestamp", 0, _utc_timestamp)
@@ -87,11 +121,33 @@ class SqliteDatabase:
 
     def _rows(self, text: str, parameters: list[Value]) -> list[Row]:
         try:
-            return cast("list[Row]", self._connection.execute(text, parameters).fetchall())
+            return self._patiently(text, parameters)
         except UnicodeEncodeError:
             return self._rows(text, [storable(value) for value in parameters])
         except (sqlite3.Error, OverflowError, ValueError) as exc:
             raise _backend_error(exc, self.path) from None
+
+    def _patiently(self, text: str, parameters: list[Value]) -> list[Row]:
+        """Run the statement, again and again while another writer has the file, until the deadline."""
+        deadline = time.monotonic() + self._timeout_s
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                return cast("list[Row]", self._link().execute(text, parameters).fetchall())
+            except sqlite3.OperationalError as exc:
+                if self._read_only or not _is_busy(exc) or time.monotonic() >= deadline:
+                    raise
+            self._sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _sleep(self, seconds: float) -> None:
+        if self.loop is None:
+            time.sleep(seconds)
+            return
+        try:
+            self.loop.sleep(seconds)
+        except ResourceError as exc:
+            raise DatabaseDownError(f"{self.path}: locked, and {exc}") from None
 
     def write(self, operations: Sequence[Operation]) -> None:
         """Apply all of them in one transaction, in order."""
@@ -104,6 +160,12 @@ class SqliteDatabase:
             self.write_batches_escaped(batches)
         except (sqlite3.Error, OverflowError, ValueError) as exc:
             raise _backend_error(exc, self.path) from None
+        if self._is_gone():
+            self._drop()
+            raise DatabaseDownError(
+                f"{self.path} was removed or replaced under the running server; put it back, or run 'serpyctl db create'",
+                unknown=True,
+            )
 
     def write_batches_escaped(self, batches: list[tuple[str, list[list[Value]]]]) -> None:
         """The same again with every text made storable: some peer's bytes were not UTF-8."""
@@ -114,8 +176,9 @@ class SqliteDatabase:
             raise _backend_error(exc, self.path) from None
 
     def _transaction(self, batches: list[tuple[str, list[list[Value]]]]) -> None:
-        connection = self._connection
-        connection.execute("begin immediate")
+        self._patiently("begin immediate", [])
+        connection = self._connection  # nothing waits from here on
+        assert connection is not None
         try:
             for text, rows in batches:
                 if len(rows) == 1:
@@ -129,7 +192,7 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._drop()
 
 
 def batches_of(operations: Sequence[Operation]) -> list[tuple[str, list[list[Value]]]]:
@@ -166,6 +229,20 @@ def _make_file(path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as exc:
         raise BackendError(f"cannot make {path}: {exc.strerror}") from None
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Device and inode of *path*, (0, 0) when there is nothing."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - text in, no Path object needed
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _is_busy(exc: sqlite3.OperationalError) -> bool:
+    text = str(exc)
+    return any(word in text for word in _BUSY)
 
 
 def _escaped(path: str) -> str:

@@ -85,7 +85,7 @@ class StoreWorker(Worker):
 
     def _on_write(self, payload: bytes, from_slot: int) -> None:
         lane = self.store.receive(payload, from_slot)
-        if lane is not None and not lane.busy:  # whoever is busy looks again
+        if lane is not None and lane.is_ready:  # whoever is busy looks again
             self._arrange(lane, GATHER_S if lane.urgent else GATHER_UNWATCHED_S)
 
     def _arrange(self, lane: Lane, after_s: float) -> None:
@@ -107,7 +107,7 @@ class StoreWorker(Worker):
 
     def _round(self, lane: Lane) -> None:
         """One round; the next one is arranged when there is more, so that others come in between."""
-        if lane.busy:
+        if not lane.is_ready:
             return
         try:
             self.store.round(lane)

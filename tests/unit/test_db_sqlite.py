@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from serpy.db import schema
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, DatabaseDownError, UsageError
 from serpy.modules.db_sqlite import SqliteModule, exports
+from serpy.net.loop import Loop
 
 
 @pytest.fixture
@@ -208,3 +211,74 @@ def test_newer_schema_is_left_alone(database):
     assert "newer serpy" in schema.check(database)[0]
     with pytest.raises(BackendError, match="newer serpy"):
         schema.upgrade(database)
+
+
+# -- the file under a running server
+
+
+def test_rows_for_a_file_that_was_removed_are_not_taken_for_stored(database, url, tmp_path):
+    database.write([("upsert", "location", binding())])
+    kept = tmp_path / "kept.db"
+    (tmp_path / "serpy.db").rename(kept)
+    for _ in range(2):
+        with pytest.raises(DatabaseDownError, match=r"removed|no database") as caught:
+            database.write([("upsert", "location", binding("bob"))])
+        assert "serpyctl db create" in str(caught.value)
+    kept.rename(tmp_path / "serpy.db")
+    database.write([("upsert", "location", binding("carol"))])
+    other = SqliteModule().open(url, read_only=True)
+    assert ("carol",) in other.select("location", ("uid",), {})
+    other.close()
+
+
+def test_a_file_put_in_the_place_of_ours_is_written_from_then_on(database, url, tmp_path):
+    database.write([("upsert", "location", binding())])
+    made = SqliteModule().open(f"sqlite:///{tmp_path}/new.db", read_only=False, create=True)
+    schema.create(made)
+    made.close()
+    for name in ("serpy.db-wal", "serpy.db-shm"):
+        (tmp_path / name).unlink()
+    (tmp_path / "new.db").rename(tmp_path / "serpy.db")
+    with pytest.raises(DatabaseDownError) as caught:
+        database.write([("upsert", "location", binding("bob"))])
+    assert caught.value.unknown
+    database.write([("upsert", "location", binding("bob"))])
+    other = SqliteModule().open(url, read_only=True)
+    assert other.select("location", ("uid",), {}) == [("bob",)]
+    other.close()
+
+
+def test_a_reader_notices_that_its_file_was_removed(database, url, tmp_path, monkeypatch):
+    reader = SqliteModule().open(url, read_only=True)
+    assert reader.select("location", ("uid",), {}) == []
+    (tmp_path / "serpy.db").unlink()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2)
+    with pytest.raises(DatabaseDownError):
+        reader.select("location", ("uid",), {})
+    reader.close()
+
+
+def test_who_waits_for_another_writer_holds_up_nobody_else(database, url):
+    """A backup, or a long transaction of serpyctl, has the file: the loop goes on."""
+    loop = Loop()
+    database.loop = loop
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("begin immediate")
+    seen = []
+
+    def write():
+        database.write([("upsert", "location", binding())])
+        seen.append("stored")
+        loop.stop()
+
+    def meanwhile():
+        seen.append("meanwhile")
+        other.execute("rollback")
+
+    loop.spawn(write)
+    loop.spawn(meanwhile)
+    loop.run()
+    assert seen == ["meanwhile", "stored"]
+    assert database.select("location", ("uid",), {}) == [("alice",)]
+    other.close()

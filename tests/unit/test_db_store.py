@@ -498,6 +498,31 @@ def test_a_database_that_hangs_holds_up_nobody_else(store, database, accounting,
     assert accounting.calls() == ["a", "b"]
 
 
+@pytest.mark.parametrize("policy", [REFUSE, JOURNAL])
+def test_while_one_tries_whether_the_database_is_back_nobody_waits_for_it(databases, sink, tmp_path, policy):
+    """A server that was stopped takes connections and says nothing: each try lasts until the deadline."""
+    store = new_store(databases, sink, tmp_path, policy)
+    accounting = databases("accounting")
+    accounting.down = True
+    lane = store.receive(batch(1, [acc("a")], url="accounting", wait=False), 0)
+    store.round(lane)
+
+    def meanwhile():
+        assert lane.busy
+        assert lane.is_ready
+        store.receive(batch(2, [acc("b")], url="accounting", wait=False), 0)
+        store.receive(batch(3, [acc("c")], url="accounting", wait=True), 0)
+        store.round(lane)
+        assert sink.refused() == {1: [], 2: [], 3: [0] if policy == REFUSE else []}
+
+    accounting.down = False
+    accounting.hang = meanwhile
+    retry(store)
+    assert accounting.hang is None
+    assert accounting.calls() == (["a", "b"] if policy == REFUSE else ["a", "b", "c"])
+    assert not lane.down
+
+
 def test_each_database_has_its_journal(store, databases, database, accounting, sink, tmp_path):
     database.down = accounting.down = True
     store.receive(batch(1, [acc("a")], url="accounting", wait=False), 0)

@@ -43,7 +43,8 @@ class FakeDatabase:
     def select_page(self, table, columns, key, after, limit):
         if self.down:
             raise BackendError("down")
-        return [self.row(v) for k, v in sorted(self.rows.items()) if not after or k > tuple(after)][:limit]
+        behind = [values for key, values in sorted(self.rows.items()) if not after or key > tuple(after)][:limit]
+        return [tuple(values[column] for column in columns) for values in behind]
 
 
 class FakeStore:
@@ -470,6 +471,78 @@ def test_expiry_never_deletes_a_row_that_was_refreshed_meanwhile():
     made.store.before = lambda: put(made, binding(expires_at=NOW + 900))
     expire_all(made, NOW + 6.0)
     assert made.database.rows["alice", "sip:a@h"]["expires"] == NOW + 900
+
+
+def old_rows(made, hours=2):
+    """Rows that expired *hours* ago, one that has just expired, one that never does, one that lives."""
+    for number in range(5):
+        made.database.add(binding(uid=f"old{number}", expires_at=NOW - hours * 3600, server_id=number % 2))
+    made.database.add(binding(uid="just", expires_at=NOW - 5))
+    made.database.add(binding(uid="ever", expires_at=0, flags=Binding.PERMANENT))
+    made.database.rows["ever", "sip:a@h"]["expires"] = 0  # as another program writes it
+    made.database.add(binding())
+
+
+LASTING = [("alice", "sip:a@h"), ("ever", "sip:a@h"), ("just", "sip:a@h")]
+
+
+def test_rows_that_expired_while_the_server_was_down_leave_the_database():
+    made = start(role="timer", server_id=1)
+    old_rows(made)
+    made.module.on_tick(1.0, NOW)
+    assert sorted(made.database.rows) == LASTING
+    assert made.server.counters.snapshot()["usrloc.purged"] == 5
+    assert all(wait for operations, wait, _ in made.store.calls)
+
+
+def test_old_rows_are_looked_for_a_page_at_a_time():
+    made = start(role="timer")
+    for number in range(2500):
+        made.database.add(binding(uid=f"old{number:04}", expires_at=NOW - 7200))
+    left = []
+    for tick in range(3):
+        made.module.on_tick(1.0 + tick, NOW)
+        left.append(len(made.database.rows))
+    assert left == [1500, 500, 0]
+
+
+@pytest.mark.parametrize("params", [{"db_mode": 3}, {"db_skip_delete": 1}])
+def test_old_rows_stay_where_rows_are_not_to_be_deleted(params):
+    made = start(role="timer", **params)
+    old_rows(made)
+    made.module.on_tick(1.0, NOW)
+    assert len(made.database.rows) == 8
+
+
+def test_an_old_row_that_is_refreshed_while_it_is_looked_at_stays():
+    made = start(role="timer")
+    made.database.add(binding(expires_at=NOW - 7200))
+    made.store.before = lambda: made.database.add(binding(expires_at=NOW + 60))  # by another server of the farm
+    made.module.on_tick(1.0, NOW)
+    assert made.database.rows["alice", "sip:a@h"]["expires"] == NOW + 60
+
+
+@pytest.mark.parametrize("error", [BackendError("down"), ResourceError("too many wait")])
+def test_old_rows_are_looked_at_again_when_that_was_refused(error):
+    made = start(role="timer")
+    old_rows(made)
+    made.store.refuse(error)
+    made.module.on_tick(1.0, NOW)
+    assert len(made.database.rows) == 8
+    made.module.on_tick(2.0, NOW)
+    assert len(made.database.rows) == 8
+    made.module.on_tick(62.0, NOW)
+    assert sorted(made.database.rows) == LASTING
+
+
+def test_a_server_that_runs_for_long_looks_for_old_rows_again():
+    made = start(role="timer")
+    made.module.on_tick(1.0, NOW)
+    old_rows(made)  # of a server that has left the farm
+    made.module.on_tick(2.0, NOW)
+    assert len(made.database.rows) == 8
+    made.module.on_tick(2.0 + 6 * 3600, NOW)
+    assert sorted(made.database.rows) == LASTING
 
 
 def test_a_permanent_binding_is_stored_with_a_far_date_and_never_expires():

@@ -15,6 +15,7 @@ from serpy.api import LOCATION, STORE, Exports, Param, Rpc
 from serpy.errors import BackendError, ConfigError
 from serpy.modules.usrloc.location import MEMORY, READ_ONLY, Location
 from serpy.modules.usrloc.preload import Preload
+from serpy.modules.usrloc.purge import Purge
 from serpy.modules.usrloc.rpc import LocationRpc
 from serpy.modules.usrloc.storage import COLUMNS
 from serpy.shm.table import LocationTable
@@ -45,8 +46,10 @@ class Usrloc:
         self.rpc = LocationRpc()
         self.location: Location  # set by init; declared only, because a compiled attribute cannot hold None for it
         self.loader: Preload | None = None
+        self.purge: Purge | None = None
         self._server: Server  # set by child_init
         self._expired = 0
+        self._purged = 0
 
     def init(self, server: Server) -> None:
         """Make the table from what the segment has left. Raises ConfigError, ResourceError."""
@@ -63,6 +66,7 @@ class Usrloc:
         for name in self.preload or ["location"]:
             self.location.table_id(name)
         self._expired = server.counters.declare("usrloc.expired", "bindings dropped because they expired")
+        self._purged = server.counters.declare("usrloc.purged", "rows removed that expired while nobody looked")
         server.hooks.on_tick.append(self.on_tick)
         server.provide(LOCATION, self.location)
 
@@ -72,15 +76,23 @@ class Usrloc:
         self.location.store = server.find(STORE)
         if server.role == "timer" and self.db_mode != MEMORY:
             self.loader = Preload(self.location, server, self.db_url)
+            if not self._keeps_rows() and self.location.store is not None:
+                self.purge = Purge(self.location, server, self.db_url, self._purged)
 
     def on_tick(self, now: float, wall_now: float) -> None:
-        """Once a second in the timer process: load some more, expire a part of the buckets."""
-        if self.loader is not None:
-            self.loader.tick(now, _PRELOAD_BUDGET_S)
+        """Once a second in the timer process: load some more, expire a part of the buckets, look at old rows."""
+        self._expire(wall_now)
+        if (self.loader is None or self.loader.tick(now, _PRELOAD_BUDGET_S)) and self.purge is not None:
+            self.purge.tick(now, wall_now)
+
+    def _keeps_rows(self) -> bool:
+        """True when expired rows stay in the database."""
+        return bool(self.db_skip_delete) or self.db_mode == READ_ONLY
+
+    def _expire(self, wall_now: float) -> None:
         buckets = self.location.table.buckets // max(1, self.timer_interval) + 1
-        keep_rows = bool(self.db_skip_delete) or self.db_mode == READ_ONLY
         try:
-            dropped = self.location.expire(wall_now, buckets, keep_rows)
+            dropped = self.location.expire(wall_now, buckets, self._keeps_rows())
         except BackendError as exc:
             log.warning("expired rows stay in the database: %s", exc)
             return

@@ -62,7 +62,7 @@ class Preload:
                 return True
             try:
                 self._page()
-            except BackendError as exc:
+            except (BackendError, ResourceError) as exc:
                 log.warning("loading %s stops at row %d, next try in %d s: %s", self._name, self._rows, RETRY_S, exc)
                 self._retry_at = now + RETRY_S
                 return False
