@@ -50,6 +50,9 @@ class SerFormatter(logging.Formatter):
         text = f"{_slot:2d}({os.getpid()}) {level}: {name} [{record.filename}:{record.lineno}]: {record.getMessage()}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
+        own_lines = getattr(record, "own_lines", "")
+        if own_lines:
+            text += f"\n{own_lines}"
         return text
 
 
