@@ -164,7 +164,8 @@ class Master:
 
     def _boot_failed(self, text: str) -> None:
         self.boot_error = self.boot_error or text
-        log.error("%s", self.boot_error)
+        headline, _, more = self.boot_error.partition("\n")
+        log.error("%s", headline, extra={"own_lines": more})
         self._stop(EXIT_BOOT)
 
     def _greet(self) -> None:
