@@ -62,6 +62,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("debug", 0, "log threshold: -1 errors, 0 warnings, 1 notices, 2 lifecycle, 3 per message", -5, 9),
     _str("log_facility", "LOG_DAEMON", "syslog facility"),
     _bool("log_stderror", 0, "log to standard error instead of syslog"),
+    _str("log_socket", "/dev/log", "syslog socket, datagram or stream"),
     _str("log_name", "", "syslog name; empty: the program's"),
     _bool("fork", 1, "no: one receiver, in the foreground"),
     _int("children", 8, "receiver processes", 1, 256),
@@ -183,6 +184,7 @@ class Settings:
     debug: int
     log_facility: str
     log_stderror: int
+    log_socket: str
     log_name: str
     fork: int
     children: int

@@ -153,8 +153,12 @@ def _start(server: Server, options: argparse.Namespace) -> int:
     if settings.workdir or background:
         os.chdir(settings.workdir or "/")
     serpy_log.set_up(
-        debug, stderr=bool(settings.log_stderror), facility=settings.log_facility, name=settings.log_name or "serpy"
-    )
+        debug, stderr=bool(settings.log_stderror), facility=settings.log_facility, name=settings.log_name or "serpy",
+        socket_path=settings.log_socket,
+    )  # fmt: skip
+    serpy_log.guard_stderr()
+    lost = server.counters.declare("core.log_lost", "log records that could not be written")
+    serpy_log.count_losses(lambda: server.counters.add(lost))
     pid_files = [name for name in (options.pid_file, options.group_file) if name]
     for name in pid_files:
         Path(name).write_text(f"{os.getpid() if name == options.pid_file else os.getpgrp()}\n", encoding="ascii")

@@ -56,10 +56,10 @@ class Boot:
         self.master_pid: Final = master_pid
 
     def say(self, kind: str, slot: int, text: str = "") -> None:
-        """One line to the master: kind "R" ready, "E" could not boot."""
-        line = f"{kind}{slot} {text[:2000]}".replace("\n", "\r")
+        """One line to the master: kind "R" ready, "E" could not boot. Lost when the master does not read: see the page."""
+        line = f"{kind}{slot} {text}".replace("\n", "\r").encode("utf-8", "replace")[:2000]
         with contextlib.suppress(OSError):
-            os.write(self.report_fd, line.encode("utf-8", "replace") + b"\n")
+            os.write(self.report_fd, line + b"\n")
 
 
 class Worker:
