@@ -64,9 +64,10 @@ class Ticket:
 
 
 class Loop:
-    """Readers, timers and parked handlers of one process. Instants are ``time.monotonic()`` seconds."""
+    """Readers, timers and parked handlers of one process. Instants are those of *clock*, in seconds."""
 
-    def __init__(self, max_parked: int = 1000) -> None:
+    def __init__(self, max_parked: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock: Final = clock
         self.max_parked = max_parked
         self.parked = 0
         self.most_parked = 0
@@ -93,7 +94,7 @@ class Loop:
         self._home: greenlet | None = None
         self._switches = 0
         self._stopping = False
-        self._now = time.monotonic()
+        self._now = self._clock()
         self._wall_offset = time.time() - self._now
 
     # ------------------------------------------------------------------------------------------------- clocks
@@ -108,7 +109,7 @@ class Loop:
 
     def read_clocks(self) -> None:
         """Read both clocks now: at the start of a process, and once a second by its heartbeat."""
-        self._now = time.monotonic()
+        self._now = self._clock()
         self._wall_offset = time.time() - self._now
 
     # ------------------------------------------------------------------------------------- readers and timers
@@ -194,7 +195,7 @@ class Loop:
         if not self.can_park():
             time.sleep(seconds)
             return
-        self._park(Ticket(0), time.monotonic() + seconds)
+        self._park(Ticket(0), self._clock() + seconds)
 
     def can_park(self) -> bool:
         """True on a greenlet of the running loop; elsewhere the fd waits block the whole process."""
@@ -204,7 +205,7 @@ class Loop:
         if not self.can_park():  # while a process starts there is nobody to hold up
             poller = select.poll()
             poller.register(fd, mask)
-            return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000.0))
+            return bool(poller.poll(max(0.0, deadline - self._clock()) * 1000.0))
         if fd in self._waits:
             raise UsageError(f"two handlers wait for fd {fd}")
         ticket = Ticket(0)
@@ -254,7 +255,7 @@ class Loop:
             # hundred handlers parked by each other would reach the recursion limit.
             assert self._home is not None
             self._home.switch()
-        self._now = time.monotonic()  # the last poll may be older than the one that woke us
+        self._now = self._clock()  # the last poll may be older than the one that woke us
         self.parked -= 1
         self.current = current
         ticket._greenlet = None
@@ -299,7 +300,7 @@ class Loop:
                 time.sleep(self.pause_s)
             self.backlog = False
             events = poll(self._poll_timeout(), MAX_EVENTS)
-            now = self._now = time.monotonic()
+            now = self._now = self._clock()
             if now >= self._window_end:
                 self._close_window(now)
             switches = self._switches
@@ -320,7 +321,7 @@ class Loop:
             if self._next_at is not None and self._next_at() <= self._now:
                 assert self._on_timer is not None
                 self.current = self._on_timer
-                self._now = time.monotonic()
+                self._now = self._clock()
                 self._on_timer(self._now)
 
     def _close_window(self, now: float) -> None:
@@ -359,7 +360,7 @@ class Loop:
                 return
             callback = self._soon.popleft()
             self.current = callback
-            self._now = time.monotonic()
+            self._now = self._clock()
             callback()
 
     def _run_timers(self, now: float) -> None:
@@ -380,7 +381,7 @@ class Loop:
                     self._ready.append(ticket)
             elif timer._callback is not None:
                 self.current = timer._callback
-                self._now = time.monotonic()
+                self._now = self._clock()
                 timer._callback()
 
     def _push(self, timer: Timer) -> None:
