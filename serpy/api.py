@@ -46,7 +46,7 @@ __all__ = [
     "FALSE", "STOP", "TRUE", "Arg", "Avp", "AvpName", "Avps", "BackendError", "Binding", "ConfigError", "Context",
     "CredentialsService", "DomainService", "Exports", "Flow", "Function", "LimitExceededError", "Listener",
     "LocationService", "Outcome", "Outgoing", "Param", "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc",
-    "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target", "TransactionService",
+    "ScriptError", "Select", "SerpyError", "Server", "StoreService", "Target",
     "TransportError", "UnsupportedError", "UsageError",
 ]  # fmt: skip
 
@@ -88,13 +88,6 @@ class StoreService(Protocol):
         """*operations* are (kind, table, values): kind "upsert", "delete" (values are the key columns) or
         "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline.
         """
-
-
-class TransactionService(Protocol):
-    """Stateful replies and relaying for other modules (provided by ``tm``)."""
-
-    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
-        """Answer through the request's transaction; False when it has none."""
 
 
 class ReplyService(Protocol):

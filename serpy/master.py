@@ -23,7 +23,7 @@ import setproctitle
 
 from serpy.log import ALERT, NOTICE
 from serpy.shm.counters import BOOTING
-from serpy.workers.base import EXIT_BOOT, Boot, Worker, child_main
+from serpy.workers.base import EXIT_BOOT, Boot, Worker, child_main, guarded
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -105,7 +105,7 @@ class Master:
             self._take_signals()
             self._watch(time.monotonic())
         for hook in self.server.hooks.shutdown:
-            hook()
+            guarded("a shutdown hook", hook)
         log.log(NOTICE, "stopped, exit code %d", self._exit_code)
         return self._exit_code
 

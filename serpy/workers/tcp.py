@@ -114,7 +114,7 @@ class TcpWorker(Worker):
         """Let the peers know."""
         self.hub.close()
 
-    def on_bug(self, current: object) -> None:
+    def on_bug(self, current: object, status: int) -> None:  # noqa: ARG002 - a connection has no answer to give
         """Close the connection that ran into the bug: what waits on it would run into it again."""
         if isinstance(current, Connection):
             current.close("bug")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from serpy.api import (
@@ -26,7 +25,6 @@ from serpy.api import (
     Routes,
     Rpc,
     Server,
-    TransactionService,
 )
 from serpy.context.avps import parse_avp_name
 from serpy.context.context import FAILURE, ONREPLY
@@ -42,7 +40,6 @@ from serpy.transaction.response_context import statuses
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies, redirect_contacts
-from serpy.transaction.statistics import ALL
 from serpy.transaction.user import TransactionUser
 
 NAME: Final = "tm"
@@ -121,10 +118,6 @@ class Tm:
             self._fr_inv_avp = parse_avp_name(self.fr_inv_timer_avp)
         server.provide(TransactionSettings, settings)
         server.provide(TransactionUser, self.routes)
-        server.provide(TransactionService, self)  # type: ignore[type-abstract]  # a Protocol class is the key
-        if server.counters is not None:
-            for name, text in ALL:
-                server.counters.declare(name, text)
 
     @property
     def layer(self) -> TransactionLayer:
@@ -144,15 +137,6 @@ class Tm:
             self.layer  # noqa: B018 - binds both
         assert self._forwarder is not None
         return self._forwarder
-
-    # --- TransactionService
-
-    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
-        """See ``serpy.api.TransactionService``."""
-        server = ctx.transaction
-        if not isinstance(server, ServerTransaction):
-            return False
-        return self.layer.reply(server, status, reason, ctx.now, headers, body)
 
     # --- relaying
 
