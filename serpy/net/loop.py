@@ -76,7 +76,6 @@ class Loop:
         self.coalesce_s = 0.0  # the longest that arrivals may wait to be gathered; 0 = never
         self.arrivals = 0  # counted up by whoever reads messages
         self.backlog = False  # set by a reader that has left messages waiting: then there is nothing to wait for
-        self._window_end = 0.0
         self.pause_s = 0.0  # what the arrivals of the last window have decided
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
@@ -96,6 +95,7 @@ class Loop:
         self._stopping = False
         self._now = self._clock()
         self._wall_offset = time.time() - self._now
+        self._window_end = self._now + COALESCE_WINDOW_S
 
     # ------------------------------------------------------------------------------------------------- clocks
 
@@ -296,7 +296,18 @@ class Loop:
                     waiting.switch()
                     if self._stopping:
                         return
-            if self.pause_s > 0.0 and not self._soon and not self.backlog:
+            # What is due comes before the poll: a reader that raises each time it is called must not keep us from it.
+            # The instant of the last poll may be long ago: a callback may have waited, on this very greenlet.
+            if self._soon:
+                self._run_soon()
+            if self._timers and self._timers[0][0] <= self._now:
+                self._run_timers(self._now)
+            if self._next_at is not None and self._next_at() <= self._now:
+                assert self._on_timer is not None
+                self.current = self._on_timer
+                self._now = self._clock()
+                self._on_timer(self._now)
+            if self.pause_s > 0.0 and not self._soon and not self._ready and not self.backlog:
                 time.sleep(self.pause_s)
             self.backlog = False
             events = poll(self._poll_timeout(), MAX_EVENTS)
@@ -313,16 +324,6 @@ class Loop:
                     callback()
                     if switches != self._switches:
                         break
-            if self._soon:
-                self._run_soon()
-            # From here on the instant of the poll may be long ago: a callback may have waited, on this very greenlet.
-            if self._timers and self._timers[0][0] <= self._now:
-                self._run_timers(self._now)
-            if self._next_at is not None and self._next_at() <= self._now:
-                assert self._on_timer is not None
-                self.current = self._on_timer
-                self._now = self._clock()
-                self._on_timer(self._now)
 
     def _close_window(self, now: float) -> None:
         """Decide by what has arrived since the last time whether to let arrivals gather."""

@@ -91,7 +91,7 @@ class Worker:
             "core.exhausted", "handlers that ran out of memory, stack or room"
         )
         self._leaving = False
-        self._started = 0.0
+        self.started = 0.0
         self._stays_until = 0.0
         self._master_pid = 0
         self._store_client: StoreClient | None = None
@@ -154,7 +154,7 @@ class Worker:
             return EXIT_BOOT
         gc.freeze()
         gc.set_threshold(GC_YOUNGEST, 10, 50)
-        self._started = self.loop.now()
+        self.started = self.loop.now()
         self._beat()
         self.server.counters.status.ready()
         boot.say("R", self.slot)
@@ -273,7 +273,7 @@ class Worker:
         count, self.crashes = self.crashes, 0
         if now < self._stays_until:
             return
-        if now - self._started < FRESH_S:
+        if now - self.started < FRESH_S:
             self._stays_until = now + STAY_S
             log.error("%d bugs in %s, which is fresh: another one would be no better", count, self.title)
         elif self.server.counters.may_leave(now, LEAVE_APART_S):
