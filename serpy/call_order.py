@@ -15,6 +15,7 @@ from typing import Final
 
 from serpy.sip.flow import Flow
 from serpy.sip.message import Message
+from serpy.transaction.answers import call_id_of
 from serpy.transaction.timers import Timed
 
 MAX_WAITING: Final = 64  # messages of one Call-ID that may queue behind a parked one; a phone sends a handful
@@ -31,11 +32,17 @@ class Waiting:
 
 
 class CallOrder:
-    """The order of one process. *later* runs a callback from the top of the loop, *go_on* does what has waited."""
+    """The order of one process. *later* runs a callback from the top of the loop, *handle* does a message that has
+    waited, *fire* a timer.
+    """
 
-    def __init__(self, later: Callable[[Callable[[], None]], None], go_on: Callable[[Waiting], None]) -> None:
+    def __init__(
+        self, later: Callable[[Callable[[], None]], None], handle: Callable[[bytes, Message, Flow], None],
+        fire: Callable[[Timed], None],
+    ) -> None:  # fmt: skip
         self._later: Final = later
-        self._go_on: Final = go_on
+        self._handle: Final = handle
+        self._fire: Final = fire
         # Call-ID of the handler that was begun last and has not ended: found set, it has parked meanwhile.
         self._running = ""
         self._parked: Final[dict[str, deque[Waiting]]] = {}
@@ -68,23 +75,35 @@ class CallOrder:
         else:
             del self._parked[call_id]
 
-    def wait(self, call_id: str, waiting: Waiting) -> bool:
-        """Queue *waiting* behind the parked handler of *call_id*. False when too much waits there already.
+    def wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> bool:
+        """Queue a message behind the parked handler of its Call-ID. False when too much waits there already.
 
-        A timer always finds room: a transaction has one. A message that is there already is taken for what it is, a
-        repetition: one copy waits, and when its turn comes it is answered, however long that was.
+        One that is there already is taken for what it is, a repetition: one copy waits, and when its turn comes it is
+        answered, however long that was.
         """
         queue = self._parked[call_id]
-        if waiting.timed is None:
-            for other in queue:
-                if other.data == waiting.data:
-                    self.repeats += 1
-                    return True
-            if len(queue) >= MAX_WAITING:
-                self.overrun += 1
-                return False
-        queue.append(waiting)
+        for other in queue:
+            if other.data == data:
+                self.repeats += 1
+                return True
+        if len(queue) >= MAX_WAITING:
+            self.overrun += 1
+            return False
+        queue.append(Waiting(data, message, flow, None))
         return True
+
+    def run_timers(self, due: deque[Timed]) -> None:
+        """Fire what is due, each in the order of its Call-ID: behind a parked handler it waits, there is always room."""
+        while due:
+            timed = due.popleft()
+            call_id = call_id_of(timed)
+            if not self.begin(call_id):
+                self._parked[call_id].append(Waiting(b"", None, None, timed))
+                continue
+            try:
+                self._fire(timed)
+            finally:
+                self.end(call_id)
 
     def is_idle(self) -> bool:
         """True when no handler is parked or running."""
@@ -93,6 +112,9 @@ class CallOrder:
     def _next(self, call_id: str) -> None:
         waiting = self._parked[call_id].popleft()
         try:
-            self._go_on(waiting)
+            if waiting.timed is not None:
+                self._fire(waiting.timed)
+            elif waiting.message is not None and waiting.flow is not None:
+                self._handle(waiting.data, waiting.message, waiting.flow)
         finally:
             self.end(call_id)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.call_order import CallOrder, Waiting
+from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
 from serpy.errors import ProtocolError, ResourceError
@@ -27,8 +27,8 @@ from serpy.sip.flow import Flow
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Message, Request, Response
 from serpy.sip.parser import is_keepalive, parse_for_reply, parse_message
-from serpy.sip.uri import Uri, parse_uri
-from serpy.transaction.answers import Answers, server_of
+from serpy.transaction.answers import Answers
+from serpy.transaction.checks import check_request, refusal_headers
 from serpy.transaction.client import NO_EDITS
 from serpy.transaction.forward import Forwarder, SendFilter
 from serpy.transaction.layer import TransactionLayer
@@ -83,7 +83,7 @@ class Pipeline:
         self.program = program
         cookie = os.urandom(4).hex()
         now = self.loop.now
-        self.order: Final = CallOrder(self.loop.spawn, self._go_on)
+        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire)
         self.replies: Final = StatelessReplies(SECRET, self.send, now)
         self.forwarder: Final = Forwarder(server.listeners, self.send, cookie)
         self.layer: Final = TransactionLayer(
@@ -180,21 +180,10 @@ class Pipeline:
         return self.layer.next_timer_at()
 
     def on_timer(self, now: float) -> None:
-        """Run the transaction timers that are due, each in the order of its Call-ID. May park."""
-        order = self.order
+        """Run the transaction timers that are due. May park."""
         wheel = self.layer.wheel
         wheel.advance(now)
-        while wheel.due:
-            timed = wheel.due.popleft()
-            server = server_of(timed)
-            call_id = "" if server is None else server.call_id
-            if not order.begin(call_id):
-                order.wait(call_id, Waiting(b"", None, None, timed))
-                continue
-            try:
-                self._fire(timed)
-            finally:
-                order.end(call_id)
+        self.order.run_timers(wheel.due)
 
     def not_sent(self, data: bytes) -> None:
         """*data*, the beginning of a message of ours, could not be sent: fail its transaction if there is one."""
@@ -210,17 +199,13 @@ class Pipeline:
 
     def _wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> None:
         """Have *message* wait behind the parked handler of its Call-ID, if there is room."""
-        queued = self.order.wait(call_id, Waiting(data, message, flow, None))
-        if not queued and flow.connection and isinstance(message, Request):
+        if not self.order.wait(call_id, data, message, flow) and flow.connection and isinstance(message, Request):
             self._refuse(message, flow, 503, "", RETRY_LATER)  # nobody repeats it; a datagram comes again by itself
 
-    def _go_on(self, waiting: Waiting) -> None:
-        """Do what has waited for its turn."""
-        if waiting.timed is not None:
-            self._fire(waiting.timed)
-        elif waiting.message is not None and waiting.flow is not None:
-            self.loop.current = (waiting.data, waiting.flow)
-            self._handle(waiting.message, waiting.flow)
+    def _go_on(self, data: bytes, message: Message, flow: Flow) -> None:
+        """The turn of a message that has waited has come."""
+        self.loop.current = (data, flow)
+        self._handle(message, flow)
 
     def _fire(self, timed: Timed) -> None:
         self.loop.current = timed
@@ -397,19 +382,3 @@ def signature(settings: Settings) -> list[str]:
     if settings.server_header:
         return [settings.server_header]
     return [f"Server: serpy ({__version__})"] if settings.server_signature else []
-
-
-def check_request(request: Request) -> None:
-    """RFC 3261 §16.3 items 1, 2 and 5, which every proxy owes a new request. Raises ProtocolError."""
-    uri: Uri = parse_uri(request.request_uri)
-    if not uri.is_sip and uri.scheme != "tel":
-        raise ProtocolError(f"scheme {uri.scheme!r:.40}", status=416)
-    if request.find("proxy-require") >= 0 and request.method not in {"ACK", "CANCEL"}:
-        raise ProtocolError("Proxy-Require", status=420)
-
-
-def refusal_headers(request: Request, exc: ProtocolError) -> list[str]:
-    """The headers the answer to *exc* must carry (§8.2.2.3)."""
-    if exc.status != 420:
-        return []
-    return [f"Unsupported: {value}" for value in request.get_all("proxy-require")]

@@ -94,3 +94,9 @@ def server_of(timed: Timed) -> ServerTransaction | None:
     if isinstance(timed, ServerTransaction):
         return timed
     return timed.server if isinstance(timed, ClientTransaction) else None
+
+
+def call_id_of(timed: Timed) -> str:
+    """The Call-ID whose order *timed* has to keep."""
+    server = server_of(timed)
+    return "" if server is None else server.call_id

@@ -19,7 +19,7 @@ from serpy.replication.handover import Handover
 from serpy.script.exports import FALSE, TRUE
 from serpy.script.runtime import HOOKS
 from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing
-from serpy.transaction.answers import server_of
+from serpy.transaction.answers import call_id_of
 from serpy.transaction.timers import Timed
 from serpy.workers.base import Worker
 
@@ -77,8 +77,7 @@ class UdpWorker(Worker):
 
     def describe(self, current: object) -> object:
         """A timer by the Call-ID it belongs to."""
-        server = server_of(current) if isinstance(current, Timed) else None
-        return current if server is None else f"a timer of Call-ID {server.call_id}"
+        return f"a timer of Call-ID {call_id_of(current)}" if isinstance(current, Timed) else current
 
     def _handed_over(self, payload: bytes, _from_slot: int) -> None:
         data, index, host, port, connection = decode_message(payload)
