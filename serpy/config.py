@@ -78,7 +78,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("open_files_limit", -1, "limit of open files, -1 leaves it", -1),
     _int("exit_timeout", 60, "seconds after which a stuck stop is forced; 0 never", 0, HUGE, "ser_kill_timeout"),
     _int("heartbeat_timeout", 10, "seconds of silence after which a process is replaced; 0 never", 0, 3600),
-    _int("crash_limit", 50, "bugs a process survives before it is replaced; 0 = any number", 0),
+    _int("crash_limit", 50, "bugs after which a process makes room for a fresh one, if that may help; 0 = any number", 0),
     _int("max_parked", 1000, "messages per receiver that may wait for a database or DNS at once", 1, 100_000),
     _int("coalesce_ms", 4, "milliseconds a busy receiver lets datagrams gather, which saves CPU; 0 never", 0, 50),
     _str("store_policy", "refuse", "while the database is down: refuse (answer 500) or journal (keep in a file)"),

@@ -65,11 +65,12 @@ class OnSend(SendFilter):
         kind, state = ctx.kind, ctx.state
         ctx.kind, ctx.state = ONSEND, RUNNING
         ctx.out_flow, ctx.out_data = flow, data
-        self._program.run_onsend(ctx)
-        dropped = ctx.state == DROPPED
-        ctx.kind, ctx.state = kind, state
-        ctx.out_flow, ctx.out_data = None, b""
-        return not dropped
+        try:
+            self._program.run_onsend(ctx)
+            return ctx.state != DROPPED
+        finally:
+            ctx.kind, ctx.state = kind, state
+            ctx.out_flow, ctx.out_data = None, b""
 
 
 class Pipeline:

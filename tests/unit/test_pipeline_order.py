@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.receiver import CALLER, Bench, names, request, response
 
+from serpy.context.context import REQUEST
 from serpy.errors import ProtocolError, ResourceError
 from serpy.sip.flow import Flow, Listener
 
@@ -328,3 +329,11 @@ def test_a_bug_in_one_hook_after_the_script_takes_nothing_from_the_next():
     bench.receive(request("OPTIONS"))
     assert after == [1, 3]
     assert len(bench.bugs) == 1
+
+
+def test_a_bug_in_the_onsend_route_leaves_the_rest_of_the_script_as_it_was():
+    kinds = []
+    bench = Guarded(main=lambda b, ctx: b.tm.t_relay(ctx), onsend=lambda _bench, _ctx: bug())
+    bench.server.hooks.post_script.append(lambda ctx: kinds.append((ctx.kind, ctx.out_flow)))
+    assert [item.what for item in bench.receive(request())] == ["100", "500"]
+    assert kinds == [(REQUEST, None)]
