@@ -69,6 +69,7 @@ HOT = [
     "serpy/db/sweep.py",
     "serpy/db/writer.py",
     "serpy/api.py",
+    "serpy/call_order.py",
     "serpy/pipeline.py",
     "serpy/modules/acc_db/*.py",
     "serpy/rtp/bencode.py",

@@ -46,19 +46,19 @@ if TYPE_CHECKING:
     from serpy.shm.counters import Counters
     from serpy.shm.segment import Segment
     from serpy.sip.message import Response
+    from serpy.transaction.answers import Answers
     from serpy.transaction.forward import Forwarder
     from serpy.transaction.layer import TransactionLayer
     from serpy.transaction.settings import TransactionSettings
-    from serpy.transaction.stateless import StatelessReplies
     from serpy.transaction.user import TransactionUser
 
 __all__ = [
-    "CALL_ID_MAX", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STATELESS_REPLIES", "STOP", "STORE",
-    "TRANSACTIONS", "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
+    "ANSWERS", "CALL_ID_MAX", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
+    "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
     "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
     "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc", "ScriptError", "Select",
-    "SerpyError", "Server", "Service", "StoreService", "Target", "TransactionService", "TransportError",
+    "SerpyError", "Server", "Service", "StoreService", "Target", "TransportError",
     "UnsupportedError", "UsageError",
 ]  # fmt: skip
 
@@ -100,13 +100,6 @@ class StoreService(Protocol):
         """*operations* are (kind, table, values): kind "upsert", "delete" (values are the key columns) or
         "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline.
         """
-
-
-class TransactionService(Protocol):
-    """Stateful replies and relaying for other modules (provided by ``tm``)."""
-
-    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
-        """Answer through the request's transaction; False when it has none."""
 
 
 class ReplyService(Protocol):
@@ -155,7 +148,6 @@ class Service(Generic[T]):
 
 LOCATION: Final[Service[LocationService]] = Service("location table")
 STORE: Final[Service[StoreService]] = Service("store")
-TRANSACTIONS: Final[Service[TransactionService]] = Service("transactions")
 REPLIES: Final[Service[ReplyService]] = Service("replies")
 DOMAINS: Final[Service[DomainService]] = Service("domains")
 CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
@@ -164,7 +156,7 @@ RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask
 TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
 TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
 TRANSACTION_LAYER: Final[Service[TransactionLayer]] = Service("transaction layer")
-STATELESS_REPLIES: Final[Service[StatelessReplies]] = Service("stateless replies")
+ANSWERS: Final[Service[Answers]] = Service("answers")
 FORWARDER: Final[Service[Forwarder]] = Service("stateless forwarding")
 
 

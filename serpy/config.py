@@ -79,7 +79,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("open_files_limit", -1, "limit of open files, -1 leaves it", -1),
     _int("exit_timeout", 60, "seconds after which a stuck stop is forced; 0 never", 0, HUGE, "ser_kill_timeout"),
     _int("heartbeat_timeout", 10, "seconds of silence after which a process is replaced; 0 never", 0, 3600),
-    _int("crash_limit", 50, "bugs a process survives before it is replaced; 0 = any number", 0),
+    _int("crash_limit", 50, "bugs after which a process makes room for a fresh one, if that may help; 0 = any number", 0),
     _int("max_parked", 1000, "messages per receiver that may wait at once, for whatever", 1, 100_000),
     _int("max_parked_dns", 0, "of these for name servers; 0: a fifth of max_parked", 0, 100_000),
     _int("max_parked_database", 0, "of these for database reads; 0: a fifth of max_parked", 0, 100_000),

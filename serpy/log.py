@@ -228,6 +228,10 @@ class RateLimit:
         self._used += 1
         return True
 
+    def is_over(self, now: float) -> bool:
+        """True when the time of the last event allowed has passed: what was refused with it may be told."""
+        return now >= self._window_end
+
     def take_suppressed(self) -> int:
         """How many were refused since this was last asked."""
         count, self.suppressed = self.suppressed, 0

@@ -26,7 +26,7 @@ import setproctitle
 from serpy.log import ALERT, NOTICE, RateLimit
 from serpy.policy import BOOT_FORKS, Place, Policy, Verdict
 from serpy.shm.counters import BOOTING, READY
-from serpy.workers.base import EXIT_BOOT, EXIT_CRASHED, Boot, Worker, child_main
+from serpy.workers.base import EXIT_BOOT, EXIT_CRASHED, Boot, Worker, child_main, guarded
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -102,7 +102,7 @@ class Master:
                 self._complain("trouble in the master", exc)
                 time.sleep(TROUBLE_S)
         for hook in self.server.hooks.shutdown:
-            hook()
+            guarded("a shutdown hook", hook)
         log.log(NOTICE, "stopped, exit code %d", self._exit_code)
         return self._exit_code
 

@@ -1,6 +1,6 @@
 """sl: answer a request without a transaction, or through the one it has.
 
-The work is done in ``serpy.transaction.stateless``; this is its script face, and the ``ReplyService`` other modules
+The work is done in ``serpy.transaction.answers``; this is its script face, and the ``ReplyService`` other modules
 answer with. An ACK to an answer sent here never reaches the script: the pipeline swallows it by its To tag.
 
 Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §8.2.6, §8.2.7.
@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Final
 from serpy.api import (
     FALSE,
     REPLIES,
-    STATELESS_REPLIES,
-    TRANSACTIONS,
     TRUE,
     Arg,
     Context,
@@ -25,12 +23,10 @@ from serpy.api import (
     Routes,
     Rpc,
     Server,
-    TransactionService,
 )
-from serpy.sip.status import reason_phrase
-from serpy.transaction.server import ServerTransaction
-from serpy.transaction.stateless import StatelessReplies, redirect_contacts
-from serpy.transaction.statistics import ALL, SL
+from serpy.transaction.answers import Answers
+from serpy.transaction.stateless import redirect_contacts
+from serpy.transaction.statistics import SL
 
 if TYPE_CHECKING:
     from serpy.shm.counters import Counters
@@ -67,28 +63,22 @@ class Sl:
         self.default_reason = "Internal Server Error"
         self.bind_tm = 1
         self.server: Server | None = None
-        self._replies: StatelessReplies | None = None
-        self._transactions: TransactionService | None = None
+        self._answers: Answers | None = None
         self._counters: Counters | None = None
 
     def init(self, server: Server) -> None:
-        """In the master: offer the service and declare the counters."""
+        """In the master: offer the service."""
         self.server = server
         server.provide(REPLIES, self)
-        if server.counters is not None:
-            for name, text in ALL:
-                server.counters.declare(name, text)
-            self._counters = server.counters
+        self._counters = server.counters
 
-    def _bound(self) -> StatelessReplies:
-        """The stateless replies of this process; looked up once, because the pipeline is made after the modules."""
-        replies = self._replies
-        if replies is None:
+    def _bound(self) -> Answers:
+        """The answers of this process; looked up once, because the pipeline is made after the modules."""
+        answers = self._answers
+        if answers is None:
             assert self.server is not None
-            replies = self._replies = self.server.bind(STATELESS_REPLIES)
-            if self.bind_tm:
-                self._transactions = self.server.find(TRANSACTIONS)
-        return replies
+            answers = self._answers = self.server.bind(ANSWERS)
+        return answers
 
     def reply(
         self, ctx: Context, status: int, reason: str = "", headers: Sequence[str] = (), body: bytes = b""
@@ -97,13 +87,12 @@ class Sl:
         request = ctx.request
         if request is None or request.method == "ACK":
             return False
-        replies = self._bound()
+        answers = self._bound()
         if 300 <= status < 400 and not any(line[:8].lower() == "contact:" for line in headers):
             headers = [*headers, *redirect_contacts(ctx)]
-        transaction = ctx.transaction
-        if self._transactions is not None and isinstance(transaction, ServerTransaction) and not transaction.replicated:
-            return self._transactions.reply(ctx, status, reason, headers, body)
-        return replies.reply(ctx, status, reason or reason_phrase(status), headers, body)
+        if self.bind_tm:
+            return answers.answer(ctx, status, reason, headers, body)
+        return answers.replies.reply(ctx, status, reason, headers, body)
 
     def sl_reply(self, ctx: Context, status: str | int | None = None, reason: str | int | None = None) -> int:
         """Script face of ``reply``: -1 for an ACK or when nothing could be sent."""
@@ -125,7 +114,7 @@ class Sl:
         if self._counters is None:
             return {}
         values = self._counters.snapshot()
-        return {name.removeprefix("sl."): values.get(name, 0) for name, _ in SL}
+        return {name.removeprefix("sl."): values.get(name, 0) for name in (each.name for each in SL)}
 
 
 def _status(value: str | int | None) -> int:

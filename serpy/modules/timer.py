@@ -32,6 +32,7 @@ from serpy.api import (
     UsageError,
 )
 from serpy.context.context import REQUEST
+from serpy.context.hooks import call_all
 from serpy.sip.parser import parse_message
 
 if TYPE_CHECKING:
@@ -124,16 +125,16 @@ class TimerModule:
         ctx = Context(self._request, Flow(server.listeners[0], _NOWHERE, 0), loop.now(), loop.wall_now(), REQUEST)
         ctx.notes[NOTE] = timer.name
         ctx.final_sent = True  # there is nobody to answer
-        hooks = server.hooks
         try:
-            for before in hooks.pre_script:
+            for before in server.hooks.pre_script:
                 if not before(ctx):
                     return
-            cast("Program", server.program).run(ctx, REQUEST, timer.route)
+            try:
+                cast("Program", server.program).run(ctx, REQUEST, timer.route)
+            finally:
+                call_all(server.hooks.post_script, ctx)
         except (ProtocolError, ResourceError) as exc:
             log.warning("timer %s: route[%s] gave up: %s", timer.name, timer.route, exc)
-        for after in hooks.post_script:
-            after(ctx)
 
     # -- script
 

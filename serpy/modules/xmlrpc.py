@@ -34,6 +34,7 @@ from serpy.api import (
     TransportError,
 )
 from serpy.context.context import REQUEST
+from serpy.context.hooks import call_all
 from serpy.net.handoff import HTTP_RPC, Layout
 from serpy.rpc.http import encode_call
 from serpy.rpc.xmlrpc import build_fault, http_response
@@ -105,14 +106,19 @@ class XmlRpc:
 
     def _run(self, ctx: Context) -> None:
         server = self._server
+        status, reason = 500, "Internal Server Error"  # for a route that runs into a bug: the client waits
         try:
-            server.program.run(ctx, REQUEST, self.route)  # type: ignore[attr-defined]  # as above
-            for after in server.hooks.post_script:
-                after(ctx)
+            try:
+                server.program.run(ctx, REQUEST, self.route)  # type: ignore[attr-defined]  # as above
+                status, reason = 403, "Forbidden"
+            finally:
+                call_all(server.hooks.post_script, ctx)
         except (ProtocolError, ResourceError) as exc:
             log.debug("HTTP request from %r: %s", ctx.flow, exc)
-        if not ctx.final_sent:
-            self._send(_with(ctx.flow, CLOSE), 403, "Forbidden")
+            status, reason = 403, "Forbidden"
+        finally:
+            if not ctx.final_sent:
+                self._send(_with(ctx.flow, CLOSE), status, reason)
 
     # --- script functions
 

@@ -65,9 +65,10 @@ class Ticket:
 
 
 class Loop:
-    """Readers, timers and parked handlers of one process. Instants are ``time.monotonic()`` seconds."""
+    """Readers, timers and parked handlers of one process. Instants are those of *clock*, in seconds."""
 
-    def __init__(self, max_parked: int = 1000) -> None:
+    def __init__(self, max_parked: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock: Final = clock
         self.max_parked = max_parked
         self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
         self.parked = 0
@@ -77,7 +78,6 @@ class Loop:
         self.coalesce_s = 0.0  # the longest that arrivals may wait to be gathered; 0 = never
         self.arrivals = 0  # counted up by whoever reads messages
         self.backlog = False  # set by a reader that has left messages waiting: then there is nothing to wait for
-        self._window_end = 0.0
         self.pause_s = 0.0  # what the arrivals of the last window have decided
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
@@ -95,8 +95,9 @@ class Loop:
         self._home: greenlet | None = None
         self._switches = 0
         self._stopping = False
-        self._now = time.monotonic()
+        self._now = self._clock()
         self._wall_offset = time.time() - self._now
+        self._window_end = self._now + COALESCE_WINDOW_S
 
     # ------------------------------------------------------------------------------------------------- clocks
 
@@ -110,7 +111,7 @@ class Loop:
 
     def read_clocks(self) -> None:
         """Read both clocks now: at the start of a process, and once a second by its heartbeat."""
-        self._now = time.monotonic()
+        self._now = self._clock()
         self._wall_offset = time.time() - self._now
 
     # ------------------------------------------------------------------------------------- readers and timers
@@ -196,7 +197,7 @@ class Loop:
         if not self.can_park():
             time.sleep(seconds)
             return
-        self._park(Ticket(0), time.monotonic() + seconds)
+        self._park(Ticket(0), self._clock() + seconds)
 
     def can_park(self) -> bool:
         """True on a greenlet of the running loop; elsewhere the fd waits block the whole process."""
@@ -206,7 +207,7 @@ class Loop:
         if not self.can_park():  # while a process starts there is nobody to hold up
             poller = select.poll()
             poller.register(fd, mask)
-            return bool(poller.poll(max(0.0, deadline - time.monotonic()) * 1000.0))
+            return bool(poller.poll(max(0.0, deadline - self._clock()) * 1000.0))
         if fd in self._waits:
             raise UsageError(f"two handlers wait for fd {fd}")
         ticket = Ticket(0)
@@ -256,7 +257,7 @@ class Loop:
             # hundred handlers parked by each other would reach the recursion limit.
             assert self._home is not None
             self._home.switch()
-        self._now = time.monotonic()  # the last poll may be older than the one that woke us
+        self._now = self._clock()  # the last poll may be older than the one that woke us
         self.parked -= 1
         self.current = current
         ticket._greenlet = None
@@ -297,11 +298,22 @@ class Loop:
                     waiting.switch()
                     if self._stopping:
                         return
-            if self.pause_s > 0.0 and not self._soon and not self.backlog:
+            # What is due comes before the poll: a reader that raises each time it is called must not keep us from it.
+            # The instant of the last poll may be long ago: a callback may have waited, on this very greenlet.
+            if self._soon:
+                self._run_soon()
+            if self._timers and self._timers[0][0] <= self._now:
+                self._run_timers(self._now)
+            if self._next_at is not None and self._next_at() <= self._now:
+                assert self._on_timer is not None
+                self.current = self._on_timer
+                self._now = self._clock()
+                self._on_timer(self._now)
+            if self.pause_s > 0.0 and not self._soon and not self._ready and not self.backlog:
                 time.sleep(self.pause_s)
             self.backlog = False
             events = poll(self._poll_timeout(), MAX_EVENTS)
-            now = self._now = time.monotonic()
+            now = self._now = self._clock()
             if now >= self._window_end:
                 self._close_window(now)
             switches = self._switches
@@ -314,16 +326,6 @@ class Loop:
                     callback()
                     if switches != self._switches:
                         break
-            if self._soon:
-                self._run_soon()
-            # From here on the instant of the poll may be long ago: a callback may have waited, on this very greenlet.
-            if self._timers and self._timers[0][0] <= self._now:
-                self._run_timers(self._now)
-            if self._next_at is not None and self._next_at() <= self._now:
-                assert self._on_timer is not None
-                self.current = self._on_timer
-                self._now = time.monotonic()
-                self._on_timer(self._now)
 
     def _close_window(self, now: float) -> None:
         """Decide by what has arrived since the last time whether to let arrivals gather."""
@@ -361,7 +363,7 @@ class Loop:
                 return
             callback = self._soon.popleft()
             self.current = callback
-            self._now = time.monotonic()
+            self._now = self._clock()
             callback()
 
     def _run_timers(self, now: float) -> None:
@@ -382,7 +384,7 @@ class Loop:
                     self._ready.append(ticket)
             elif timer._callback is not None:
                 self.current = timer._callback
-                self._now = time.monotonic()
+                self._now = self._clock()
                 timer._callback()
 
     def _push(self, timer: Timer) -> None:

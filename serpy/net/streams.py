@@ -42,6 +42,7 @@ COUNTERS: Final = (
     ("tcp.failed", "messages that could not be sent over TCP"),
     ("tcp.paused", "times a TCP connection had to wait for a receiver"),
 )
+GAUGES: Final = frozenset({"tcp.connections", "tcp.queued_bytes"})  # how much there is now; the others only grow
 
 _ORDER_HEAD: Final = 16
 _SERIAL: Final = 0xFFFFFFFF

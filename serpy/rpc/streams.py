@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.errors import BackendError, ResourceError
 from serpy.net.handoff import STREAM_LIST, STREAM_LISTED, Layout
-from serpy.net.streams import COUNTERS
+from serpy.net.streams import COUNTERS, GAUGES
 from serpy.script.exports import Rpc
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ class StreamRpc:
             "opened_tls_connections": 0,
             "write_queued_bytes": found.get("tcp.queued_bytes", 0),
         }
-        for name, _ in COUNTERS[2:]:
-            values[name.partition(".")[2]] = found.get(name, 0)
+        for name, _ in COUNTERS:
+            if name not in GAUGES:
+                values[name.partition(".")[2]] = found.get(name, 0)
         return values
 
     def options(self) -> dict[str, object]:

@@ -37,16 +37,22 @@ _REFUSALS_TOLD: Final = 10
 _NOTE: Final = "rtp"
 
 # Counters, below the module's name.
+_REQUESTS: Final = "rtp_requests"
+_TIMEOUTS: Final = "rtp_timeouts"
+_ERRORS: Final = "rtp_errors"
+_BUSY: Final = "rtp_busy"
+_STRAY: Final = "rtp_stray"
+_DOWN: Final = "rtp_node_down"
+_UP: Final = "rtp_node_up"
 _COUNTERS: Final = (
-    ("rtp_requests", "questions to media proxies, repetitions not counted"),
-    ("rtp_timeouts", "questions that found no answer"),
-    ("rtp_errors", "questions that a media proxy refused or answered with nonsense"),
-    ("rtp_busy", "questions not asked because too many were waiting for that proxy"),
-    ("rtp_stray", "answers that came too late or with a wrong cookie"),
-    ("rtp_node_down", "times a media proxy was found down"),
-    ("rtp_node_up", "times one was found up again"),
+    (_REQUESTS, "questions to media proxies, repetitions not counted"),
+    (_TIMEOUTS, "questions that found no answer"),
+    (_ERRORS, "questions that a media proxy refused or answered with nonsense"),
+    (_BUSY, "questions not asked because too many were waiting for that proxy"),
+    (_STRAY, "answers that came too late or with a wrong cookie"),
+    (_DOWN, "times a media proxy was found down"),
+    (_UP, "times one was found up again"),
 )
-_REQUESTS, _TIMEOUTS, _ERRORS, _BUSY, _STRAY, _DOWN, _UP = range(7)
 
 
 class RelaySettings:
@@ -81,10 +87,10 @@ class RtpRelay:
         self._refusals: Final[dict[int, int]] = {}  # by node: how many in a row
         self._tested = not settings.test_at_start
         self._counters: Counters | None = getattr(server, "counters", None)
-        self._ids: Final[list[int]] = []
+        self._ids: Final[dict[str, int]] = {}
         if self._counters is not None:
             for name, text in _COUNTERS:
-                self._ids.append(self._counters.declare(f"{settings.name}.{name}", text))
+                self._ids[name] = self._counters.declare(f"{settings.name}.{name}", text)
         if settings.disabled:
             for node in self.nodes:
                 self.states.set_out(node, out=True)
@@ -95,7 +101,7 @@ class RtpRelay:
     def _loop(self) -> Loop:
         return self._server.loop
 
-    def _count(self, what: int, amount: int = 1) -> None:
+    def _count(self, what: str, amount: int = 1) -> None:
         if self._counters is not None:
             self._counters.add(self._ids[what], amount)
 

@@ -4,7 +4,7 @@ Each child writes only its own row, so counting needs no lock; readers add the r
 one aligned 8-byte word and is never seen half. Names are declared by the master before the fork and are the same in every
 child, also in one started later.
 
-Runs in: every process. Locks: one, for creating or raising a generation number.
+Runs in: every process. Locks: one, for creating or raising a generation number and for ``may_leave``.
 """
 
 from __future__ import annotations
@@ -164,6 +164,7 @@ class Counters:
         self._numbers: Final = self._generations.cast("q")  # the number is word 0 of each line, its name follows
         self._known: Final[dict[str, int]] = {}  # generation name -> word index
         self._lock: Final = StripedLock(segment, "generations", 1)
+        self._left: Final = segment.allocate("leaving", 64).cast("q")  # word 0: when a child was last let go
 
     def declare(self, name: str, help_text: str) -> int:
         """Return the id of counter *name*, new or declared before; only before the fork."""
@@ -218,6 +219,16 @@ class Counters:
     def heartbeat(self, now: float) -> None:
         """Say that this child was alive at *now* (monotonic)."""
         self.status.heartbeat(now)
+
+    def may_leave(self, now: float, apart_s: float) -> bool:
+        """True when no child has been told so in the last *apart_s* seconds: one at a time. *now* is monotonic."""
+        microseconds = int(now * 1_000_000)
+        with self._lock.hold(0):
+            last = int(self._left[0])
+            if last and microseconds - last < apart_s * 1_000_000:
+                return False
+            self._left[0] = microseconds
+        return True
 
     def generation(self, name: str) -> int:
         """The current number *name*; 0 until somebody bumps it. Who asks will ask again: a new name gets its place."""

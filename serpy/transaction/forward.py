@@ -1,9 +1,9 @@
-"""Where a request goes next and what it looks like there: next hop, our Via, stateless forwarding.
+"""Where a request goes next and what it looks like there: next hop, our Via, stateless forwarding of both directions.
 
 Also where answers to a request go (RFC 3261 §18.2.2, RFC 3581). Sends through what it is given, resolves through
 what it is given; owns no socket.
 
-Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.11, §18.1.1, §18.2; RFC 3581; RFC 5393 §5.3.
+Runs in: udp receiver. Locks: none. RFC: 3261 §16.6, §16.7, §16.11, §18.1.1, §18.2; RFC 3581; 4320; 5393 §5.3; 6026.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from serpy.context.context import Context
 from serpy.errors import BackendError, ProtocolError, TransportError
 from serpy.sip.address import default_port, is_address
 from serpy.sip.flow import Flow, Listener, Outgoing
-from serpy.sip.message import Edits, Request
+from serpy.sip.message import Edits, Request, Response
 from serpy.sip.uri import Uri, parse_uri
-from serpy.sip.via import Via, via_with_received
-from serpy.sip.writer import build_request
-from serpy.transaction.matching import is_loop, loop_value, stateless_branch
+from serpy.sip.via import Via, parse_via, via_with_received
+from serpy.sip.writer import build_forwarded_response, build_request
+from serpy.transaction.matching import is_loop, is_stateful_branch, loop_value, stateless_branch
 
 # Core errors a script function leaves in ``ctx.last_error``: minus the status ``sl_reply_error`` answers with.
 E_SEND: Final = -477
@@ -114,6 +114,7 @@ class Forwarder:
         self.filter: SendFilter = SendFilter()
         self.to_group: ToGroup | None = None  # who sends to multicast groups
         self.route: Callable[[str], str] | None = None  # mhomed: which of our addresses reaches a host
+        self.is_myself: Callable[[str, int], bool] | None = None  # check_via: which top Via of a response is ours
         self._hops: dict[str, Flow] = {}  # next-hop text with a numeric host -> its flow
 
     def flows(self, ctx: Context, next_hop: str, listener: Listener | None) -> list[Flow]:
@@ -286,3 +287,46 @@ class Forwarder:
             ctx.last_error = E_SEND
             return False
         return True
+
+    def forward_response(self, response: Response, flow: Flow, edits: Edits) -> bool:
+        """Pass on a response without a transaction by the Via below ours (RFC 3261 §16.7 step 3, §18.2.2).
+
+        False for one that belongs to nobody, or whose way cannot be found. A late answer to one of our own transactions
+        ends here, except a 2xx to INVITE, which the caller must acknowledge (RFC 4320 §4.2, RFC 6026 §8.7). May park.
+        """
+        via = response.via
+        accepted = response.method == "INVITE" and 200 <= response.status < 300
+        if is_stateful_branch(via.branch, self.cookie) and not accepted:
+            return False
+        if self.is_myself is not None and not self.is_myself(via.host, via.port):
+            return False
+        values = response.values("via")
+        if len(values) < 2:
+            return False  # for ourselves, and we ask nothing of anybody
+        try:
+            target = self._response_flow(parse_via(values[1]), flow)
+            if target is None:
+                return False
+            self.send(Outgoing(build_forwarded_response(response, edits), target))
+        except (TransportError, BackendError):
+            return False
+        return True
+
+    def _response_flow(self, via: Via, flow: Flow) -> Flow | None:
+        """Where *via* wants its responses. Raises TransportError, BackendError, ProtocolError."""
+        transport = via.transport.lower()
+        maddr = via.param("maddr")
+        host = maddr or via.received or via.address
+        port = via.port or 5060
+        if via.rport > 0 and not maddr and transport == "udp":
+            port = via.rport
+        host = host.strip("[]")
+        if is_address(host):
+            found = self.flow_to(transport, host, port, flow.listener)
+            if transport == "udp" or maddr:
+                return found
+            return Flow(found.listener, host, port, via.connection)  # back by the connection it came on
+        if self.resolve is not None:
+            for name, address, number in self.resolve(parse_uri(f"sip:{host}:{port};transport={transport}")):
+                return self.flow_to(name, address, number, flow.listener)
+        return None

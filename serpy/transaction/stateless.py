@@ -31,10 +31,13 @@ TAG_BITS: Final = 0xFFFFFFFFFFFFFFF
 
 
 class StatelessReplies:
-    """Stateless answers of one process. *secret* is the same in all children of one server start."""
+    """Stateless answers of one process. *secret* is the same in all children of one server start, *clock* gives the
+    present instant.
+    """
 
-    def __init__(self, secret: bytes, send: Callable[[Outgoing], None]) -> None:
+    def __init__(self, secret: bytes, send: Callable[[Outgoing], None], clock: Callable[[], float]) -> None:
         self._secret: Final = secret[:8].hex()
+        self._clock: Final = clock
         self.send: Final = send
         self.signature: list[str] = []  # header lines of every answer: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
@@ -56,9 +59,9 @@ class StatelessReplies:
         number: int = value & TAG_BITS
         return f"{TAG}{number}"
 
-    def absorbs(self, ack: Request, now: float) -> bool:
+    def absorbs(self, ack: Request) -> bool:
         """True for an ACK to a stateless final of ours."""
-        if now > self.acks_until:
+        if self._clock() > self.acks_until:
             return False
         tag = ack.to_tag
         if not tag.startswith(TAG) or tag != self.tag(ack):
@@ -75,7 +78,7 @@ class StatelessReplies:
         if headers:
             lines = [*lines, *headers]
         sent = self.answer(
-            request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source, now=ctx.now,
+            request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source,
             out_uri=ctx.request_uri,
         )  # fmt: skip
         if sent and status >= 200:
@@ -84,7 +87,7 @@ class StatelessReplies:
 
     def answer(
         self, request: Request, flow: Flow, status: int, reason: str, headers: Sequence[str], body: bytes, *,
-        to_source: bool, now: float, out_uri: str = "",
+        to_source: bool, out_uri: str = "",
     ) -> bool:  # fmt: skip
         """Send the answer. What of *request* cannot be read is given back as it came; without a readable Via the answer
         goes to where the request came from.
@@ -116,7 +119,7 @@ class StatelessReplies:
         self.sent += 1
         self.by_class[min(status // 100, 6)] += 1
         if status >= 200 and request.method == "INVITE":
-            self.acks_until = now + ACK_WINDOW_S
+            self.acks_until = self._clock() + ACK_WINDOW_S
         return True
 
 

@@ -3,6 +3,9 @@
 A role is a subclass: ``after_fork()`` registers what it does with the loop, ``before_exit()`` finishes what must be
 finished. Everything else - privileges, signals, heartbeat, the report of bugs - is the same for all and stands here.
 
+After ``crash_limit`` bugs a process makes room for a fresh one, where that can help: one child at a time, and not when
+it is fresh itself. What anybody's message can use up (memory, stack, room) is refused, counted and no bug.
+
 Runs in: every child. Locks: none.
 """
 
@@ -18,6 +21,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import setproctitle
@@ -25,7 +29,7 @@ import setproctitle
 from serpy import log as serpy_log
 from serpy.api import STORE
 from serpy.db.writer import StoreClient
-from serpy.errors import SerpyError
+from serpy.errors import ResourceError, SerpyError
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
 from serpy.net.loop import Loop
 from serpy.net.sender import Sender
@@ -42,6 +46,10 @@ HEARTBEAT_S: Final = 1.0
 PR_SET_PDEATHSIG: Final = 1
 EXIT_BOOT: Final = 3
 EXIT_CRASHED: Final = 4
+FRESH_S: Final = 60.0  # the limit reached within this time shows that a fresh process is no better …
+STAY_S: Final = 3600.0  # … so it stays so long, whatever happens
+LEAVE_APART_S: Final = 10.0  # between two children that leave: the successor of the first serves again
+EXHAUSTED: Final = (MemoryError, RecursionError, ResourceError)
 GC_YOUNGEST: Final = 20_000  # objects between two looks at the youngest; messages are freed by counting, not by this
 
 
@@ -77,10 +85,18 @@ class Worker:
         self.layout: Final = Layout(bound.children, bound.streams)
         self.loop: Loop
         self.sender: Sender
-        self.crashes = 0
+        self.crashes = 0  # bugs since this process started, or last decided to stay
+        self._bugs: Final = server.counters.declare("core.bugs", "handlers that ended by a bug of ours")
+        self._exhausted: Final = server.counters.declare(
+            "core.exhausted", "handlers that ran out of memory, stack or room"
+        )
+        self._leaving = False
+        self.started = 0.0
+        self._stays_until = 0.0
         self._master_pid = 0
         self._store_client: StoreClient | None = None
-        self._reports = serpy_log.RateLimit(10, 10.0)
+        self._bug_reports: Final = serpy_log.RateLimit(10, 10.0)
+        self._exhausted_reports: Final = serpy_log.RateLimit(1, 10.0)
 
     @property
     def title(self) -> str:
@@ -94,8 +110,12 @@ class Worker:
     def before_exit(self) -> None:
         """Finish what must be finished; called once when the loop has ended in good order."""
 
-    def on_bug(self, current: object) -> None:
-        """Answer 500 if *current*, the handler that failed, can be answered."""
+    def on_bug(self, current: object, status: int) -> None:
+        """Answer *status* if somebody waits for *current*, what the handler that failed was working on."""
+
+    def describe(self, current: object) -> object:
+        """What the report of a bug calls *current*."""
+        return current
 
     def receiver_sockets(self) -> int:
         """Which child's sockets this process keeps: its own for a receiver; child 0's, for sending, otherwise."""
@@ -141,6 +161,7 @@ class Worker:
             return EXIT_BOOT
         gc.freeze()
         gc.set_threshold(GC_YOUNGEST, 10, 50)
+        self.started = self.loop.now()
         self._beat()
         self.server.counters.status.ready()
         boot.say("R", self.slot)
@@ -203,6 +224,9 @@ class Worker:
             loop.stop()
             return
         loop.call_at(now + HEARTBEAT_S, self._beat)
+        for limit in (self._bug_reports, self._exhausted_reports):
+            if limit.is_over(now):
+                self._tell_suppressed(limit)
 
     def _lead(self) -> None:
         """The body of every greenlet that leads the loop: the one barrier for bugs."""
@@ -210,24 +234,62 @@ class Worker:
         while not loop.stopping:
             try:
                 loop.lead()
-            except Exception:  # noqa: BLE001 - the barrier; _report logs the traceback
-                self._report(loop.current)
+            except Exception as bug:  # noqa: BLE001 - the barrier; _report logs the traceback
+                self.caught(bug, loop.current)
 
-    def _report(self, current: object) -> None:
-        self.crashes += 1
-        if self._reports.allows(self.loop.now()):
-            log.error("bug in %s while handling %.1500r", self.title, current)
+    def caught(self, bug: Exception, current: object) -> None:
+        """Report *bug*, answer who waits for *current*, perhaps leave. Goes through, also when memory is short."""
+        status = 503 if isinstance(bug, (MemoryError, ResourceError)) else 500
+        with contextlib.suppress(Exception):  # no memory for a report, perhaps
+            self._report(bug, current)
         try:
-            self.on_bug(current)
+            self.on_bug(current, status)
         except Exception:
-            log.exception("and the 500 for it failed, too")
-        limit = self.server.settings.crash_limit
-        if limit and self.crashes >= limit:
-            log.error("%d bugs in this process: leaving for a fresh one", self.crashes)
+            with contextlib.suppress(Exception):
+                log.exception("and the %d for it failed, too", status)
+        if not isinstance(bug, EXHAUSTED):
+            self.crashes += 1
+            limit = self.server.settings.crash_limit
+            if limit and self.crashes >= limit:
+                self._reached_limit(self.loop.now())
+
+    def _report(self, bug: Exception, current: object) -> None:
+        counters = self.server.counters
+        now = self.loop.now()
+        if isinstance(bug, EXHAUSTED):
+            counters.add(self._exhausted)
+            if self._exhausted_reports.allows(now):
+                self._tell_suppressed(self._exhausted_reports)
+                what = f"{type(bug).__name__} {bug}".strip()
+                log.warning("%s: %s while handling %.1500r", self.title, what, self.describe(current), exc_info=bug)
+            return
+        counters.add(self._bugs)
+        if self._bug_reports.allows(now):
+            self._tell_suppressed(self._bug_reports)
+            log.error("bug in %s while handling %.1500r", self.title, self.describe(current), exc_info=bug)
+
+    def _tell_suppressed(self, limit: serpy_log.RateLimit) -> None:
+        """Say how many reports *limit* has kept out of the log."""
+        count = limit.take_suppressed()
+        if count and limit is self._bug_reports:
+            log.error("%d more bugs in %s", count, self.title)
+        elif count:
+            log.warning("%s ran out of memory, stack or room %d more times", self.title, count)
+
+    def _reached_limit(self, now: float) -> None:
+        """As many bugs as a process survives: leave, or stay where a fresh process would not help or another leaves."""
+        count, self.crashes = self.crashes, 0
+        if now < self._stays_until:
+            return
+        if now - self.started < FRESH_S:
+            self._stays_until = now + STAY_S
+            log.error("%d bugs in %s, which is fresh: another one would be no better", count, self.title)
+        elif self.server.counters.may_leave(now, LEAVE_APART_S):
+            log.error("%d bugs in %s: leaving for a fresh one", count, self.title)
+            self._leaving = True
             self.loop.stop()
 
     def _finish(self) -> int:
-        limit = self.server.settings.crash_limit
         try:
             self.before_exit()
             if self._store_client is not None:
@@ -235,7 +297,7 @@ class Worker:
         except Exception:
             log.exception("%s did not end in good order", self.title)
             return EXIT_CRASHED
-        return EXIT_CRASHED if limit and self.crashes >= limit else 0
+        return EXIT_CRASHED if self._leaving else 0
 
 
 def child_main(worker: Worker, boot: Boot) -> None:
@@ -250,6 +312,14 @@ def child_main(worker: Worker, boot: Boot) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def guarded(what: str, call: Callable[[], object]) -> None:
+    """Run *call* where no barrier stands around: a bug in it is logged as one in *what* and goes no further."""
+    try:
+        call()
+    except Exception:
+        log.exception("bug in %s", what)
 
 
 def _drop_privileges(uid: int, gid: int) -> None:

@@ -41,8 +41,7 @@ from serpy.sip.writer import build_reply
 from serpy.workers.base import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from serpy.shm.counters import Counters
     from serpy.sip.framing import Frame
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class TcpWorker(Worker):
         self.directory = Directory()
         self._blocked: dict[int, list[Connection]] = {}  # full receiver -> who waits for it
         self._accept_aliases = bool(core.tcp_accept_aliases)
-        self._count = _Counts(server.counters.declare, server.counters.add, server.counters.set, server.counters.own)
+        self._count = _Counts(server.counters)
         settings = StreamSettings(
             float(core.tcp_connection_lifetime), float(core.tcp_connect_timeout), float(core.tcp_send_timeout),
             core.tcp_max_connections,
@@ -114,7 +113,7 @@ class TcpWorker(Worker):
         """Let the peers know."""
         self.hub.close()
 
-    def on_bug(self, current: object) -> None:
+    def on_bug(self, current: object, status: int) -> None:  # noqa: ARG002 - a connection has no answer to give
         """Close the connection that ran into the bug: what waits on it would run into it again."""
         if isinstance(current, Connection):
             current.close("bug")
@@ -361,16 +360,19 @@ class TcpWorker(Worker):
 class _Counts:
     """The ids of our counters."""
 
-    def __init__(
-        self, declare: Callable[[str, str], int], add: Callable[[int], None], put: Callable[[int, int], None],
-        own: Callable[[int], int],
-    ) -> None:  # fmt: skip
-        ids = [declare(name, text) for name, text in streams.COUNTERS]
-        self.current, self.queued, self.accepted, self.connected, self.turned_away, self.messages = ids[:6]
-        self.malformed, self.failed, self.paused = ids[6:]
-        self.add: Final = add
-        self._put: Final = put
-        self._own: Final = own
+    def __init__(self, counters: Counters) -> None:
+        ids = {name: counters.declare(name, text) for name, text in streams.COUNTERS}
+        self.current: Final = ids["tcp.connections"]
+        self.queued: Final = ids["tcp.queued_bytes"]
+        self.accepted: Final = ids["tcp.accepted"]
+        self.connected: Final = ids["tcp.connected"]
+        self.turned_away: Final = ids["tcp.turned_away"]
+        self.messages: Final = ids["tcp.messages"]
+        self.malformed: Final = ids["tcp.malformed"]
+        self.failed: Final = ids["tcp.failed"]
+        self.paused: Final = ids["tcp.paused"]
+        self.add: Final = counters.add
+        self._put: Final = counters.set
 
     def set_current(self, count: int) -> None:
         """How many connections there are in this process."""

@@ -1,11 +1,12 @@
 """The timer process: once a second it calls every module's ``hooks.on_tick``.
 
-A tick that waits (a database that is slow) delays the next one, never a message: the receivers do not depend on it.
-Runs in: timer. Locks: none of its own.
+Each hook has a timer of its own: one that waits (a database that is slow) or has a bug takes nothing from the others,
+nor from messages: the receivers do not depend on it. Runs in: timer. Locks: none of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from serpy.pipeline import Pipeline
@@ -22,7 +23,8 @@ class TimerWorker(Worker):
 
     def after_fork(self) -> None:
         """Start ticking, and replicate where a multicast group is listened on."""
-        self.loop.spawn(self._tick)
+        for on_tick in self.server.hooks.on_tick:
+            self._start(on_tick)
         self._replicate()
 
     def _replicate(self) -> None:
@@ -39,9 +41,12 @@ class TimerWorker(Worker):
             self.agent = Agent(server, groups, pipeline.receive)
             self.agent.start()
 
-    def _tick(self) -> None:
+    def _start(self, on_tick: Callable[[float, float], None]) -> None:
         loop = self.loop
-        loop.call_at(loop.now() + TICK_S, self._tick)  # first: a bug in one tick does not end them all
-        loop.current = "timer tick"
-        for on_tick in self.server.hooks.on_tick:
+
+        def tick() -> None:
+            loop.call_at(loop.now() + TICK_S, tick)  # first: neither a bug nor a wait ends the ticks
+            loop.current = f"tick of {on_tick!r}"
             on_tick(loop.now(), loop.wall_now())
+
+        loop.spawn(tick)

@@ -6,18 +6,25 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §18.
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.context.context import Context
 from serpy.errors import ParseError, TransportError
 from serpy.net.handoff import HTTP, MESSAGE, STREAM_ALIAS, STREAM_FAILED, decode_message
 from serpy.net.streams import ALIAS_ADOPT, child_of, encode_alias
 from serpy.net.udp import UdpReader
-from serpy.pipeline import Pipeline
+from serpy.pipeline import Pipeline, declare_statistics
 from serpy.replication.handover import Handover
 from serpy.script.exports import FALSE, TRUE
 from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing
+from serpy.transaction.answers import call_id_of
+from serpy.transaction.timers import Timed
 from serpy.workers.base import Worker
+
+if TYPE_CHECKING:
+    from serpy.api import Server
+    from serpy.net.handoff import Channels
+    from serpy.net.listen import Bound
 
 NOT_FOUND: Final = b"SIP/2.0 404 Not Found\r\nContent-Length: 0\r\n\r\n"  # AS_HTTP makes it HTTP
 
@@ -32,6 +39,10 @@ class UdpWorker(Worker):
         """With the child's index and addresses, as SER words it."""
         names = ",".join(f"{item.host}:{item.port}" for item in self.server.listeners if item.transport == "udp")
         return f"udp receiver child={self.child} sock={names[:200]}"
+
+    def __init__(self, server: Server, channels: Channels, bound: Bound, slot: int, child: int) -> None:
+        super().__init__(server, channels, bound, slot, child)
+        declare_statistics(server.counters)
 
     def receiver_sockets(self) -> int:
         """Its own."""
@@ -56,11 +67,13 @@ class UdpWorker(Worker):
             if sock is not None and not listener.multicast  # those are read by the timer process
         ]
 
-    def on_bug(self, current: object) -> None:
-        """Answer 500 to the request that ran into the bug."""
-        if isinstance(current, tuple):
-            data, flow = current
-            self.pipeline.refuse_bug(data, flow)
+    def on_bug(self, current: object, status: int) -> None:
+        """Answer who waits for what ran into the bug."""
+        self.pipeline.answer_bug(current, status)
+
+    def describe(self, current: object) -> object:
+        """A timer by the Call-ID it belongs to."""
+        return f"a timer of Call-ID {call_id_of(current)}" if isinstance(current, Timed) else current
 
     def _handed_over(self, payload: bytes, _from_slot: int) -> None:
         data, index, host, port, connection = decode_message(payload)

@@ -177,7 +177,7 @@ class Transactions(RuleBasedStateMachine):
         assert not layer.servers
         assert not layer.clients
         assert len(layer.wheel) == 0
-        assert not self.bench.pipeline._parked
+        assert self.bench.pipeline.order.is_idle()
         for caller in self.callers.values():
             if caller.method == "INVITE" and caller.script in {"relay", "failure", "reply", "late"}:
                 assert caller.finals, caller.script

@@ -96,8 +96,16 @@ class Bench:
         """What went out because of *data*."""
         self.sent.clear()
         raw = data.encode() if isinstance(data, str) else data
-        self.pipeline.receive(raw, Flow(self.listener, *source))
+        flow = Flow(self.listener, *source)
+        self.loop.current = (raw, flow)
+        self.pipeline.receive(raw, flow)
+        self.settle()
         return self.take()
+
+    def settle(self) -> None:
+        """Run what was put off to the top of the loop."""
+        while self.loop._soon:
+            self.loop._soon.popleft()()
 
     def advance(self, seconds: float) -> list[Sent]:
         """What went out while time passed."""
@@ -106,6 +114,7 @@ class Bench:
         while (at := self.pipeline.next_timer_at()) <= end:
             self.clock(max(self.loop.now(), at) + 1e-6)
             self.pipeline.on_timer(self.loop.now())
+            self.settle()
         self.clock(end)
         return self.take()
 

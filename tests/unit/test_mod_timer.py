@@ -182,3 +182,17 @@ def test_declarations(text, expected):
 def test_malformed_declarations_are_refused(text):
     with pytest.raises(ConfigError, match="timer"):
         parse_declaration(text)
+
+
+def test_hooks_after_the_script_run_also_after_a_bug(tmp_path):
+    world = World(tmp_path, ["A=A,10,slow,enable"], "route[A] { $ran = 1; }")
+
+    class Broken:
+        def run(self, *_args):
+            return 1 // 0
+
+    world.server.program = Broken()
+    timer = world.module.timers["A"]
+    with pytest.raises(ZeroDivisionError):
+        world.module.run(timer)
+    assert len(world.seen) == 1

@@ -229,3 +229,14 @@ def test_a_connection_that_has_gone_is_no_error_of_ours():
     one = Setup(lambda module, ctx: module.xmlrpc_reply(ctx, 400, "x"))
     one.server.send = gone
     assert one.take() == (True, [])
+
+
+def test_the_client_is_answered_when_the_route_runs_into_a_bug():
+    after = []
+    one = Setup(lambda _module, _ctx: 1 // 0)
+    one.server.hooks.post_script.append(lambda _ctx: after.append(1))
+    with pytest.raises(ZeroDivisionError):
+        one.take()
+    assert [outgoing.data.split(b"\r\n")[0] for outgoing in one.sent] == [b"HTTP/1.1 500 Internal Server Error"]
+    assert one.sent[0].flow.options & CLOSE
+    assert after == [1]

@@ -31,7 +31,8 @@ class World:
     """A timer process without sockets: a real table, a clock that the test moves, and what was sent."""
 
     def __init__(self, *, role="timer", server_id=0, **parameters):
-        self.loop = Loop()  # not run: the test moves its clock
+        self.instant = 1000.0
+        self.loop = Loop(clock=lambda: self.instant)  # not run: the test moves its clock
         self.now = 1000.0
         self.sent = []
         self.refused = set()
@@ -58,7 +59,7 @@ class World:
 
     @now.setter
     def now(self, instant):
-        self.loop._now = instant
+        self.instant = self.loop._now = instant
         self.loop._wall_offset = WALL - instant
 
     def send(self, outgoing):

@@ -485,3 +485,24 @@ def test_a_bug_is_not_blamed_on_the_message_handled_before(loop, pipe, how):
     loop.spawn(handler)
     run_with_bugs(loop, bugs.append)
     assert bugs == [broken]
+
+
+def test_a_reader_that_fails_whenever_it_is_called_keeps_no_timer_from_running(loop, pipe):
+    """As one that has no memory for what it would read: the heartbeat goes on."""
+    seen = []
+
+    def broken():
+        seen.append("bug")
+        if len(seen) == 100:
+            loop.stop()
+        return 1 // 0
+
+    def beat():
+        seen.append("timer")
+        loop.spawn(lambda: seen.append("spawned"))
+
+    loop.add_reader(pipe[0], broken)
+    os.write(pipe[1], b"x")
+    loop.call_at(time.monotonic(), beat)
+    run_with_bugs(loop, lambda _current: None)
+    assert {"timer", "spawned"} < set(seen)

@@ -242,8 +242,7 @@ def test_nothing_overtakes_a_parked_handler_of_the_same_call_id():
         "CANCEL call-1 begins",
         "CANCEL call-1 ends",
     ]
-    assert not bench.pipeline._parked
-    assert bench.pipeline._running == ""
+    assert bench.pipeline.order.is_idle()
 
 
 def test_a_timer_waits_for_the_parked_handler_of_its_call_id():
@@ -270,7 +269,7 @@ def test_too_many_messages_behind_a_parked_one_are_dropped_and_counted():
 
     bench = Bench(main=main)
     bench.receive(request("INFO"))
-    assert bench.pipeline.overrun == 36
+    assert bench.pipeline.order.overrun == 36
 
 
 def test_the_statistics_reach_the_shared_page_and_go_on_from_a_predecessor():

@@ -83,11 +83,11 @@ def test_a_loop_has_the_same_request_uri_and_route_set():
 
 
 def test_the_tag_of_a_stateless_answer_follows_from_the_request_and_the_secret():
-    replies = StatelessReplies(b"one", lambda _: None)
+    replies = StatelessReplies(b"one", lambda _: None, lambda: 0.0)
     tag = replies.tag(request())
-    assert replies.tag(request("ACK")) == tag == StatelessReplies(b"one", lambda _: None).tag(request())
+    assert replies.tag(request("ACK")) == tag == StatelessReplies(b"one", lambda _: None, lambda: 0.0).tag(request())
     others = [
-        StatelessReplies(b"two", lambda _: None).tag(request()),
+        StatelessReplies(b"two", lambda _: None, lambda: 0.0).tag(request()),
         *(replies.tag(request(**change)) for change in ({"tag": "g"}, {"call_id": "d"}, {"number": 2}, {"branch": ";branch=z9hG4bK2"})),
     ]  # fmt: skip
     assert len({tag, *others}) == 6

@@ -251,9 +251,9 @@ def test_a_successor_waits_for_what_the_others_tell_before_it_connects(farm):
 
 def test_a_bug_closes_the_connection_it_happened_on(farm):
     _, connection = farm.accept(0)
-    farm.workers[0].on_bug(connection)
+    farm.workers[0].on_bug(connection, 500)
     assert connection.closed
-    farm.workers[0].on_bug("something else")
+    farm.workers[0].on_bug("something else", 500)
 
 
 def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
@@ -261,7 +261,9 @@ def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
     listener = Listener(0, "tcp", "127.0.0.1", 45679)
     bound = bind_all([listener], 1, settings)
     try:
-        worker = TcpWorker(Server(settings), Channels(6), bound, 4, 0)
+        server = Server(settings)
+        server.counters = Counters(Segment(1 << 20), 6)
+        worker = TcpWorker(server, Channels(6), bound, 4, 0)
         assert (worker.title, worker.receiver_sockets(), worker.stream_sockets()) == ("tcp receiver child=0", -1, 0)
     finally:
         bound.close()
@@ -298,6 +300,7 @@ def test_pings_of_a_peer_that_does_not_read_are_not_answered(farm):
 def aliased(farm, connection, via, port=0, transport="TCP"):
     """What ``force_tcp_alias`` says for a request with *via* that came by *connection*."""
     server = Server(Settings({"children": RECEIVERS}))
+    server.counters = Counters(Segment(1 << 20), 1)
     bound = type("NoSockets", (), {"children": RECEIVERS, "streams": 2})()
     worker = UdpWorker(server, farm.channels[0], bound, 0, 0)
     text = f"REGISTER sip:a SIP/2.0\r\nVia: SIP/2.0/{transport} {via};branch=z9hG4bK1\r\n\r\n"

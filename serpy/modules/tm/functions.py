@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from serpy.api import (
+    ANSWERS,
     FALSE,
     FORWARDER,
-    STATELESS_REPLIES,
     STOP,
     TRANSACTION_LAYER,
     TRANSACTION_SETTINGS,
     TRANSACTION_USER,
-    TRANSACTIONS,
     TRUE,
     Arg,
     AvpName,
@@ -47,7 +45,6 @@ from serpy.transaction.response_context import statuses
 from serpy.transaction.server import ServerTransaction
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import redirect_contacts
-from serpy.transaction.statistics import ALL
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
@@ -125,10 +122,6 @@ class Tm:
             self._fr_inv_avp = parse_avp_name(self.fr_inv_timer_avp)
         server.provide(TRANSACTION_SETTINGS, settings)
         server.provide(TRANSACTION_USER, self.routes)
-        server.provide(TRANSACTIONS, self)
-        if server.counters is not None:
-            for name, text in ALL:
-                server.counters.declare(name, text)
 
     @property
     def layer(self) -> TransactionLayer:
@@ -148,15 +141,6 @@ class Tm:
             self.layer  # noqa: B018 - binds both
         assert self._forwarder is not None
         return self._forwarder
-
-    # --- TransactionService
-
-    def reply(self, ctx: Context, status: int, reason: str, headers: Sequence[str] = (), body: bytes = b"") -> bool:
-        """See ``serpy.api.TransactionService``."""
-        server = ctx.transaction
-        if not isinstance(server, ServerTransaction):
-            return False
-        return self.layer.reply(server, status, reason, ctx.now, headers, body)
 
     # --- relaying
 
@@ -240,7 +224,7 @@ class Tm:
         # §9.2: the answer carries the To tag of what the INVITE is answered with. It needs no transaction of its
         # own: a repeated CANCEL finds the INVITE again and gets the same answer.
         assert self.server is not None
-        replies = self.server.bind(STATELESS_REPLIES)
+        replies = self.server.bind(ANSWERS).replies
         replies.reply(ctx, 200, "canceling")
         if ctx.flags & layer.watched_flags and not invite.cancelled:
             for watcher in layer.on_answer:

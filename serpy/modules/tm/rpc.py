@@ -44,16 +44,16 @@ class TmRpc:
         if self._server is None:
             return {}
         values = self._server.counters.snapshot()
-        return {name.removeprefix("tm."): values.get(name, 0) for name, _ in TM}
+        return {name.removeprefix("tm."): values.get(name, 0) for name in (each.name for each in TM)}
 
     def hash_stats(self) -> list[dict[str, int]]:
         """Transactions in memory and since the start, of each receiver."""
         server = self._server
         if server is None:
             return []
-        names = dict(TM)
-        current = server.counters.per_slot(server.counters.declare("tm.current", names["tm.current"]))
-        created = server.counters.per_slot(server.counters.declare("tm.created", names["tm.created"]))
+        numbers = {each.name: server.counters.declare(each.name, each.text) for each in TM}
+        current = server.counters.per_slot(numbers["tm.current"])
+        created = server.counters.per_slot(numbers["tm.created"])
         return [
             {"receiver": child, "current": current[child], "created": created[child]}
             for child in range(server.settings.children)

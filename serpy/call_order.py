@@ -1,0 +1,120 @@
+"""Who may run: one handler per Call-ID at a time; what comes for it meanwhile waits, messages and timers in their order.
+
+A handler that never waits costs two calls here. One that parks is noticed by the next that begins, and from then on
+what comes for its Call-ID queues. When it has ended, well or by a bug, what queued goes on, each item from the top of
+the loop: so a bug in one is reported like any other and takes nothing from those behind it.
+
+Knows nothing of what a message says. Runs in: udp receiver, timer. Locks: none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from serpy.sip.flow import Flow
+from serpy.sip.message import Message
+from serpy.transaction.answers import call_id_of
+from serpy.transaction.timers import Timed
+
+MAX_WAITING: Final = 64  # messages of one Call-ID that may queue behind a parked one; a phone sends a handful
+
+
+class Waiting:
+    """A message that waits for its turn, with its bytes and where it came from; or a timer that does."""
+
+    def __init__(self, data: bytes, message: Message | None, flow: Flow | None, timed: Timed | None) -> None:
+        self.data: Final = data
+        self.message: Final = message
+        self.flow: Final = flow
+        self.timed: Final = timed
+
+
+class CallOrder:
+    """The order of one process. *later* runs a callback from the top of the loop, *handle* does a message that has
+    waited, *fire* a timer.
+    """
+
+    def __init__(
+        self, later: Callable[[Callable[[], None]], None], handle: Callable[[bytes, Message, Flow], None],
+        fire: Callable[[Timed], None],
+    ) -> None:  # fmt: skip
+        self._later: Final = later
+        self._handle: Final = handle
+        self._fire: Final = fire
+        # Call-ID of the handler that was begun last and has not ended: found set, it has parked meanwhile.
+        self._running = ""
+        self._parked: Final[dict[str, deque[Waiting]]] = {}
+        # statistics
+        self.overrun = 0  # more messages than may wait
+        self.repeats = 0  # messages that waited already
+
+    def begin(self, call_id: str) -> bool:
+        """True when a handler of *call_id* may run now; then ``end()`` follows. False: ``wait()`` for its turn."""
+        if self._running:
+            self._parked[self._running] = deque()
+            self._running = ""
+        if self._parked and call_id in self._parked:
+            return False
+        self._running = call_id
+        return True
+
+    def end(self, call_id: str) -> None:
+        """The handler of *call_id* has ended: the next that waits behind it may go on."""
+        if not self._parked:
+            self._running = ""
+            return
+        if self._running == call_id:
+            self._running = ""
+        queue = self._parked.get(call_id)
+        if queue is None:
+            return  # it has not parked, or nothing was begun meanwhile
+        if queue:
+            self._later(lambda: self._next(call_id))
+        else:
+            del self._parked[call_id]
+
+    def wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> bool:
+        """Queue a message behind the parked handler of its Call-ID. False when too much waits there already.
+
+        One that is there already is taken for what it is, a repetition: one copy waits, and when its turn comes it is
+        answered, however long that was.
+        """
+        queue = self._parked[call_id]
+        for other in queue:
+            if other.data == data:
+                self.repeats += 1
+                return True
+        if len(queue) >= MAX_WAITING:
+            self.overrun += 1
+            return False
+        queue.append(Waiting(data, message, flow, None))
+        return True
+
+    def run_timers(self, due: deque[Timed]) -> None:
+        """Fire what is due, each in the order of its Call-ID: behind a parked handler it waits, there is always room."""
+        while due:
+            timed = due.popleft()
+            call_id = call_id_of(timed)
+            if not self.begin(call_id):
+                self._parked[call_id].append(Waiting(b"", None, None, timed))
+                continue
+            try:
+                self._fire(timed)
+            finally:
+                self.end(call_id)
+
+    def is_idle(self) -> bool:
+        """True when no handler is parked or running."""
+        return not self._running and not self._parked
+
+    def _next(self, call_id: str) -> None:
+        waiting = self._parked[call_id].popleft()
+        try:
+            if waiting.timed is not None:
+                self._fire(waiting.timed)
+            elif waiting.message is not None and waiting.flow is not None:
+                self._handle(waiting.data, waiting.message, waiting.flow)
+        finally:
+            self.end(call_id)

@@ -1,0 +1,26 @@
+"""What every proxy owes a new request before it looks where to send it.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §8.2.2, §16.3.
+"""
+
+from __future__ import annotations
+
+from serpy.errors import ProtocolError
+from serpy.sip.message import Request
+from serpy.sip.uri import Uri, parse_uri
+
+
+def check_request(request: Request) -> None:
+    """RFC 3261 §16.3 items 1, 2 and 5, which every proxy owes a new request. Raises ProtocolError."""
+    uri: Uri = parse_uri(request.request_uri)
+    if not uri.is_sip and uri.scheme != "tel":
+        raise ProtocolError(f"scheme {uri.scheme!r:.40}", status=416)
+    if request.find("proxy-require") >= 0 and request.method not in {"ACK", "CANCEL"}:
+        raise ProtocolError("Proxy-Require", status=420)
+
+
+def refusal_headers(request: Request, exc: ProtocolError) -> list[str]:
+    """The headers the answer to *exc* must carry (§8.2.2.3)."""
+    if exc.status != 420:
+        return []
+    return [f"Unsupported: {value}" for value in request.get_all("proxy-require")]
