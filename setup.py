@@ -58,6 +58,7 @@ HOT = [
     "serpy/db/sweep.py",
     "serpy/db/writer.py",
     "serpy/api.py",
+    "serpy/clock.py",
     "serpy/pipeline.py",
     "serpy/modules/acc_db/*.py",
     "serpy/rtp/bencode.py",

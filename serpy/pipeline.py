@@ -29,15 +29,17 @@ from serpy.sip.uri import Uri, parse_uri
 from serpy.sip.via import Via, parse_via
 from serpy.sip.writer import build_forwarded_response
 from serpy.transaction import statistics
-from serpy.transaction.client import NO_EDITS, ClientTransaction
+from serpy.transaction.client_side import not_sent, receive_response
+from serpy.transaction.deadlines import call_id_of, fire
+from serpy.transaction.forking import script_ended
 from serpy.transaction.forward import Forwarder, SendFilter
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.matching import is_stateful_branch, server_key
-from serpy.transaction.server import ServerTransaction
+from serpy.transaction.server_side import absorb, reply
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies
 from serpy.transaction.timers import Timed
-from serpy.transaction.upstream import ABSORBED
+from serpy.transaction.transactions import NO_EDITS, ServerTransaction
 from serpy.transaction.user import TransactionUser
 
 if TYPE_CHECKING:
@@ -91,11 +93,10 @@ class Pipeline:
         program: Any = server.program
         self.program = program
         cookie = os.urandom(4).hex()
-        now = self.loop.now()
         self.replies: Final = StatelessReplies(SECRET, self.send)
         self.forwarder: Final = Forwarder(server.listeners, self.send, cookie)
         self.layer: Final = TransactionLayer(
-            server.find(TransactionSettings) or TransactionSettings(), self.send, cookie, self.replies.tag, now
+            server.find(TransactionSettings) or TransactionSettings(), self.send, cookie, self.replies.tag, self.loop
         )
         self.layer.user = server.find(TransactionUser) or TransactionUser()
         self.layer.watched_flags = server.hooks.watched_flags
@@ -180,7 +181,7 @@ class Pipeline:
         if request is None or request.method == "CANCEL":
             return  # a response, an ACK, or what is repeated by who needs it
         try:
-            self.layer.not_sent(request.via.branch, self.loop.now())
+            not_sent(self.layer, request.via.branch)
         except ProtocolError:
             self.malformed += 1
 
@@ -194,8 +195,8 @@ class Pipeline:
         except ProtocolError:
             return
         if server is not None:
-            server.in_relay = False
-            self.layer.reply(server, 500, "", self.loop.now())
+            if isinstance(server, ServerTransaction):
+                reply(self.layer, server, 500)
             return
         self._refuse(request, flow, 500, "", [], self.loop.now())
 
@@ -233,7 +234,7 @@ class Pipeline:
             while queue:
                 waiting = queue.popleft()
                 if waiting.timed is not None:
-                    self.layer.fire(waiting.timed, self.loop.now())
+                    fire(self.layer, waiting.timed)
                 elif waiting.message is not None and waiting.flow is not None:
                     self._handle(waiting.message, waiting.flow)
         finally:
@@ -241,12 +242,11 @@ class Pipeline:
 
     def next_timer_at(self) -> float:
         """When ``on_timer`` is wanted next; far in the future when nothing waits."""
-        return self.layer.next_timer_at()
+        return self.layer.wheel.next_at()
 
     def on_timer(self, now: float) -> None:
         """Run the transaction timers that are due, each in the order of its Call-ID. May park."""
         layer = self.layer
-        layer.wall_now = self.loop.wall_now()
         layer.wheel.advance(now)
         due = layer.wheel.due
         while due:
@@ -261,35 +261,32 @@ class Pipeline:
                 continue
             self._running = call_id
             try:
-                layer.fire(timed, now)
+                fire(layer, timed)
             finally:
                 self._leave(call_id)
 
     # --- one message
 
     def _handle(self, message: Message, flow: Flow) -> None:
-        now = self.loop.now()
-        wall_now = self.loop.wall_now()
-        self.layer.wall_now = wall_now
         if isinstance(message, Request):
             self.requests += 1
-            self._request(message, flow, now, wall_now)
+            self._request(message, flow)
         elif isinstance(message, Response):
             self.responses += 1
-            self._response(message, flow, now, wall_now)
+            self._response(message, flow)
 
-    def _request(self, request: Request, flow: Flow, now: float, wall_now: float) -> None:
+    def _request(self, request: Request, flow: Flow) -> None:
         try:
             request.check_mandatory()
-            if self.layer.match_request(request, now) == ABSORBED:
+            if absorb(self.layer, request):
                 return
             check_request(request)
         except ProtocolError as exc:
-            self._refuse(request, flow, exc.status, exc.reason, refusal_headers(request, exc), now)
+            self._refuse(request, flow, exc.status, exc.reason, refusal_headers(request, exc), self.loop.now())
             return
-        if request.method == "ACK" and self.replies.absorbs(request, now):
+        if request.method == "ACK" and self.replies.absorbs(request, self.loop.now()):
             return
-        ctx = Context(request, flow, now, wall_now, REQUEST)
+        ctx = Context(request, flow, self.loop, REQUEST)
         if self._force_rport:
             ctx.reply_to_source = True
         try:
@@ -298,10 +295,10 @@ class Pipeline:
             self._answer_failure(ctx, exc.status, exc.reason, [])
         except ResourceError:
             self._answer_failure(ctx, 503, "", [f"Retry-After: {RETRY_AFTER_S}"])
-        server = ctx.transaction
-        if server is not None:
-            assert isinstance(server, ServerTransaction)
-            self.layer.script_ended(server, now)
+        finally:
+            server = ctx.transaction
+            if server is not None:
+                script_ended(self.layer, server)
 
     def _run_script(self, ctx: Context) -> None:
         hooks = self.server.hooks
@@ -312,7 +309,7 @@ class Pipeline:
         for after in hooks.post_script:
             after(ctx)
 
-    def _response(self, response: Response, flow: Flow, now: float, wall_now: float) -> None:
+    def _response(self, response: Response, flow: Flow) -> None:
         try:
             response.check_mandatory()
             for prefix, take in self.server.hooks.own_replies:
@@ -321,7 +318,7 @@ class Pipeline:
                     return
             ctx: Context | None = None
             if self._has_reply_route or self.server.hooks.pre_reply:
-                ctx = Context(response, flow, now, wall_now, ONREPLY)
+                ctx = Context(response, flow, self.loop, ONREPLY)
                 ctx.status = response.status
                 for hook in self.server.hooks.pre_reply:
                     if not hook(ctx):
@@ -333,7 +330,7 @@ class Pipeline:
                     ctx.state = RUNNING
             branch = self.layer.find_branch(response)
             if branch is not None:
-                self.layer.receive_response(branch, response, flow, ctx, now)
+                receive_response(self.layer, branch, response, flow, ctx)
             else:
                 self._forward_response(response, flow, ctx.edits if ctx is not None else NO_EDITS)
         except ProtocolError:
@@ -444,9 +441,8 @@ class Pipeline:
         self.refused += 1
         request = ctx.request
         server = ctx.transaction
-        if isinstance(server, ServerTransaction):
-            server.in_relay = False
-            self.layer.reply(server, status, reason, ctx.now, headers)
+        if server is not None:
+            reply(self.layer, server, status, reason, headers)
         elif request is not None and request.method != "ACK":
             self.replies.reply(ctx, status, reason, headers)
 
@@ -456,15 +452,6 @@ def signature(settings: Settings) -> list[str]:
     if settings.server_header:
         return [settings.server_header]
     return [f"Server: serpy ({__version__})"] if settings.server_signature else []
-
-
-def call_id_of(timed: Timed) -> str:
-    """The Call-ID of the transaction *timed* belongs to."""
-    if isinstance(timed, ServerTransaction):
-        return timed.call_id
-    if isinstance(timed, ClientTransaction):
-        return timed.server.call_id
-    return ""
 
 
 def check_request(request: Request) -> None:

@@ -26,7 +26,6 @@ from serpy.api import (
     TransactionService,
 )
 from serpy.sip.status import reason_phrase
-from serpy.transaction.server import ServerTransaction
 from serpy.transaction.stateless import StatelessReplies, redirect_contacts
 from serpy.transaction.statistics import ALL, SL
 
@@ -99,7 +98,7 @@ class Sl:
         if 300 <= status < 400 and not any(line[:8].lower() == "contact:" for line in headers):
             headers = [*headers, *redirect_contacts(ctx)]
         transaction = ctx.transaction
-        if self._transactions is not None and isinstance(transaction, ServerTransaction) and not transaction.replicated:
+        if self._transactions is not None and transaction is not None and not transaction.is_copy:
             return self._transactions.reply(ctx, status, reason, headers, body)
         return replies.reply(ctx, status, reason or reason_phrase(status), headers, body)
 

@@ -23,6 +23,7 @@ from typing import Final
 
 from greenlet import getcurrent, greenlet
 
+from serpy.clock import Clock
 from serpy.errors import ResourceError, UsageError
 
 READABLE: Final = 1  # EPOLLIN
@@ -63,10 +64,11 @@ class Ticket:
         self._greenlet: greenlet | None = None
 
 
-class Loop:
+class Loop(Clock):
     """Readers, timers and parked handlers of one process. Instants are ``time.monotonic()`` seconds."""
 
     def __init__(self, max_parked: int = 1000) -> None:
+        super().__init__(time.monotonic(), time.time())
         self.max_parked = max_parked
         self.parked = 0
         self.most_parked = 0
@@ -93,18 +95,8 @@ class Loop:
         self._home: greenlet | None = None
         self._switches = 0
         self._stopping = False
-        self._now = time.monotonic()
-        self._wall_offset = time.time() - self._now
 
     # ------------------------------------------------------------------------------------------------- clocks
-
-    def now(self) -> float:
-        """The monotonic instant of this wake-up."""
-        return self._now
-
-    def wall_now(self) -> float:
-        """Unix time of this wake-up; a step of the system clock shows after ``read_clocks()``, once a second."""
-        return self._now + self._wall_offset
 
     def read_clocks(self) -> None:
         """Read both clocks now: at the start of a process, and once a second by its heartbeat."""

@@ -75,7 +75,7 @@ class StatelessReplies:
         if headers:
             lines = [*lines, *headers]
         sent = self.answer(
-            request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source, now=ctx.now,
+            request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source, now=ctx.clock.now(),
             out_uri=ctx.request_uri,
         )  # fmt: skip
         if sent and status >= 200:

@@ -107,7 +107,7 @@ def test_the_best_of_two_answers_is_relayed_once(one, two):
         if status != "timeout":
             sent += answer(bench, branch, status)
     if "timeout" in {one, two}:
-        sent += bench.advance(31)
+        sent += bench.advance(33)
     upstream = [item.what for item in sent if item.host == "192.0.2.1"]
     candidates = [408 if status == "timeout" else status for status in (one, two)]
     if "timeout" in {one, two} and any(isinstance(s, int) and s >= 600 for s in (one, two)):
@@ -119,13 +119,13 @@ def test_the_best_of_two_answers_is_relayed_once(one, two):
 
 def test_a_timeout_of_every_branch_is_a_408():
     bench, _ = started()
-    sent = bench.advance(31)
+    sent = bench.advance(33)
     assert next(item.what for item in sent if item.host == "192.0.2.1") == "408"
 
 
 def test_a_non_invite_timeout_sends_nothing():
     bench, _ = started(1, "MESSAGE")
-    sent = bench.advance(60)
+    sent = bench.advance(70)
     assert {item.what for item in sent} == {"MESSAGE"}
     assert not bench.layer.servers
 
