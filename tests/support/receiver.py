@@ -59,6 +59,7 @@ class Bench:
     def __init__(self, params: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **routes: Any):
         self.loop = Loop()  # not run: the test moves its clock
         self.clock(1000.0)
+        self.step_wall_clock(1.7e9)
         self.parking = Parking(self.loop.now)
         self.slow: dict[tuple[int, str], float] = {}  # (kind, name) of a route -> seconds it waits before it runs
         self.sent: list[Outgoing] = []
@@ -92,7 +93,10 @@ class Bench:
 
     def clock(self, now: float) -> None:
         self.loop._now = now
-        self.loop._wall_offset = 1.7e9
+
+    def step_wall_clock(self, offset: float) -> None:
+        """Unix time is *offset* seconds ahead of the monotonic clock from now on."""
+        self.loop._wall_offset = offset
 
     def park(self, seconds: float) -> None:
         """In a handler: wait, as for a program, while everything else goes on."""

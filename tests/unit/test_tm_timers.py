@@ -166,9 +166,57 @@ def test_a_late_non_invite_answer_is_discarded():
 
 
 def test_a_transaction_the_script_left_alone_does_not_live_for_ever():
+    """The caller of an INVITE is told; that of another request has given up by then (RFC 4320 §4.2)."""
     bench = Bench(main=lambda b, ctx: b.tm.t_newtran(ctx))
     bench.receive(request())
     bench.receive(request("MESSAGE", branch="z9hG4bKm", call_id="m"))
     assert len(bench.layer.servers) == 2
-    bench.advance(181)
+    sent = bench.advance(33)
+    assert {(item.what, item.line("CSeq")) for item in sent} == {("500", "CSeq: 1 INVITE")}
+    bench.advance(70)
+    assert not bench.layer.servers
+
+
+def test_timer_c_is_restarted_by_each_101_to_199():
+    bench = Bench(main=relay)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 180), CALLEE)
+    for _ in range(4):
+        bench.advance(60)
+        bench.receive(response(invite, 180), CALLEE)
+    assert bench.advance(180) == []
+    assert "408 192.0.2.1" in names(bench.advance(15))
+
+
+def test_timer_c_is_not_restarted_by_a_100():
+    bench = Bench(main=relay)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 100), CALLEE)
+    for _ in range(3):
+        bench.advance(60)
+        bench.receive(response(invite, 100), CALLEE)
+    assert "408 192.0.2.1" in names(bench.advance(15))
+
+
+def test_a_time_the_script_has_set_is_not_stretched_by_provisionals():
+    def main(bench, ctx):
+        bench.tm.t_set_fr(ctx, 20000)
+        bench.tm.t_relay(ctx)
+
+    bench = Bench(main=main)
+    invite = bench.receive(request())[1]
+    for _ in range(3):
+        bench.receive(response(invite, 180), CALLEE)
+        bench.advance(6)
+    assert "408 192.0.2.1" in names(bench.advance(3))
+
+
+def test_an_acknowledged_negative_answer_is_remembered_for_wt_timer():
+    bench = Bench(main=relay)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 486), CALLEE)
+    bench.receive(request("ACK", to_tag="bob"))
+    bench.advance(4)
+    assert len(bench.layer.servers) == 1
+    bench.advance(1.2)
     assert not bench.layer.servers
