@@ -57,33 +57,36 @@ def relay_response(layer: TransactionLayer, branch: ClientTransaction, response:
 
 
 def conclude(layer: TransactionLayer, server: ServerTransaction) -> None:
-    """When all branches are final and none was 2xx: failure route, then the best answer upstream."""
-    while (wanted := server.verdict(life.ENDED)) == life.CHOOSE:
-        winner = pick(server.branches)
-        if winner is not None and not server.is_copy and may_try_again(layer, server, winner):
-            continue  # there are new branches, or an answer
-        send_best(layer, server)
-        return
-    if wanted == life.FINISH:
-        settle(layer, server)
+    """When all branches are final and none was 2xx: failure route, then the best answer upstream. May park."""
+    is_done = False
+    try:
+        while (wanted := server.verdict(life.ENDED)) == life.CHOOSE:
+            if not may_try_again(layer, server):
+                send_best(layer, server)
+                break
+        if wanted == life.FINISH:
+            settle(layer, server)
+        is_done = True
+    finally:
+        if not is_done and server.verdict(life.ENDED) != life.WAIT:
+            send_best(layer, server)  # a bug of ours: the caller gets what there is
 
 
-def may_try_again(layer: TransactionLayer, server: ServerTransaction, winner: ClientTransaction) -> bool:
+def may_try_again(layer: TransactionLayer, server: ServerTransaction) -> bool:
     """Run the failure route; True when it has added branches or answered. May park."""
+    winner = pick(server.branches)
+    if winner is None or server.is_copy:
+        return False
     if server.is_watched:
         report(layer.on_failed, server, winner.status, winner, winner.response)
     if not server.ctx.on_failure:
         return False
     count = len(server.branches)
     server.is_held = True
-    is_done = False
     try:
         layer.user.on_failure(server, winner)
-        is_done = True
     finally:
         server.is_held = False
-        if not is_done and server.verdict(life.ENDED) != life.WAIT:
-            send_best(layer, server)  # a bug of ours: the caller gets what there is
     if server.is_final():
         return True
     if len(server.branches) == count:

@@ -196,6 +196,17 @@ def test_a_bug_of_who_watches_answers_keeps_nothing():
     gone(bench)
 
 
+def test_a_bug_of_who_watches_failures_costs_the_caller_nothing():
+    bench = Bench(main=lambda b, ctx: (setattr(ctx, "flags", 2), b.tm.t_relay(ctx)))
+    bench.layer.watched_flags = 2
+    bench.layer.on_failed.append(lambda *_: broken(OurBugError)(None, None))
+    invite = bench.receive(request())[1]
+    with pytest.raises(OurBugError):
+        bench.receive(response(invite, 486), CALLEE)
+    assert finals(bench.take()) == ["486"]
+    gone(bench)
+
+
 # --- failover
 
 
