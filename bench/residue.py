@@ -12,10 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-if sys.path[0] == str(HERE):
-    sys.path[0] = str(HERE.parent)
-sys.path.insert(1, str(HERE.parent / "tests"))
+if sys.path[0] == str(Path(__file__).resolve().parent):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from support.receiver import Bench, Sent, request, response
 
