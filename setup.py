@@ -70,6 +70,7 @@ HOT = [
     "serpy/db/writer.py",
     "serpy/api.py",
     "serpy/call_order.py",
+    "serpy/clock.py",
     "serpy/pipeline.py",
     "serpy/modules/acc_db/*.py",
     "serpy/rtp/bencode.py",

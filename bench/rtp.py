@@ -18,6 +18,7 @@ if sys.path[0] == str(Path(__file__).resolve().parent):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from serpy.api import Server
+from serpy.clock import Clock
 from serpy.config import Settings
 from serpy.context.context import Context
 from serpy.modules import nathelper
@@ -65,7 +66,9 @@ def proxy(kind: str) -> tuple[int, int]:
 
 
 def contexts(count: int) -> list[Context]:
-    return [Context(parse_message(INVITE.format(call_id=f"call-{n}").encode()), FLOW, 1.0, 1.0) for n in range(count)]
+    return [
+        Context(parse_message(INVITE.format(call_id=f"call-{n}").encode()), FLOW, Clock(1.0, 1.0)) for n in range(count)
+    ]
 
 
 def descriptions(count: int) -> float:

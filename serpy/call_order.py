@@ -15,7 +15,7 @@ from typing import Final
 
 from serpy.sip.flow import Flow
 from serpy.sip.message import Message
-from serpy.transaction.answers import call_id_of
+from serpy.transaction.deadlines import call_id_of
 from serpy.transaction.timers import Timed
 
 MAX_WAITING: Final = 64  # messages of one Call-ID that may queue behind a parked one; a phone sends a handful

@@ -29,15 +29,17 @@ from serpy.sip.message import Message, Request, Response
 from serpy.sip.parser import is_keepalive, parse_for_reply, parse_message
 from serpy.transaction.answers import Answers
 from serpy.transaction.checks import check_request, refusal_headers
-from serpy.transaction.client import NO_EDITS
+from serpy.transaction.client_side import not_sent, receive_response
+from serpy.transaction.deadlines import fire
+from serpy.transaction.forking import script_ended
 from serpy.transaction.forward import Forwarder, SendFilter
 from serpy.transaction.layer import TransactionLayer
-from serpy.transaction.server import ServerTransaction
+from serpy.transaction.server_side import absorb
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies
 from serpy.transaction.statistics import SL, TM, Published, Statistic, declare
 from serpy.transaction.timers import Timed
-from serpy.transaction.upstream import ABSORBED
+from serpy.transaction.transactions import NO_EDITS
 from serpy.transaction.user import TransactionUser
 
 if TYPE_CHECKING:
@@ -83,14 +85,13 @@ class Pipeline:
         program: Any = server.program
         self.program = program
         cookie = os.urandom(4).hex()
-        now = self.loop.now
         self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire)
-        self.replies: Final = StatelessReplies(SECRET, self.send, now)
+        self.replies: Final = StatelessReplies(SECRET, self.send, self.loop.now)
         self.forwarder: Final = Forwarder(server.listeners, self.send, cookie)
         self.layer: Final = TransactionLayer(
-            server.find(TRANSACTION_SETTINGS) or TransactionSettings(), self.send, cookie, self.replies.tag, now()
+            server.find(TRANSACTION_SETTINGS) or TransactionSettings(), self.send, cookie, self.replies.tag, self.loop
         )
-        self.answers: Final = Answers(self.replies, self.layer, now)
+        self.answers: Final = Answers(self.replies, self.layer)
         self.layer.user = server.find(TRANSACTION_USER) or TransactionUser()
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
@@ -177,7 +178,7 @@ class Pipeline:
 
     def next_timer_at(self) -> float:
         """When ``on_timer`` is wanted next; far in the future when nothing waits."""
-        return self.layer.next_timer_at()
+        return self.layer.wheel.next_at()
 
     def on_timer(self, now: float) -> None:
         """Run the transaction timers that are due. May park."""
@@ -191,7 +192,7 @@ class Pipeline:
         if request is None or request.method == "CANCEL":
             return  # a response, an ACK, or what is repeated by who needs it
         try:
-            self.layer.not_sent(request.via.branch, self.loop.now())
+            not_sent(self.layer, request.via.branch)
         except ProtocolError:
             self.malformed += 1
 
@@ -209,26 +210,22 @@ class Pipeline:
 
     def _fire(self, timed: Timed) -> None:
         self.loop.current = timed
-        self.layer.wall_now = self.loop.wall_now()
-        self.layer.fire(timed, self.loop.now())
+        fire(self.layer, timed)
 
     def _handle(self, message: Message, flow: Flow) -> None:
-        now = self.loop.now()
-        wall_now = self.loop.wall_now()
-        self.layer.wall_now = wall_now
         if isinstance(message, Request):
             self.requests += 1
-            self._request(message, flow, now, wall_now)
+            self._request(message, flow)
         elif isinstance(message, Response):
             self.responses += 1
-            self._response(message, flow, now, wall_now)
+            self._response(message, flow)
 
     # --- requests
 
-    def _request(self, request: Request, flow: Flow, now: float, wall_now: float) -> None:
+    def _request(self, request: Request, flow: Flow) -> None:
         try:
             request.check_mandatory()
-            if self.layer.match_request(request, now) == ABSORBED:
+            if absorb(self.layer, request):
                 return
             check_request(request)
         except ProtocolError as exc:
@@ -236,7 +233,7 @@ class Pipeline:
             return
         if request.method == "ACK" and self.replies.absorbs(request):
             return
-        ctx = Context(request, flow, now, wall_now, REQUEST)
+        ctx = Context(request, flow, self.loop, REQUEST)
         if self._force_rport:
             ctx.reply_to_source = True
         try:
@@ -249,8 +246,8 @@ class Pipeline:
             self._give_up(ctx, 503, "", RETRY_LATER)
         finally:
             server = ctx.transaction
-            if isinstance(server, ServerTransaction):
-                self.layer.script_ended(server, self.loop.now())
+            if server is not None:
+                script_ended(self.layer, server)
 
     def _run_script(self, ctx: Context) -> None:
         hooks = self.server.hooks
@@ -265,7 +262,7 @@ class Pipeline:
 
     # --- responses
 
-    def _response(self, response: Response, flow: Flow, now: float, wall_now: float) -> None:
+    def _response(self, response: Response, flow: Flow) -> None:
         try:
             response.check_mandatory()
             for prefix, take in self.server.hooks.own_replies:
@@ -275,7 +272,7 @@ class Pipeline:
             if not self._has_reply_route and not self.server.hooks.pre_reply:
                 self._pass_on(response, flow, None)
                 return
-            ctx = Context(response, flow, now, wall_now, ONREPLY)
+            ctx = Context(response, flow, self.loop, ONREPLY)
             ctx.status = response.status
             goes_on = True
             try:
@@ -304,7 +301,7 @@ class Pipeline:
         """To the transaction it belongs to, else by its Via."""
         branch = self.layer.find_branch(response)
         if branch is not None:
-            self.layer.receive_response(branch, response, flow, ctx, self.loop.now())
+            receive_response(self.layer, branch, response, flow, ctx)
         elif not self.forwarder.forward_response(response, flow, ctx.edits if ctx is not None else NO_EDITS):
             self.stray_responses += 1
 
@@ -340,7 +337,9 @@ class Pipeline:
 
     def answer_bug(self, current: object, status: int) -> None:
         """The handler of *current* died, by a bug (500) or out of memory (503): answer if somebody waits for that."""
-        self.answers.abandon(current, status, RETRY_LATER if status == 503 else ())
+        if isinstance(current, tuple):
+            data, flow = current
+            self.answers.abandon(data, flow, status, RETRY_LATER if status == 503 else ())
 
     def _publish(self) -> None:
         """Copy the statistics to the shared page, once a second."""

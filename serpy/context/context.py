@@ -1,7 +1,8 @@
 """Everything the script may see and change about the one message it is working on.
 
 A Context belongs to one message, is handed through every script function, and is kept by the transaction so that
-failure, reply and branch routes find the request's flags, attributes and edits again.
+failure, reply and branch routes find the request's flags, attributes and edits again. ``arrived_at`` says when the
+message came and nothing else: a handler may have waited since, so whoever arms or compares asks ``clock``.
 
 Runs in: udp receiver, timer (synthetic requests). Locks: none. RFC: 3261 §16.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from serpy.clock import Clock
 from serpy.context.avps import Avps
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.uri import Uri, parse_uri
@@ -18,6 +20,7 @@ from serpy.sip.uri import Uri, parse_uri
 if TYPE_CHECKING:
     from serpy.context.authenticated import Authenticated
     from serpy.sip.flow import Flow, Listener
+    from serpy.transaction.transactions import ServerTransaction
 
 # Route kinds: the same numbers as serpy.script.exports.Routes, as plain ints for the hot path.
 REQUEST: Final = 1
@@ -61,14 +64,14 @@ class Context:
     transaction); everywhere else both are the request. ``edits`` belong to ``message``.
     """
 
-    def __init__(self, message: Message, flow: Flow, now: float, wall_now: float, kind: int = REQUEST) -> None:
+    def __init__(self, message: Message, flow: Flow, clock: Clock, kind: int = REQUEST) -> None:
         self.message = message
         self.request: Request | None = message if isinstance(message, Request) else None
         self.response: Response | None = message if isinstance(message, Response) else None
         self.flow = flow
         self.kind = kind
-        self.now = now  # monotonic, seconds
-        self.wall_now = wall_now  # Unix time, seconds
+        self.clock: Final = clock
+        self.arrived_at: Final = clock.wall_now()  # Unix time; for accounts of the past only
         self.flags = 0
         self.avps = Avps()
         self.edits = Edits()
@@ -84,7 +87,7 @@ class Context:
         self.q = -1
         self.branches: list[Target] = []
         # transaction
-        self.transaction: object | None = None
+        self.transaction: ServerTransaction | None = None  # until it is answered and nothing is left to be done
         self.on_failure = ""
         self.on_reply = ""
         self.on_branch = ""
@@ -103,6 +106,11 @@ class Context:
         self.authenticated: Authenticated | None = None
         # per-message scratch space of modules, by module name; no module reads another's
         self.notes: dict[str, object] = {}
+
+    @property
+    def wall_now(self) -> float:
+        """Unix time at this moment, in seconds."""
+        return self.clock.wall_now()
 
     @property
     def request_uri(self) -> str:
@@ -128,3 +136,41 @@ class Context:
         if self.uri_consumed:
             return list(self.branches)
         return [Target(self._request_uri, self.dst_uri, self.send_listener, self.q, 0), *self.branches]
+
+    def begin_branch(self, target: Target) -> BranchDraft:
+        """Show a branch route *target* as its own; what it changes is undone by ``BranchDraft.end``."""
+        return BranchDraft(self, target)
+
+
+class BranchDraft:
+    """What a branch route may change of the Context for its branch alone, as it was before."""
+
+    def __init__(self, ctx: Context, target: Target) -> None:
+        self._ctx: Final = ctx
+        self._request_uri: Final = ctx.request_uri
+        self._dst_uri: Final = ctx.dst_uri
+        self._uri_changed: Final = ctx.uri_changed
+        self._uri_consumed: Final = ctx.uri_consumed
+        self._edits: Final = ctx.edits
+        self._listener: Final = ctx.send_listener
+        self._on_reply: Final = ctx.on_reply
+        self._kind: Final = ctx.kind
+        self._top: Final = ctx.per_branch_headers
+        ctx.edits = ctx.edits.copy()
+        ctx.per_branch_headers = list(self._top)
+        ctx.request_uri = target.request_uri
+        ctx.dst_uri = target.dst_uri
+        ctx.send_listener = target.listener or self._listener
+
+    def end(self) -> None:
+        """Give the Context back as it was."""
+        ctx = self._ctx
+        ctx.request_uri = self._request_uri
+        ctx.dst_uri = self._dst_uri
+        ctx.uri_changed = self._uri_changed
+        ctx.uri_consumed = self._uri_consumed
+        ctx.edits = self._edits
+        ctx.send_listener = self._listener
+        ctx.on_reply = self._on_reply
+        ctx.kind = self._kind
+        ctx.per_branch_headers = self._top

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    ANSWERS,
     FALSE,
     REPLIES,
     TRUE,

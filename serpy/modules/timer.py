@@ -122,7 +122,7 @@ class TimerModule:
         server = self._server
         loop = server.loop
         loop.current = f"timer {timer.name}"
-        ctx = Context(self._request, Flow(server.listeners[0], _NOWHERE, 0), loop.now(), loop.wall_now(), REQUEST)
+        ctx = Context(self._request, Flow(server.listeners[0], _NOWHERE, 0), loop, REQUEST)
         ctx.notes[NOTE] = timer.name
         ctx.final_sent = True  # there is nobody to answer
         try:

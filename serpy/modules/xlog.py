@@ -77,7 +77,7 @@ class ScriptLog:
 
     def write(self, ctx: Context, level: int, text: str) -> None:
         """Log *text* unless the level is off or this second's lines are used up."""
-        if not log.isEnabledFor(level) or not self._may_write(ctx.now):
+        if not log.isEnabledFor(level) or not self._may_write(ctx.clock.now()):
             return
         log.log(level, "%s%s", self.prefix, printable(text, self.buf_size))
 

@@ -99,7 +99,7 @@ class XmlRpc:
         if wants_close(request):
             flow = _with(flow, CLOSE)
         server = self._server
-        ctx = Context(request, flow, server.loop.now(), server.loop.wall_now())
+        ctx = Context(request, flow, server.loop)
         ctx.notes[NAME] = True
         self._run(ctx)
         return True

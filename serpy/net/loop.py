@@ -23,6 +23,7 @@ from typing import Final
 
 from greenlet import getcurrent, greenlet
 
+from serpy.clock import Clock
 from serpy.errors import ResourceError, UsageError
 from serpy.net.waiters import Waiters
 
@@ -64,10 +65,11 @@ class Ticket:
         self._greenlet: greenlet | None = None
 
 
-class Loop:
+class Loop(Clock):
     """Readers, timers and parked handlers of one process. Instants are those of *clock*, in seconds."""
 
     def __init__(self, max_parked: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock(), time.time())
         self._clock: Final = clock
         self.max_parked = max_parked
         self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
@@ -95,19 +97,9 @@ class Loop:
         self._home: greenlet | None = None
         self._switches = 0
         self._stopping = False
-        self._now = self._clock()
-        self._wall_offset = time.time() - self._now
         self._window_end = self._now + COALESCE_WINDOW_S
 
     # ------------------------------------------------------------------------------------------------- clocks
-
-    def now(self) -> float:
-        """The monotonic instant at which what is running was started, or went on after its last wait."""
-        return self._now
-
-    def wall_now(self) -> float:
-        """The same as Unix time; a step of the system clock shows after ``read_clocks()``, once a second."""
-        return self._now + self._wall_offset
 
     def read_clocks(self) -> None:
         """Read both clocks now: at the start of a process, and once a second by its heartbeat."""

@@ -26,11 +26,11 @@ E_SEND: Final = -477
 E_RESOLVE: Final = -478
 E_BAD_URI: Final = -479
 E_BAD_REQUEST: Final = -400
-E_TOO_MANY_BRANCHES: Final = -500
+E_TIMEOUT: Final = -408
 E_CANCELLED: Final = -487
 E_LOOP: Final = -482
 E_MAX_BREADTH: Final = -440
-E_OTHER: Final = -500
+E_OTHER: Final = -500  # also: nothing left to try, more than MAX_BRANCHES
 
 MAX_CACHED_HOPS: Final = 4096
 FORWARD_OPTIONS: Final = "forward_options"  # note of a Context: Flow.options for what is forwarded
@@ -283,7 +283,7 @@ class Forwarder:
         if to_group is None or request.method != "REGISTER" or ctx.flow.listener.multicast:
             ctx.last_error = E_SEND
             return False
-        if not to_group(data, flow, ctx.wall_now):
+        if not to_group(data, flow, ctx.arrived_at):
             ctx.last_error = E_SEND
             return False
         return True

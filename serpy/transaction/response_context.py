@@ -1,6 +1,6 @@
 """The branches of one forked request, and which of their answers goes upstream.
 
-Pure choice: what happens with the chosen answer is ``layer.py``'s business. The order is SER's, a refinement of
+Pure choice: what happens with the chosen answer is the business of ``forking.py``. The order is SER's, a refinement of
 RFC 3261 §16.7 step 6: any 6xx, then 3xx, then the 4xx that let the caller try again (401 407 415 420 484), then the
 other 4xx, then 5xx; among equals the lowest code, among the same code the first branch.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.sip.message import Response
-from serpy.transaction.client import ClientTransaction
+from serpy.transaction.transactions import ClientTransaction
 
 RETRYABLE: Final = frozenset({401, 407, 415, 420, 484})
 NO_ANSWER: Final = 9000  # worse than any answer
@@ -28,11 +28,6 @@ def priority(status: int) -> int:
     if status >= 400:
         return 4000 + (rest if status in RETRYABLE else 100 + rest)
     return 3000 + rest
-
-
-def all_final(branches: list[ClientTransaction]) -> bool:
-    """True when no branch is still waited for."""
-    return all(branch.status >= 200 for branch in branches)
 
 
 def pick(branches: list[ClientTransaction]) -> ClientTransaction | None:

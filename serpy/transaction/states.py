@@ -2,11 +2,10 @@
 
 States, events and actions are ``Final`` ints and not Enums: a step happens several times per message, and compiled
 code indexes a flat list by ``state * EVENTS + event`` far faster than it hashes a pair of Enum members. The tables
-stay readable dicts, ``flatten`` turns each into its list once, and the tests check that every pair is either listed
-or ignored on purpose.
+stay readable dicts, ``flatten`` turns each into its list once. A pair is listed, ignored on purpose, or impossible:
+then ``step`` raises, because somebody has mixed something up.
 
-SER keeps one WAIT timer (``wt_timer``) for the whole transaction instead of D, I, J, K, L and M, and a proxy's
-client transactions live as long as their server transaction, so those timers have no event of their own here.
+D, K and M have no event: when they end nothing happens but that the transaction is forgotten.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §17, 6026.
 """
@@ -14,6 +13,8 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §17, 6026.
 from __future__ import annotations
 
 from typing import Final
+
+from serpy.errors import UsageError
 
 # States. CALLING of Figure 5 and TRYING of Figures 6 and 8 are the same number.
 TRYING: Final = 0
@@ -32,15 +33,23 @@ RECV_300_699: Final = 2
 TIMER_RETRANSMIT: Final = 3  # A, E
 TIMER_GIVE_UP: Final = 4  # B, F, and C once a provisional has come
 TRANSPORT_ERROR: Final = 5
-# Events of server transactions.
-RECV_REQUEST: Final = 0  # a retransmission
-RECV_ACK: Final = 1
-SEND_1XX: Final = 2
-SEND_2XX: Final = 3
-SEND_300_699: Final = 4
-TIMER_RESEND: Final = 5  # G
-TIMER_WAIT: Final = 6  # H in Completed, else the WAIT timer (I, J, L)
-EVENTS: Final = 7
+# Events of server transactions: other numbers, so that one of them is never taken for one of those.
+RECV_REQUEST: Final = 6  # a retransmission
+RECV_ACK: Final = 7
+SEND_1XX: Final = 8
+SEND_2XX: Final = 9
+SEND_300_699: Final = 10
+SEND_NOTHING: Final = 11  # the end without an answer (RFC 4320 §4.2, or the answers of a copy)
+TIMER_RESEND: Final = 12  # G
+TIMER_WAIT: Final = 13  # H, I, J, L
+EVENTS: Final = 14
+CLIENT_EVENTS: Final = range(RECV_1XX, RECV_REQUEST)
+SERVER_EVENTS: Final = range(RECV_REQUEST, EVENTS)
+EVENT_NAMES: Final = (
+    "1xx received", "2xx received", "300-699 received", "timer A or E", "timer B, C or F", "transport error",
+    "request received", "ACK received", "1xx sent", "2xx sent", "300-699 sent", "nothing sent", "timer G",
+    "timer H, I, J or L",
+)  # fmt: skip
 
 # Actions: bits, so that one step may carry several.
 PASS_UP: Final = 1  # hand the response to the response context
@@ -98,12 +107,12 @@ NON_INVITE_CLIENT: Final[Table] = {  # Figure 6
     (PROCEEDING, TRANSPORT_ERROR): (TERMINATED, FAILED | STOP_RETRANSMIT),
 }
 
-INVITE_SERVER: Final[Table] = {  # Figure 7, Accepted from RFC 6026
+INVITE_SERVER: Final[Table] = {  # Figure 7, Accepted from RFC 6026; L is the WAIT timer of Accepted
     (PROCEEDING, RECV_REQUEST): (PROCEEDING, RESEND),
     (PROCEEDING, SEND_1XX): (PROCEEDING, SEND),
     (PROCEEDING, SEND_2XX): (ACCEPTED, SEND | START_WAIT),
     (PROCEEDING, SEND_300_699): (COMPLETED, SEND | START_RESEND),
-    (PROCEEDING, TIMER_WAIT): (TERMINATED, DESTROY),
+    (PROCEEDING, SEND_NOTHING): (CONFIRMED, START_WAIT),
     (COMPLETED, RECV_REQUEST): (COMPLETED, RESEND),
     (COMPLETED, RECV_ACK): (CONFIRMED, STOP_RETRANSMIT | START_WAIT),
     # A branch may still answer 2xx after we have sent a negative final (late 200 after CANCEL): the caller must see
@@ -121,12 +130,12 @@ NON_INVITE_SERVER: Final[Table] = {  # Figure 8; J is the WAIT timer
     (TRYING, SEND_1XX): (PROCEEDING, SEND),
     (TRYING, SEND_2XX): (COMPLETED, SEND | START_WAIT),
     (TRYING, SEND_300_699): (COMPLETED, SEND | START_WAIT),
-    (TRYING, TIMER_WAIT): (TERMINATED, DESTROY),
+    (TRYING, SEND_NOTHING): (COMPLETED, START_WAIT),
     (PROCEEDING, RECV_REQUEST): (PROCEEDING, RESEND),
     (PROCEEDING, SEND_1XX): (PROCEEDING, SEND),
     (PROCEEDING, SEND_2XX): (COMPLETED, SEND | START_WAIT),
     (PROCEEDING, SEND_300_699): (COMPLETED, SEND | START_WAIT),
-    (PROCEEDING, TIMER_WAIT): (TERMINATED, DESTROY),
+    (PROCEEDING, SEND_NOTHING): (COMPLETED, START_WAIT),
     (COMPLETED, RECV_REQUEST): (COMPLETED, RESEND),
     (COMPLETED, TIMER_WAIT): (TERMINATED, DESTROY),
 }
@@ -141,36 +150,56 @@ IGNORED_INVITE_CLIENT: Final = frozenset({
     (TERMINATED, TRANSPORT_ERROR),
 })  # fmt: skip
 IGNORED_NON_INVITE_CLIENT: Final = frozenset(
-    (state, event) for state in (COMPLETED, TERMINATED) for event in range(TRANSPORT_ERROR + 1)
+    (state, event) for state in (COMPLETED, TERMINATED) for event in CLIENT_EVENTS
 )
 IGNORED_INVITE_SERVER: Final = frozenset({
-    (PROCEEDING, RECV_ACK), (PROCEEDING, TIMER_RESEND),
-    (COMPLETED, SEND_1XX), (COMPLETED, SEND_300_699),
+    (PROCEEDING, RECV_ACK),
+    (COMPLETED, SEND_1XX), (COMPLETED, SEND_300_699), (COMPLETED, SEND_NOTHING),
     (CONFIRMED, RECV_REQUEST), (CONFIRMED, RECV_ACK), (CONFIRMED, SEND_1XX), (CONFIRMED, SEND_300_699),
-    (CONFIRMED, TIMER_RESEND),
+    (CONFIRMED, SEND_NOTHING),
     # A retransmitted INVITE after the 2xx is absorbed: the callee repeats its 2xx by itself (RFC 6026 §7.1).
     (ACCEPTED, RECV_REQUEST), (ACCEPTED, RECV_ACK), (ACCEPTED, SEND_1XX), (ACCEPTED, SEND_300_699),
-    (ACCEPTED, TIMER_RESEND),
-    *((TERMINATED, event) for event in range(EVENTS)),
+    (ACCEPTED, SEND_NOTHING),
+    *((TERMINATED, event) for event in SERVER_EVENTS),
 })  # fmt: skip
 IGNORED_NON_INVITE_SERVER: Final = frozenset({
-    (TRYING, RECV_REQUEST), (TRYING, RECV_ACK), (TRYING, TIMER_RESEND),
-    (PROCEEDING, RECV_ACK), (PROCEEDING, TIMER_RESEND),
-    (COMPLETED, RECV_ACK), (COMPLETED, SEND_1XX), (COMPLETED, SEND_2XX), (COMPLETED, SEND_300_699),
-    (COMPLETED, TIMER_RESEND),
-    *((TERMINATED, event) for event in range(EVENTS)),
+    (TRYING, RECV_REQUEST),
+    (COMPLETED, SEND_1XX), (COMPLETED, SEND_2XX), (COMPLETED, SEND_300_699), (COMPLETED, SEND_NOTHING),
+    *((TERMINATED, event) for event in SERVER_EVENTS if event not in {RECV_ACK, TIMER_RESEND}),
 })  # fmt: skip
 
+# What a machine can be in at all, and what cannot happen there: ACK belongs to INVITE, G runs in Completed only, the
+# WAIT timer is armed by a final answer.
+IMPOSSIBLE_INVITE_SERVER: Final = frozenset({
+    (PROCEEDING, TIMER_RESEND), (PROCEEDING, TIMER_WAIT), (CONFIRMED, TIMER_RESEND), (ACCEPTED, TIMER_RESEND),
+})  # fmt: skip
+IMPOSSIBLE_NON_INVITE_SERVER: Final = frozenset({
+    (TRYING, TIMER_WAIT), (PROCEEDING, TIMER_WAIT),
+    *((state, event) for state in (TRYING, PROCEEDING, COMPLETED, TERMINATED) for event in (RECV_ACK, TIMER_RESEND)),
+})  # fmt: skip
 
-def flatten(table: Table) -> list[int]:
-    """*table* as a list by ``state * EVENTS + event``: ``actions << 3 | next state``, -1 where the event is ignored."""
-    flat = [-1] * (STATES * EVENTS)
+IGNORED: Final = -1
+IMPOSSIBLE: Final = -2
+
+
+def flatten(table: Table, ignored: frozenset[tuple[int, int]]) -> list[int]:
+    """*table* as a list by ``state * EVENTS + event``: ``actions << 3 | next state``, IGNORED or IMPOSSIBLE."""
+    flat = [IMPOSSIBLE] * (STATES * EVENTS)
+    for state, event in ignored:
+        flat[state * EVENTS + event] = IGNORED
     for (state, event), (following, actions) in table.items():
         flat[state * EVENTS + event] = actions << 3 | following
     return flat
 
 
-INVITE_CLIENT_STEPS: Final[list[int]] = flatten(INVITE_CLIENT)
-NON_INVITE_CLIENT_STEPS: Final[list[int]] = flatten(NON_INVITE_CLIENT)
-INVITE_SERVER_STEPS: Final[list[int]] = flatten(INVITE_SERVER)
-NON_INVITE_SERVER_STEPS: Final[list[int]] = flatten(NON_INVITE_SERVER)
+INVITE_CLIENT_STEPS: Final[list[int]] = flatten(INVITE_CLIENT, IGNORED_INVITE_CLIENT)
+NON_INVITE_CLIENT_STEPS: Final[list[int]] = flatten(NON_INVITE_CLIENT, IGNORED_NON_INVITE_CLIENT)
+INVITE_SERVER_STEPS: Final[list[int]] = flatten(INVITE_SERVER, IGNORED_INVITE_SERVER)
+NON_INVITE_SERVER_STEPS: Final[list[int]] = flatten(NON_INVITE_SERVER, IGNORED_NON_INVITE_SERVER)
+
+
+def no_step(code: int, state: int, event: int) -> int:
+    """What *event* asks for in *state* when the list says *code* < 0: 0, nothing. Raises UsageError when it cannot be."""
+    if code == IMPOSSIBLE:
+        raise UsageError(f"{EVENT_NAMES[event]} in state {STATE_NAMES[state]}")
+    return 0

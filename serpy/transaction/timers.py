@@ -1,9 +1,11 @@
-"""When transactions want to be woken: one wheel, one entry per object, nothing to cancel.
+"""When transactions want to be woken: one wheel, one entry per object.
 
 An object asks for ``fires_at``; the wheel files it under that tick unless an earlier entry of it is already filed.
 A popped entry whose object has moved its instant later is filed again, one whose object wants nothing is forgotten.
-So setting, moving and stopping a timer is an assignment, and a call that ends early leaves one list item behind.
-Instants are rounded up to the next tick: a timer never fires early and at most one tick late.
+So moving a timer later and stopping it are assignments; ``forget()`` takes the entry out as well, for what would be kept
+in memory by it. Instants are rounded up to the next tick: a timer never fires early and at most one tick late.
+
+What is ``due`` keeps its ``fires_at``: it may have to wait for its turn, and whoever fires it then compares again.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §17 (T1, T2, T4), values as in SER's tm.
 """
@@ -15,7 +17,7 @@ from typing import Final
 
 TICK_S: Final = 0.05  # a tenth of T1: finer buys wake-ups, nothing else
 TICKS_PER_S: Final = 20
-SLOTS: Final = 8192  # 409 s ahead, longer than any default; later instants go round again
+SLOTS: Final = 8192  # 409 s ahead, longer than most; later instants go round again
 MASK: Final = 8191
 
 NEVER: Final = 1e18
@@ -27,6 +29,14 @@ class Timed:
     def __init__(self) -> None:
         self.fires_at = 0.0
         self.filed_tick = 0  # the tick this object is filed under, 0 = not filed
+        self.place = 0  # where in the slot of that tick
+
+    def take_turn(self, now: float) -> bool:
+        """True when the instant has come; it is used up then. False for one that was moved or stopped meanwhile."""
+        if self.fires_at == 0.0 or self.fires_at > now:
+            return False
+        self.fires_at = 0.0
+        return True
 
 
 class TimerWheel:
@@ -43,8 +53,17 @@ class TimerWheel:
         """Wake *timed* at *fires_at*, and no longer at the instant asked for before."""
         timed.fires_at = fires_at
         tick = int(fires_at * TICKS_PER_S) + 1
-        if timed.filed_tick == 0 or tick < timed.filed_tick:
+        if timed.filed_tick == 0:
             self._file(timed, tick)
+        elif tick < timed.filed_tick:
+            self._take_out(timed)
+            self._file(timed, tick)
+
+    def forget(self, timed: Timed) -> None:
+        """Do not wake *timed*, and keep no reference to it."""
+        timed.fires_at = 0.0
+        if timed.filed_tick:
+            self._take_out(timed)
 
     def _file(self, timed: Timed, tick: int) -> None:
         if tick <= self._tick:
@@ -52,16 +71,29 @@ class TimerWheel:
         timed.filed_tick = tick
         fires_at = tick * TICK_S
         self._earliest = min(self._earliest, fires_at)
-        self._slots[tick & MASK].append(timed)
+        slot = self._slots[tick & MASK]
+        timed.place = len(slot)
+        slot.append(timed)
         self._filed += 1
 
+    def _take_out(self, timed: Timed) -> None:
+        """The last of the slot takes the place of *timed*."""
+        slot = self._slots[timed.filed_tick & MASK]
+        last = slot.pop()
+        if last is not timed:
+            slot[timed.place] = last
+            last.place = timed.place
+        timed.filed_tick = 0
+        self._filed -= 1
+
     def advance(self, now: float) -> None:
-        """Move everything whose instant is not after *now* into ``due``, in order."""
+        """Move everything whose instant is not after *now* into ``due``, in the order of its ticks."""
         if now < self._earliest:
             return
         last = int(now * TICKS_PER_S)
-        if self._filed == 0 and last > self._tick:
-            self._tick = last
+        # Nothing is filed before the earliest instant, and one round meets every slot: however long nobody asked,
+        # there are never more steps than slots.
+        self._tick = max(self._tick, int(self._earliest * TICKS_PER_S) - 1 if self._filed else last, last - SLOTS)
         while self._tick < last:
             self._tick += 1
             slot = self._slots[self._tick & MASK]
@@ -75,10 +107,9 @@ class TimerWheel:
         tick = self._tick
         for timed in slot:
             filed = timed.filed_tick
-            if filed != tick:
-                if filed > tick and filed & MASK == tick & MASK:
-                    self._file(timed, filed)  # a whole round too early
-                continue  # else it was filed again for an earlier tick: this is its stale entry
+            if filed > tick:
+                self._file(timed, filed)  # a whole round too early
+                continue
             timed.filed_tick = 0
             fires_at = timed.fires_at
             if fires_at == 0.0:
@@ -86,7 +117,6 @@ class TimerWheel:
             if fires_at > now:
                 self._file(timed, int(fires_at * TICKS_PER_S) + 1)
             else:
-                timed.fires_at = 0.0
                 self.due.append(timed)
 
     def next_at(self) -> float:

@@ -6,26 +6,32 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §5 (transaction user).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from serpy.context.context import Context
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
-from serpy.transaction.client import NO_EDITS, ClientTransaction
-from serpy.transaction.server import ServerTransaction
+from serpy.transaction.transactions import NO_EDITS, ClientTransaction, ServerTransaction
 
 Outcome = Callable[[Context, float, int, Response | None, str, str], None]
 """(context of the request, its Unix time, status, the response or None for our own answer, To tag, URI it was sent to)."""
 
 
+class Routes(Protocol):
+    """The compiled script, as much of it as is wanted here."""
+
+    def run(self, ctx: Context, kind: int, name: str, /) -> int:
+        """Run the route *name* of that kind for *ctx*."""
+
+
 class TransactionUser:
-    """What the layer asks of the script. This one lets everything take its course."""
+    """What the layer asks of the script. This one lets everything take its course. Each may park."""
 
     def __init__(self) -> None:
-        self.program: Any = None  # the compiled script, which has no type down here; the pipeline sets it
+        self.program: Routes | None = None  # the pipeline sets it
 
     def on_reply(
-        self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None, now: float  # noqa: ARG002
+        self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None  # noqa: ARG002
     ) -> Edits | None:  # fmt: skip
         """Run the armed onreply route; the edits of the response, None when it was dropped."""
         return ctx.edits if ctx is not None else NO_EDITS
@@ -34,5 +40,5 @@ class TransactionUser:
         """Run the armed branch route for the branch *index* about to be made; False = the script dropped it."""
         return True
 
-    def on_failure(self, server: ServerTransaction, winner: ClientTransaction, now: float) -> None:
+    def on_failure(self, server: ServerTransaction, winner: ClientTransaction) -> None:
         """Run the armed failure route. It may reply or add branches."""

@@ -17,7 +17,7 @@ from serpy.pipeline import Pipeline, declare_statistics
 from serpy.replication.handover import Handover
 from serpy.script.exports import FALSE, TRUE
 from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing
-from serpy.transaction.answers import call_id_of
+from serpy.transaction.deadlines import call_id_of
 from serpy.transaction.timers import Timed
 from serpy.workers.base import Worker
 

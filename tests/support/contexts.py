@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from serpy.api import Context, Flow, Listener, Server
+from serpy.clock import Clock
 from serpy.context.context import REQUEST
 from serpy.sip.message import Request, Response
 from serpy.sip.parser import parse_message
@@ -54,7 +55,7 @@ def reply_text(*headers, status=200, reason="OK", method="INVITE"):
 def context(text, *, kind=REQUEST, flow=FLOW, now=100.0, wall_now=1_700_000_000.0):
     """The Context of one message given as text."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-    return Context(parse_message(data), flow, now, wall_now, kind)
+    return Context(parse_message(data), flow, Clock(now, wall_now), kind)
 
 
 def sent_lines(ctx, out=LISTENER):

@@ -1,14 +1,19 @@
-"""A whole receiver without sockets: bytes in, bytes out, a clock the test advances."""
+"""A whole receiver without sockets: bytes in, bytes out, a clock the test advances.
+
+Any handler may take its time: ``park()`` in a route, ``slow`` for all runs of one, ``slow_resolver``, ``slow_database``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from support.parking import Parking
+
 from serpy.api import Server
 from serpy.config import Settings
-from serpy.context.context import BRANCH, DROPPED, FAILURE, ONREPLY, REQUEST, Context
-from serpy.errors import TransportError
+from serpy.context.context import BRANCH, DROPPED, FAILURE, ONREPLY, ONSEND, REQUEST, Context
+from serpy.errors import BackendError, TransportError
 from serpy.modules import sl, tm
 from serpy.net.handoff import Channels
 from serpy.net.loop import Loop
@@ -34,17 +39,20 @@ class FakeProgram:
             self.routes[kinds[kind], name] = call
         self.has_onsend = self.onsend is not None
         self.hooks = Hooks()
+        self.before: Callable[[int, str], None] = lambda _kind, _name: None
 
     def has_route(self, kind: int, name: str) -> bool:
         return (kind, name) in self.routes
 
     def run(self, ctx: Context, kind: int, name: str) -> int:
+        self.before(kind, name)
         route = self.routes.get((kind, name))
         if route is not None and route(ctx) is False:
             ctx.state = DROPPED
         return 1
 
     def run_onsend(self, ctx: Context) -> None:
+        self.before(ONSEND, "")
         if self.onsend is not None and self.onsend(ctx) is False:
             ctx.state = DROPPED
 
@@ -53,8 +61,12 @@ class Bench:
     def __init__(self, params: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **routes: Any):
         self.loop = Loop()  # not run: the test moves its clock
         self.clock(1000.0)
+        self.step_wall_clock(1.7e9)
+        self.parking = Parking(self.loop.now)
+        self.slow: dict[tuple[int, str], float] = {}  # (kind, name) of a route -> seconds it waits before it runs
         self.sent: list[Outgoing] = []
-        self.broken: set[tuple[str, int]] = set()
+        self.broken: set[tuple[str, int]] = set()  # addresses that refuse
+        self.defects: dict[tuple[str, int], type[Exception]] = {}  # addresses that nothing can be sent to by a bug
         self.listener = Listener(0, "udp", *PROXY)
         config = Settings()
         config.children = 1
@@ -76,18 +88,54 @@ class Bench:
         self.tm.init(server)
         self.sl.init(server)
         program = FakeProgram(**{name: self._bind(route) for name, route in routes.items()})
+        program.before = lambda kind, name: self.park(self.slow.get((kind, name), 0.0))
         server.program = program
         self.pipeline = Pipeline(server)
         self.layer = self.pipeline.layer
 
     def clock(self, now: float) -> None:
         self.loop._now = now
-        self.loop._wall_offset = 1.7e9
+
+    def step_wall_clock(self, offset: float) -> None:
+        """Unix time is *offset* seconds ahead of the monotonic clock from now on."""
+        self.loop._wall_offset = offset
+
+    def park(self, seconds: float) -> None:
+        """In a handler: wait, as for a program, while everything else goes on."""
+        self.parking.park(seconds)
+
+    def slow_resolver(self, seconds: float, *answers: tuple[str, str, int]) -> None:
+        """From now on every name has these addresses, after *seconds*."""
+
+        def resolve(_uri: object) -> list[tuple[str, str, int]]:
+            self.park(seconds)
+            if not answers:
+                raise BackendError("no such name")
+            return list(answers)
+
+        self.pipeline.forwarder.resolve = resolve
+
+    def slow_database(self, seconds: float) -> None:
+        """From now on each request and each response waits for a database before it comes to the script."""
+
+        def read(_ctx: Context) -> bool:
+            self.park(seconds)
+            return True
+
+        self.server.hooks.pre_script.append(read)
+        self.server.hooks.pre_reply.append(read)
 
     def _bind(self, route: Callable[..., object]) -> Callable[[Context], object]:
         return lambda ctx: route(self, ctx)
 
+    def flow(self, source: tuple[str, int] = CALLER) -> Flow:
+        """How *source* reaches this receiver."""
+        return Flow(self.listener, *source)
+
     def _send(self, outgoing: Outgoing) -> None:
+        defect = self.defects.get((outgoing.flow.host, outgoing.flow.port))
+        if defect is not None:
+            raise defect("no such thing")
         if (outgoing.flow.host, outgoing.flow.port) in self.broken:
             raise TransportError("unreachable")
         self.sent.append(outgoing)
@@ -98,7 +146,7 @@ class Bench:
         raw = data.encode() if isinstance(data, str) else data
         flow = Flow(self.listener, *source)
         self.loop.current = (raw, flow)
-        self.pipeline.receive(raw, flow)
+        self.parking.run(self.pipeline.receive, raw, flow)
         self.settle()
         return self.take()
 
@@ -111,9 +159,10 @@ class Bench:
         """What went out while time passed."""
         self.sent.clear()
         end = self.loop.now() + seconds
-        while (at := self.pipeline.next_timer_at()) <= end:
+        while (at := min(self.pipeline.next_timer_at(), self.parking.next_at())) <= end:
             self.clock(max(self.loop.now(), at) + 1e-6)
-            self.pipeline.on_timer(self.loop.now())
+            if not self.parking.resume_due():
+                self.parking.run(self.pipeline.on_timer, self.loop.now())
             self.settle()
         self.clock(end)
         return self.take()

@@ -2,6 +2,7 @@
 
 from support.contexts import FLOW, LISTENER, reply_text, request_text
 
+from serpy.clock import Clock
 from serpy.context.context import ONREPLY, REQUEST, Context
 from serpy.errors import BackendError, ConfigError
 from serpy.script import compile as compiler
@@ -123,7 +124,7 @@ def context(*headers, reply=False, host="203.0.113.7", **parts):
     """A Context of a request (or reply) that came from *host*."""
     text = reply_text(*headers, **parts) if reply else request_text(*headers, **parts)
     flow = Flow(LISTENER, host, 5062) if host != FLOW.host else FLOW
-    return Context(parse_message(text.encode()), flow, 1.0, 1000.0, ONREPLY if reply else REQUEST)
+    return Context(parse_message(text.encode()), flow, Clock(1.0, 1000.0), ONREPLY if reply else REQUEST)
 
 
 def run(

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-VALUES = {"errors", "sip"}
+VALUES = {"errors", "clock", "sip"}
 SHARED = {"shm", "net", "db", "rpc", "config", "log"}
 # Who may import what, by the first name below serpy. A package may always import itself.
 ALLOWED = {
     "errors": set(),
+    "clock": set(),
     "sip": {"errors"},
     "context": VALUES,
     "transaction": VALUES | {"context"},

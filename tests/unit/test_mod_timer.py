@@ -35,7 +35,7 @@ class World:
         self.server.exports["timer"].child_init(self.server)
 
     def note(self, ctx):
-        self.seen.append((ctx.avps.search("ran"), ctx.now))
+        self.seen.append((ctx.avps.search("ran"), ctx.clock.now()))
         if len(self.seen) >= self.enough:
             self.loop.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.receiver import Bench, Sent, names, request, response
 
+from serpy.clock import Clock
 from serpy.context.context import Context
 from serpy.net.streams import connection_id
 from serpy.script import builtins
@@ -175,6 +176,8 @@ def test_a_flow_leaves_from_the_address_it_came_to_when_that_can():
 
 
 def test_an_option_of_the_flow_is_no_note_of_a_module():
-    ctx = Context(parse_message(request().encode()), Flow(Listener(0, "udp", "192.0.2.100", 5060), *CALLEE), 0.0, 0.0)
+    ctx = Context(
+        parse_message(request().encode()), Flow(Listener(0, "udp", "192.0.2.100", 5060), *CALLEE), Clock(0.0, 0.0)
+    )
     builtins.set_forward_close(ctx)
     assert ctx.notes == {"forward_options": CLOSE}

@@ -8,6 +8,7 @@ import pytest
 from support.contexts import LISTENER, SECOND, FakeReplies, configure, context, function, request_text, server
 
 from serpy.api import LOCATION, REPLIES, Context, Flow
+from serpy.clock import Clock
 from serpy.context.avps import FROM_URI, TO_USER
 from serpy.errors import BackendError, ResourceError
 from serpy.modules import registrar
@@ -245,7 +246,7 @@ def test_a_natted_phone_is_remembered_and_called_where_it_came_from():
 
 def test_the_source_of_a_tcp_connection_names_its_transport():
     setup = Setup()
-    ctx = Context(register("Contact: <sip:b@h>").message, Flow(registrar_tls(), "2001:db8::9", 40000), 1.0, NOW)
+    ctx = Context(register("Contact: <sip:b@h>").message, Flow(registrar_tls(), "2001:db8::9", 40000), Clock(1.0, NOW))
     ctx.flags = 1 << 4
     setup.save(ctx=ctx)
     assert setup.location.bindings("location", "bob")[0].received == (

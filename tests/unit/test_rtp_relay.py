@@ -6,6 +6,7 @@ import pytest
 from support.contexts import FLOW, LISTENER, VIA, context, request_text, server
 from support.rtpproxy import FakeRtpEngine, FakeRtpProxy
 
+from serpy.clock import Clock
 from serpy.context.context import FAILURE, ONREPLY, Context
 from serpy.errors import ConfigError, ResourceError, UsageError
 from serpy.modules import nathelper
@@ -75,7 +76,7 @@ def reply(invite_ctx=None, *, status=200, method="INVITE", body=SDP):
         f"CSeq: 1 {method}", TYPE, f"Content-Length: {len(body)}",
     ]  # fmt: skip
     data = ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-    ctx = Context(parse_message(data), Flow(LISTENER, "198.51.100.7", 5060), 1.0, 1.0, ONREPLY)
+    ctx = Context(parse_message(data), Flow(LISTENER, "198.51.100.7", 5060), Clock(1.0, 1.0), ONREPLY)
     if invite_ctx is not None:
         ctx.request = invite_ctx.request
     return ctx

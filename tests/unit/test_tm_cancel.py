@@ -56,7 +56,7 @@ def test_a_peer_that_never_answers_ends_as_487_when_cancelled():
     bench = Bench(main=main)
     bench.receive(request())
     bench.receive(cancel())
-    upstream = [item.what for item in bench.advance(31) if item.host == "192.0.2.1"]
+    upstream = [item.what for item in bench.advance(33) if item.host == "192.0.2.1"]
     assert upstream[0] == "487"
 
 

@@ -106,7 +106,7 @@ def test_a_failure_that_leads_elsewhere_is_reported_with_the_answer_of_there():
 def test_silence_is_a_failure_with_408_of_our_own():
     bench = watched()
     begin(bench)
-    bench.advance(31)
+    bench.advance(33)
     assert [event[:3] for event in bench.events] == [("failed", 408, "ours"), ("answer", 408, "ours")]
 
 

@@ -111,7 +111,7 @@ def check(bench, outcomes, order, method, *, ringing):
     for index in order:
         if outcomes[index] != "timeout":
             fork.answer(index, outcomes[index])
-    fork.advance(200)
+    fork.advance(300)
     answers = [int(item.what) for item in fork.finals]
     assert answers == expected(outcomes, method), what
     if answers:

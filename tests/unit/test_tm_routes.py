@@ -163,7 +163,7 @@ def test_a_timeout_runs_the_failure_route_with_408():
 
     bench = Bench(main=relay_with(failure="F"), failure_F=failed)
     bench.receive(request())
-    bench.advance(31)
+    bench.advance(33)
     assert seen == [(408, 1, 1)]
 
 

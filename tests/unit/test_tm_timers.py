@@ -31,13 +31,13 @@ def close(found, expected):
 def test_an_invite_is_repeated_with_doubling_intervals_until_fr():
     bench = Bench(main=relay)
     bench.receive(request())
-    close(times_of(bench, "INVITE", 40), [0.5, 1.5, 3.5, 7.5, 15.5])
+    close(times_of(bench, "INVITE", 40), [0.5, 1.5, 3.5, 7.5, 15.5, 31.5])
 
 
 def test_a_non_invite_is_repeated_at_most_every_t2():
     bench = Bench(main=relay)
     bench.receive(request("MESSAGE"))
-    close(times_of(bench, "MESSAGE", 40), [0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5])
+    close(times_of(bench, "MESSAGE", 40), [0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5])
 
 
 def test_a_provisional_ends_the_repetition_of_an_invite():
@@ -101,7 +101,8 @@ def test_a_ringing_branch_times_out_after_fr_inv_and_is_cancelled():
     bench = Bench(main=relay)
     invite = bench.receive(request())[1]
     bench.receive(response(invite, 180), CALLEE)
-    assert bench.advance(119) == []
+    assert bench.advance(181) == []  # §16.6 item 11: timer C is more than three minutes
+    bench.advance(8)
     assert names(bench.advance(1.2))[:2] == ["CANCEL 192.0.2.2", "408 192.0.2.1"]
     # the answer to the INVITE still has to be acknowledged
     assert names(bench.receive(response(invite, 487), CALLEE)) == ["ACK 192.0.2.2"]
@@ -118,7 +119,7 @@ def test_each_provisional_restarts_fr_inv_only_when_asked_to():
 
 
 def test_an_invite_never_outlives_max_inv_lifetime():
-    bench = Bench(main=relay)
+    bench = Bench({"max_inv_lifetime": 180000}, main=relay)
     invite = bench.receive(request())[1]
     for _ in range(4):
         bench.receive(response(invite, 180), CALLEE)
@@ -151,7 +152,7 @@ def test_a_2xx_after_the_transaction_is_gone_is_forwarded_by_its_via():
     bench = Bench(main=relay)
     invite = bench.receive(request())[1]
     bench.receive(response(invite, 200), CALLEE)
-    bench.advance(10)
+    bench.advance(33)
     assert not bench.layer.servers
     assert names(bench.receive(response(invite, 200), CALLEE)) == ["200 192.0.2.1"]
 
@@ -165,9 +166,57 @@ def test_a_late_non_invite_answer_is_discarded():
 
 
 def test_a_transaction_the_script_left_alone_does_not_live_for_ever():
+    """The caller of an INVITE is told; that of another request has given up by then (RFC 4320 §4.2)."""
     bench = Bench(main=lambda b, ctx: b.tm.t_newtran(ctx))
     bench.receive(request())
     bench.receive(request("MESSAGE", branch="z9hG4bKm", call_id="m"))
     assert len(bench.layer.servers) == 2
-    bench.advance(181)
+    sent = bench.advance(33)
+    assert {(item.what, item.line("CSeq")) for item in sent} == {("500", "CSeq: 1 INVITE")}
+    bench.advance(70)
+    assert not bench.layer.servers
+
+
+def test_timer_c_is_restarted_by_each_101_to_199():
+    bench = Bench(main=relay)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 180), CALLEE)
+    for _ in range(4):
+        bench.advance(60)
+        bench.receive(response(invite, 180), CALLEE)
+    assert bench.advance(180) == []
+    assert "408 192.0.2.1" in names(bench.advance(15))
+
+
+def test_timer_c_is_not_restarted_by_a_100():
+    bench = Bench(main=relay)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 100), CALLEE)
+    for _ in range(3):
+        bench.advance(60)
+        bench.receive(response(invite, 100), CALLEE)
+    assert "408 192.0.2.1" in names(bench.advance(15))
+
+
+def test_a_time_the_script_has_set_is_not_stretched_by_provisionals():
+    def main(bench, ctx):
+        bench.tm.t_set_fr(ctx, 20000)
+        bench.tm.t_relay(ctx)
+
+    bench = Bench(main=main)
+    invite = bench.receive(request())[1]
+    for _ in range(3):
+        bench.receive(response(invite, 180), CALLEE)
+        bench.advance(6)
+    assert "408 192.0.2.1" in names(bench.advance(3))
+
+
+def test_an_acknowledged_negative_answer_is_remembered_for_wt_timer():
+    bench = Bench(main=relay)
+    invite = bench.receive(request())[1]
+    bench.receive(response(invite, 486), CALLEE)
+    bench.receive(request("ACK", to_tag="bob"))
+    bench.advance(4)
+    assert len(bench.layer.servers) == 1
+    bench.advance(1.2)
     assert not bench.layer.servers

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from serpy.api import Server
+from serpy.clock import Clock
 from serpy.config import Settings
 from serpy.context.context import Context
 from serpy.net.handoff import (
@@ -305,7 +306,7 @@ def aliased(farm, connection, via, port=0, transport="TCP"):
     worker = UdpWorker(server, farm.channels[0], bound, 0, 0)
     text = f"REGISTER sip:a SIP/2.0\r\nVia: SIP/2.0/{transport} {via};branch=z9hG4bK1\r\n\r\n"
     flow = Flow(farm.listener, connection.host, connection.port, connection.id)
-    return worker._alias(Context(parse_message(text.encode()), flow, 0.0, 0.0), port)
+    return worker._alias(Context(parse_message(text.encode()), flow, Clock(0.0, 0.0)), port)
 
 
 @pytest.mark.parametrize(

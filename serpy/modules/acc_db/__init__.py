@@ -190,9 +190,9 @@ class AccDb:
         except ProtocolError:
             return True
         expected = self._expected.pop(key, None)
-        if expected is not None and expected.until > ctx.now:
+        if expected is not None and expected.until > ctx.clock.now():
             row = self._row.make(
-                self.acc_table, ctx, request, ctx.wall_now, expected.status, None, request.to_tag, request.request_uri,
+                self.acc_table, ctx, request, ctx.arrived_at, expected.status, None, request.to_tag, request.request_uri,
                 ctx.wall_now,
             )  # fmt: skip
             self._send(self.acc_table, self._row.sharing(row, expected.shared))
@@ -218,7 +218,7 @@ class AccDb:
             tag = request.to_tag
         except ProtocolError:
             return FALSE
-        row = self._write(table, ctx, request, ctx.wall_now, status, None, tag, ctx.request_uri)
+        row = self._write(table, ctx, request, ctx.arrived_at, status, None, tag, ctx.request_uri)
         return FALSE if row is None else TRUE
 
     # -- rows

@@ -38,13 +38,16 @@ from serpy.modules.tm.rpc import TmRpc
 from serpy.net.handoff import RPC_CALL, RPC_RESULT
 from serpy.sip.address import is_address
 from serpy.sip.message import Request
+from serpy.transaction import server_side
+from serpy.transaction.ending import destroy
+from serpy.transaction.forking import cancel_request
 from serpy.transaction.forward import E_BAD_REQUEST, Forwarder
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.relay import relay
 from serpy.transaction.response_context import statuses
-from serpy.transaction.server import ServerTransaction
-from serpy.transaction.settings import TransactionSettings
+from serpy.transaction.settings import DURATIONS, SWITCHES, VALUES, TransactionSettings
 from serpy.transaction.stateless import redirect_contacts
+from serpy.transaction.transactions import ServerTransaction
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
@@ -56,14 +59,15 @@ class Tm:
     """The module of one process. Parameters are as the administrator wrote them (milliseconds)."""
 
     def __init__(self) -> None:
-        self.fr_timer = 30000
-        self.fr_inv_timer = 120000
+        self.fr_timer = 32000
+        self.fr_inv_timer = 190000
         self.fr_inv_timer_next = 30000
         self.wt_timer = 5000
+        self.completed_timer = 32000
         self.delete_timer = 200
         self.retr_timer1 = 500
         self.retr_timer2 = 4000
-        self.max_inv_lifetime = 180000
+        self.max_inv_lifetime = 600000
         self.max_noninv_lifetime = 32000
         self.failure_reply_mode = 0
         self.default_code = 500
@@ -99,23 +103,13 @@ class Tm:
         self.server = server
         self.rpc.bind(server)
         settings = self.settings
-        settings.fr_timer_s = self.fr_timer / 1000
-        settings.fr_inv_timer_s = self.fr_inv_timer / 1000
-        settings.wt_timer_s = self.wt_timer / 1000
-        settings.retr_timer1_s = self.retr_timer1 / 1000
-        settings.retr_timer2_s = self.retr_timer2 / 1000
-        settings.max_inv_lifetime_s = self.max_inv_lifetime / 1000
-        settings.max_noninv_lifetime_s = self.max_noninv_lifetime / 1000
-        settings.auto_inv_100 = self.auto_inv_100 != 0
-        settings.auto_inv_100_reason = self.auto_inv_100_reason
-        settings.restart_fr_on_each_reply = self.restart_fr_on_each_reply != 0
-        settings.aggregate_challenges = self.aggregate_challenges != 0
-        settings.disable_6xx_block = self.disable_6xx_block != 0
+        for name in DURATIONS:
+            setattr(settings, f"{name}_s", getattr(self, name) / 1000)
+        for name in SWITCHES:
+            setattr(settings, name, getattr(self, name) != 0)
+        for name in VALUES:
+            setattr(settings, name, getattr(self, name))
         settings.drop_earlier = self.failure_reply_mode != 0
-        settings.cancel_b_method = self.cancel_b_method
-        settings.local_cancel_reason = self.local_cancel_reason != 0
-        settings.default_code = self.default_code
-        settings.default_reason = self.default_reason
         if self.fr_timer_avp:
             self._fr_avp = parse_avp_name(self.fr_timer_avp)
         if self.fr_inv_timer_avp:
@@ -160,11 +154,11 @@ class Tm:
                     return TRUE if self.forwarder.forward(ctx) else ctx.last_error
                 return TRUE
         server = self._transaction(ctx, request)
-        result = relay(self.layer, self.forwarder, server, ctx, ctx.now)
+        result = relay(self.layer, self.forwarder, server, ctx)
         if result < 0:
             ctx.last_error = result
             if ctx.kind != FAILURE:
-                server.delayed_error = -result
+                server.relay_error = -result
         return result
 
     def t_relay_to_udp(self, ctx: Context, host: str | int | None, port: str | int | None = None) -> int:
@@ -184,10 +178,10 @@ class Tm:
         if request is None or not target or request.method in {"ACK", "CANCEL"}:
             return FALSE
         server = self._transaction(ctx, request)
-        server.replicated = True
+        server.is_copy = True
         kept, branches = ctx.dst_uri, ctx.branches
         ctx.dst_uri, ctx.branches, ctx.uri_consumed = target, [], False
-        result = relay(self.layer, self.forwarder, server, ctx, ctx.now)
+        result = relay(self.layer, self.forwarder, server, ctx)
         ctx.dst_uri, ctx.branches, ctx.uri_consumed = kept, branches, False
         return TRUE if result > 0 else FALSE
 
@@ -209,10 +203,9 @@ class Tm:
     def t_release(self, ctx: Context) -> int:
         """Forget a transaction that sent nothing."""
         server = ctx.transaction
-        if not isinstance(server, ServerTransaction) or server.branches:
+        if server is None or server.branches:
             return FALSE
-        ctx.transaction = None
-        self.layer.destroy(server)
+        destroy(self.layer, server)
         return TRUE
 
     def _cancel(self, ctx: Context, request: Request) -> bool:
@@ -228,19 +221,21 @@ class Tm:
         replies.reply(ctx, 200, "canceling")
         if ctx.flags & layer.watched_flags and not invite.cancelled:
             for watcher in layer.on_answer:
-                watcher(ctx, ctx.wall_now, 200, None, request.to_tag or replies.tag(request), ctx.request_uri)
+                watcher(ctx, ctx.arrived_at, 200, None, request.to_tag or replies.tag(request), ctx.request_uri)
         reasons: list[str] = []
         if self.e2e_cancel_reason:
             for index in request.indexes("reason"):
                 reasons.append(request.lines[index])
-        layer.cancel_request(invite, ctx.now, reasons)
+        if isinstance(invite, ServerTransaction):
+            cancel_request(layer, invite, reasons)
+        invite.cancelled = True
         return True
 
     def _transaction(self, ctx: Context, request: Request) -> ServerTransaction:
         found = ctx.transaction
-        if isinstance(found, ServerTransaction):
+        if found is not None:
             return found
-        server = self.layer.create(ctx, request, ctx.now)
+        server = server_side.create(self.layer, ctx, request)
         if ctx.notes:
             timers = ctx.notes.get(FR_NOTE)
             if isinstance(timers, tuple):
@@ -273,7 +268,7 @@ class Tm:
         if invite_ms < 0 or fr_ms < 0:
             return FALSE
         server = ctx.transaction
-        if isinstance(server, ServerTransaction):
+        if server is not None:
             server.fr_inv_s = invite_ms / 1000 or server.fr_inv_s
             server.fr_s = fr_ms / 1000 or server.fr_s
         else:
@@ -292,15 +287,15 @@ class Tm:
         headers: list[str] = []
         if 300 <= code < 400 and ctx.kind != ONREPLY:
             headers = redirect_contacts(ctx)
-        if not self.layer.reply(server, code, "" if reason is None else str(reason), ctx.now, headers):
+        if not server_side.reply(self.layer, server, code, "" if reason is None else str(reason), headers):
             return FALSE
-        server.delayed_error = 0
+        server.relay_error = 0
         return TRUE
 
     def t_retransmit_reply(self, ctx: Context) -> int:
         """Send the last answer of the transaction again."""
         server = ctx.transaction
-        if isinstance(server, ServerTransaction) and self.layer.retransmit_reply(server):
+        if server is not None and server_side.retransmit_reply(self.layer, server):
             return TRUE
         return FALSE
 
@@ -310,7 +305,7 @@ class Tm:
         """Match the current status: the winner's, this reply's, or the last one sent."""
         status = ctx.status
         server = ctx.transaction
-        if ctx.kind not in {FAILURE, ONREPLY} and isinstance(server, ServerTransaction):
+        if ctx.kind not in {FAILURE, ONREPLY} and server is not None:
             status = server.status
         return TRUE if status and expression.search(str(status)) else FALSE
 
@@ -339,12 +334,12 @@ class Tm:
     def t_is_canceled(self, ctx: Context) -> int:
         """True when the caller has sent CANCEL."""
         server = ctx.transaction
-        return TRUE if isinstance(server, ServerTransaction) and server.cancelled else FALSE
+        return TRUE if server is not None and server.cancelled else FALSE
 
     def t_any_timeout(self, ctx: Context) -> int:
         """True when some branch got no answer in time."""
         server = ctx.transaction
-        if isinstance(server, ServerTransaction):
+        if server is not None:
             for branch in server.branches:
                 if branch.timed_out:
                     return TRUE
@@ -353,14 +348,14 @@ class Tm:
     def t_branch_timeout(self, ctx: Context) -> int:
         """In a failure route: true when the chosen branch got no answer in time."""
         server = ctx.transaction
-        if isinstance(server, ServerTransaction) and ctx.branch_index < len(server.branches):
+        if server is not None and ctx.branch_index < len(server.branches):
             return TRUE if server.branches[ctx.branch_index].timed_out else FALSE
         return FALSE
 
     def t_any_replied(self, ctx: Context) -> int:
         """True when some branch has received anything."""
         server = ctx.transaction
-        if isinstance(server, ServerTransaction):
+        if server is not None:
             for branch in server.branches:
                 if branch.replied:
                     return TRUE
@@ -369,14 +364,14 @@ class Tm:
     def t_grep_status(self, ctx: Context, status: int) -> int:
         """True when some branch ended with *status*."""
         server = ctx.transaction
-        if isinstance(server, ServerTransaction) and status in statuses(server.branches):
+        if server is not None and status in statuses(server.branches):
             return TRUE
         return FALSE
 
     def t_drop_replies(self, ctx: Context) -> int:
         """In a failure route: let none of the answers so far be chosen any more."""
         server = ctx.transaction
-        if not isinstance(server, ServerTransaction):
+        if server is None:
             return FALSE
         for branch in server.branches:
             if branch.status >= 300:
@@ -409,7 +404,7 @@ class Tm:
             for branch in found.branches:
                 if branch.status < 200:
                     count += 1
-            self.layer.cancel_request(found, self.server.loop.now())
+            cancel_request(self.layer, found)
         self.server.channels.send(from_slot, RPC_RESULT, payload[:4] + str(count).encode("ascii"))
 
 
@@ -417,7 +412,7 @@ def owner(ctx: Context) -> Context:
     """The Context routes are armed on: in an onreply route that of the request."""
     if ctx.kind == ONREPLY:
         server = ctx.transaction
-        if isinstance(server, ServerTransaction) and server.ctx is not None:
+        if server is not None and server.ctx is not None:
             return server.ctx
     return ctx
 
@@ -507,18 +502,29 @@ def exports() -> Exports:
 
 
 PARAMS: Final = (
-    Param("fr_timer", "int", 30000, "ms until a branch without any answer has failed"),
-    Param("fr_inv_timer", "int", 120000, "ms a ringing INVITE branch is given"),
+    Param("fr_timer", "int", 32000, "ms until a branch without any answer has failed (timers B and F: 64*T1)"),
+    Param("fr_inv_timer", "int", 190000, "ms a ringing INVITE branch is given (timer C: more than three minutes)"),
     Param("fr_inv_timer_next", "int", 30000, "accepted; serial forking arms its timers with t_set_fr"),
-    Param("wt_timer", "int", 5000, "ms a finished transaction is kept to absorb repetitions"),
+    Param("wt_timer", "int", 5000, "ms an acknowledged negative answer to INVITE is remembered (timer I: T4)"),
+    Param(
+        "completed_timer",
+        "int",
+        32000,
+        "ms an answered request is remembered: its answer is repeated, a late 2xx passed on (timers D, H, J, L, M: 64*T1)",
+    ),
     Param("delete_timer", "int", 200, "accepted, no effect"),
     Param("retr_timer1", "int", 500, "ms until the first retransmission (T1)"),
     Param("retr_timer2", "int", 4000, "ms between retransmissions at most (T2)"),
-    Param("max_inv_lifetime", "int", 180000, "ms an INVITE transaction may live"),
-    Param("max_noninv_lifetime", "int", 32000, "ms any other transaction may live"),
+    Param("max_inv_lifetime", "int", 600000, "ms until an INVITE is answered 408 at the latest"),
+    Param("max_noninv_lifetime", "int", 32000, "ms until any other request is given up at the latest"),
     Param("auto_inv_100", "int", 1, "answer an INVITE 100 at once"),
     Param("auto_inv_100_reason", "str", "Trying", "reason of that 100"),
-    Param("restart_fr_on_each_reply", "int", 1, "each provisional starts fr_inv_timer again"),
+    Param(
+        "restart_fr_on_each_reply",
+        "int",
+        1,
+        "each 101-199 starts fr_inv_timer again, unless the script has set a time for this request",
+    ),
     Param("noisy_ctimer", "int", 1, "accepted: a timeout is always answered"),
     Param("aggregate_challenges", "int", 1, "merge the challenges of all branches into the chosen 401 or 407"),
     Param("unmatched_cancel", "int", 0, "CANCEL without INVITE: 0 forward statefully, 1 statelessly, 2 drop"),

@@ -14,9 +14,9 @@ from serpy.context.context import BRANCH, DROPPED, FAILURE, ONREPLY, RUNNING, Co
 from serpy.errors import ProtocolError, ResourceError
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
-from serpy.transaction.client import NO_EDITS, ClientTransaction
 from serpy.transaction.layer import TransactionLayer
-from serpy.transaction.server import ServerTransaction
+from serpy.transaction.server_side import reply
+from serpy.transaction.transactions import ClientTransaction, ServerTransaction
 from serpy.transaction.user import TransactionUser
 
 log: Final = logging.getLogger(__name__)
@@ -30,25 +30,24 @@ class ScriptRoutes(TransactionUser):
         self.layer: TransactionLayer | None = None
 
     def on_reply(
-        self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None, now: float
-    ) -> Edits | None:
+        self, branch: ClientTransaction, response: Response, flow: Flow, ctx: Context | None
+    ) -> Edits | None:  # fmt: skip
         """Run the branch's onreply route. Only a provisional can be dropped: a final ends a branch in any case."""
         server = branch.server
         owner = server.ctx
-        if owner is None or self.layer is None:
-            return ctx.edits if ctx is not None else NO_EDITS
         if ctx is None:
-            ctx = Context(response, flow, now, self.layer.wall_now, ONREPLY)
+            ctx = Context(response, flow, owner.clock, ONREPLY)
         ctx.request = server.request
         ctx.transaction = server
         ctx.flags = owner.flags
         ctx.avps = owner.avps
         ctx.status = response.status
         ctx.branch_index = branch.index
-        try:
-            self.program.run(ctx, ONREPLY, branch.on_reply)
-        except (ProtocolError, ResourceError) as exc:
-            log.debug("onreply_route[%s] gave up: %s", branch.on_reply, exc)  # the reply goes on all the same
+        if self.program is not None:
+            try:
+                self.program.run(ctx, ONREPLY, branch.on_reply)
+            except (ProtocolError, ResourceError) as exc:
+                log.debug("onreply_route[%s] gave up: %s", branch.on_reply, exc)  # the reply goes on all the same
         owner.flags = ctx.flags
         owner.avps = ctx.avps
         if ctx.state == DROPPED and response.status < 200:
@@ -60,23 +59,22 @@ class ScriptRoutes(TransactionUser):
         ctx.kind = BRANCH
         ctx.state = RUNNING
         ctx.branch_index = index
-        self.program.run(ctx, BRANCH, ctx.on_branch)
+        if self.program is not None:
+            self.program.run(ctx, BRANCH, ctx.on_branch)
         dropped = ctx.state == DROPPED
         ctx.state = RUNNING
         return not dropped
 
-    def on_failure(self, server: ServerTransaction, winner: ClientTransaction, now: float) -> None:
+    def on_failure(self, server: ServerTransaction, winner: ClientTransaction) -> None:
         """Run the failure route once: it is disarmed first, and may be armed again by the route itself."""
-        ctx = server.ctx
-        if ctx is None or self.layer is None:
+        if self.layer is None or self.program is None:
             return
+        ctx = server.ctx
         name = ctx.on_failure
         ctx.on_failure = ""
         kind = ctx.kind
         ctx.kind = FAILURE
         ctx.state = RUNNING
-        ctx.now = now
-        ctx.wall_now = self.layer.wall_now
         ctx.status = winner.status
         ctx.response = winner.response
         ctx.branch_index = winner.index
@@ -84,9 +82,10 @@ class ScriptRoutes(TransactionUser):
         try:
             self.program.run(ctx, FAILURE, name)
         except ProtocolError as exc:
-            self.layer.reply(server, exc.status, exc.reason, now)
+            reply(self.layer, server, exc.status, exc.reason)
         except ResourceError:
-            self.layer.reply(server, 503, "", now)
-        ctx.kind = kind
-        ctx.state = RUNNING
-        ctx.response = None
+            reply(self.layer, server, 503)
+        finally:
+            ctx.kind = kind
+            ctx.state = RUNNING
+            ctx.response = None
