@@ -162,6 +162,7 @@ def start(loop: Loop, life: Callable[[], None]) -> None:
     """Run *life*, which parks, from the top of the loop. When it may not wait it ends: the next digest begins another."""
 
     def whole() -> None:
+        loop.current = "replication"  # for the report of a bug
         try:
             life()
         except ResourceError as exc:

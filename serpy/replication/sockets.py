@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.errors import ConfigError
 from serpy.net.handoff import set_buffers
 from serpy.net.listen import interface_addresses
+from serpy.sip.address import plain_address
 
 if TYPE_CHECKING:
     from serpy.config import Settings
@@ -55,10 +56,8 @@ def _is_remote(host: str) -> bool:
 
 
 def _address_of(interface: str, *, ipv6: bool) -> str:
-    try:
-        return str(ipaddress.ip_address(interface))
-    except ValueError:
-        pass
+    if numeric := plain_address(interface):
+        return numeric
     with contextlib.suppress(OSError):
         for host in interface_addresses(interface):
             if (":" in host) == ipv6:

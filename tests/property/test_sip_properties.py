@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serpy.errors import ProtocolError
-from serpy.sip import abnf, authorization, cseq, nameaddr, uri, via
+from serpy.sip import abnf, authorization, cseq, nameaddr, received, uri, via
 from serpy.sip.message import Edits, Request, Response
 from serpy.sip.parser import is_keepalive, parse_for_reply, parse_message, quick_call_id
 from serpy.sip.writer import build_ack, build_cancel, build_forwarded_response, build_reply, build_request, render
@@ -142,6 +142,8 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "option-tags": abnf.split_option_tags,
     "unquote": abnf.unquote,
     "unescape": uri.unescape,
+    "received-uri": received.parse_received,
+    "received-uri-tail": lambda text: received.parse_received(f"sip:192.0.2.1:5060;{text}"),
     "received": lambda text: via.via_with_received(text, "192.0.2.1", 5060),
 }
 

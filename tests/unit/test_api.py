@@ -46,3 +46,19 @@ def test_what_is_remembered_of_hosts_is_bounded(one):
         assert not one.is_myself(f"h{number}.example.org")
     assert one.is_myself("sip.example.com")
     assert len(one._ports) <= api.HOSTS_KNOWN
+
+
+def test_a_service_is_found_by_its_key_and_the_last_provider_counts(one):
+    clock = api.Service("clock")
+    assert one.find(clock) is None
+    with pytest.raises(api.ConfigError, match="no loaded module provides the clock"):
+        one.bind(clock)
+    one.provide(clock, "sundial")
+    one.provide(clock, "quartz")
+    assert (one.bind(clock), one.find(clock)) == ("quartz", "quartz")
+
+
+def test_no_two_services_share_a_name():
+    names = [value.name for value in vars(api).values() if isinstance(value, api.Service)]
+    assert len(names) > 5
+    assert len(set(names)) == len(names)

@@ -14,7 +14,7 @@ from typing import Final
 
 from serpy.api import FALSE, TRUE, Context, ParseError
 from serpy.modules.nathelper.addresses import is_private, is_same_address
-from serpy.sip.address import bracketed
+from serpy.sip.address import bracketed, default_port
 from serpy.sip.flow import Flow
 from serpy.sip.message import Message
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
@@ -125,7 +125,7 @@ def _contact_tells(ctx: Context, tests: int) -> bool:
         if maddr and is_private(maddr):
             return True
     if tests & CONTACT_PORT:
-        default = 5061 if uri.scheme == "sips" or uri.transport == "tls" else 5060
+        default = default_port("tls" if uri.scheme == "sips" else uri.transport)
         return ctx.flow.port != (uri.port or default)
     return False
 

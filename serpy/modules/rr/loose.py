@@ -15,6 +15,7 @@ from typing import Final
 from serpy.api import DOMAINS, FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
 from serpy.modules.rr.cookie import DialogCookies
 from serpy.modules.rr.state import RouteState, state_of
+from serpy.sip.address import default_port
 from serpy.sip.message import Request
 from serpy.sip.nameaddr import NameAddr, split_commas
 from serpy.sip.uri import Uri
@@ -163,7 +164,7 @@ class LooseRouter:
         if not self.force_send_socket:
             return
         transport = (uri.param("transport") or ("tls" if uri.scheme == "sips" else "udp")).lower()
-        key = (transport, uri.host.lower().strip("[]"), uri.port or (5061 if transport == "tls" else 5060))
+        key = (transport, uri.host.lower().strip("[]"), uri.port or default_port(transport))
         listener = self._listeners.get(key)
         if listener is not None:
             ctx.send_listener = listener
