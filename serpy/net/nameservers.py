@@ -134,6 +134,11 @@ class NameServers:
             raise BackendError(question.error or f"no DNS server has answered for {name!r:.120} in time")
         return question.records
 
+    def knows(self, name: str, kind: str) -> bool:
+        """True when ``lookup`` will not have to wait."""
+        cached = self._cache.get((name.lower().rstrip("."), kind))
+        return cached is not None and cached[0] > self._loop.now()
+
     def begin(self, name: str, kind: str) -> None:
         """Ask ahead what ``lookup`` will want, unless that is known or too much is under way."""
         key = (name.lower().rstrip("."), kind)

@@ -87,6 +87,7 @@ class LoopNameServer:
         self.zone = zone
         self.asked = []
         self.silent = False
+        self.ignore = set()  # names not answered at all
         self.refuse = set()  # names answered SERVFAIL
         self.delay_s = 0.0
         self.first = None  # called with the query and its source before it is answered; may send what it likes
@@ -113,7 +114,7 @@ class LoopNameServer:
         query = dns.message.from_wire(data)
         question = query.question[0].name.to_text(), dns.rdatatype.to_text(query.question[0].rdtype)
         self.asked.append(question)
-        if self.silent:
+        if self.silent or question[0] in self.ignore:
             return
         if self.first is not None:
             self.first(query, source)

@@ -372,6 +372,17 @@ def test_a_target_whose_name_fails_does_not_spoil_the_next():
     assert world.resolve("sip:example.com") == [("udp", "192.0.2.4", 5080)]
 
 
+@pytest.mark.parametrize("failover", [0, 1])
+def test_a_target_nobody_answers_for_costs_the_next_one_nothing(failover):
+    zone = {
+        ("_sip._udp.example.com.", "SRV"): ["10 0 5070 dead.example.com.", "20 0 5080 four.example.com."],
+        ("four.example.com.", "A"): ["192.0.2.4"],
+    }
+    world = World(zone, listeners=[listener("192.0.2.1")], use_dns_failover=failover, dns_total_time=1)
+    world.server.ignore = {"dead.example.com."}
+    assert world.resolve("sip:example.com") == [("udp", "192.0.2.4", 5080)]
+
+
 def test_a_transport_nobody_listens_for_is_no_way():
     world = World(listeners=[listener("192.0.2.1")])
     assert isinstance(world.resolve("sip:b.example.com:1;transport=tcp"), BackendError)
