@@ -207,6 +207,25 @@ def test_a_full_room_is_a_resource_error_at_once_and_asks_nothing():
     assert (started.waiting, started.most, started.refused, started.timeouts) == (0, 2, 3, 2)
 
 
+def test_the_fuller_the_room_the_shorter_is_the_patience_and_the_answered_still_find_a_place():
+    world = World(**PLAIN, dns_total_time=2, dns_retr_time=2)
+    world.server.ignore = {f"n{number}.example.com." for number in range(4)}
+    world.loop.waiters.set_limits(dns=4)
+    ended = []
+
+    def dead(number):
+        return lambda: (world.ask(f"sip:n{number}.example.com:1"), ended.append(number))
+
+    def alive():
+        while 3 not in ended:
+            world.loop.sleep(0.01)
+        return world.ask("sip:b.example.com:1")
+
+    outcomes = world.run(*[dead(number) for number in range(4)], alive)
+    assert ended == [3, 0, 1, 2]
+    assert outcomes[4] == [("udp", "192.0.2.20", 1)]
+
+
 # ---- servers that are late, silent or wrong ------------------------------------------------------------------------
 
 
