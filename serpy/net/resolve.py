@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import BackendError
+from serpy.net.dnswire import Records
 from serpy.net.loop import Loop
-from serpy.net.nameservers import NameServers, Records, read_resolv_conf, servers_of
+from serpy.net.nameservers import NameServers, read_resolv_conf, servers_of
 from serpy.sip.address import default_port, plain_address
 from serpy.sip.flow import Listener
 from serpy.sip.uri import Uri
