@@ -40,6 +40,8 @@ MAX_ASKED: Final = 4096  # questions under way; more are not asked ahead
 FAILED_S: Final = 5.0  # for which a name that could not be found out is not asked for again
 SILENT_S: Final = 5.0  # for which a silent server comes last at first
 MAX_SILENT_S: Final = 60.0
+SHORTEST_S: Final = 0.5  # for which a handler may wait even when others want its place
+GIVE_UP: Final = "give up"
 PORT_LIFE_S: Final = 60.0  # after which an idle socket is changed
 
 Key = tuple[str, str]  # (lower-case name, type)
@@ -97,6 +99,8 @@ class NameServers:
         self._cache: Final[OrderedDict[Key, tuple[float, Records]]] = OrderedDict()  # (expires at, records)
         self._failures: Final[Failures[Key]] = Failures(FAILED_S, capacity)
         self._asked: Final[dict[Key, Question]] = {}
+        self._waited_for: Final[dict[Question, float]] = {}  # since when, the oldest first
+        self._leaving = 0  # handlers that have been told to give up and have not got to it yet
         self.queries = 0
         self.strays = 0  # datagrams that answer nothing we have asked
 
@@ -110,7 +114,8 @@ class NameServers:
         if known is not None:
             return known
         question = self._asked.get(key)
-        with self._room:
+        self._enter()
+        try:
             if question is None:
                 question = self._start(key)
                 if question is None:
@@ -118,10 +123,31 @@ class NameServers:
             elif len(question.crowd):
                 self._room.shared += 1
             if not question.is_over:
-                question.crowd.wait(deadline)
+                self._wait(question, deadline)
+        finally:
+            self._room.leave()
         if question.records is None:
             raise BackendError(question.error or f"no DNS server has answered for {name!r:.120} in time")
         return question.records
+
+    def _enter(self) -> None:
+        """Take a place. In a full room those who wait longest, for a name that is likely dead, give theirs up."""
+        if self._room.waiting - self._leaving >= self._room.limit and self._waited_for:
+            oldest, since = next(iter(self._waited_for.items()))
+            if self._loop.now() - since >= SHORTEST_S:
+                del self._waited_for[oldest]
+                self._leaving += oldest.crowd.answer(GIVE_UP)
+        self._room.enter(self._leaving)
+
+    def _wait(self, question: Question, deadline: float) -> None:
+        self._waited_for.setdefault(question, self._loop.now())
+        try:
+            if question.crowd.wait(deadline) is GIVE_UP:
+                self._leaving -= 1
+                self._room.timeouts += 1
+        finally:
+            if not len(question.crowd):
+                self._waited_for.pop(question, None)
 
     def knows(self, name: str, kind: str) -> bool:
         """True when ``lookup`` will not have to wait."""

@@ -1,7 +1,7 @@
 """RFC 3263: where a SIP URI leads. /etc/hosts goes first, then the name servers; the handler parks, the receiver does not wait.
 
-One ``resolve()`` takes ``dns_total_time`` at most, less when many wait, however many questions and servers it needs;
-those that do not depend on each other are asked at once. Only what one of our listeners can reach counts.
+One ``resolve()`` takes ``dns_total_time`` at most, however many questions and servers it needs; those that do not
+depend on each other are asked at once. Only what one of our listeners can reach counts.
 
 Runs in: udp receiver, timer. Locks: none. RFC: 3263 §4; 2782.
 """
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Hop = tuple[str, str, int]  # (transport, address, port)
 
 MAX_HOPS: Final = 32  # addresses tried for one URI; nobody waits for more
-SHORTEST_S: Final = 0.5  # the patience with one name that a crowd at the name servers leaves
 ASKED_AHEAD: Final = 3  # targets whose addresses are asked for together where one is enough
 NAPTR_SERVICES: Final = {"SIP+D2U": "udp", "SIP+D2T": "tcp", "SIPS+D2T": "tls"}
 SRV_PREFIX: Final = {"udp": "_sip._udp.", "tcp": "_sip._tcp.", "tls": "_sips._tcp."}
@@ -85,13 +84,7 @@ class Resolver:
         ]
 
     def _deadline(self) -> float:
-        """When the answer for one URI must be there. From half on, the fuller the room the shorter is our patience: so
-        many names that nobody answers for leave places for those that are answered.
-        """
-        room = self._loop.waiters.dns
-        total = float(self._settings.dns_total_time)
-        free = 1.0 - room.waiting / room.limit
-        return self._loop.now() + min(total, max(SHORTEST_S, 2.0 * free * total))
+        return self._loop.now() + self._settings.dns_total_time
 
     # ------------------------------------------------------------------------------------------- RFC 3263 §4
 

@@ -13,7 +13,7 @@ from support.dns import LoopNameServer
 from serpy.config import Settings
 from serpy.errors import BackendError, ResourceError
 from serpy.net.loop import Loop
-from serpy.net.nameservers import FAILED_S
+from serpy.net.nameservers import FAILED_S, SHORTEST_S
 from serpy.net.resolve import Resolver
 from serpy.sip.flow import Listener
 from serpy.sip.uri import parse_uri
@@ -207,23 +207,25 @@ def test_a_full_room_is_a_resource_error_at_once_and_asks_nothing():
     assert (started.waiting, started.most, started.refused, started.timeouts) == (0, 2, 3, 2)
 
 
-def test_the_fuller_the_room_the_shorter_is_the_patience_and_the_answered_still_find_a_place():
-    world = World(**PLAIN, dns_total_time=2, dns_retr_time=2)
+def test_in_a_full_room_who_has_waited_longest_gives_way():
+    world = World(**PLAIN)
     world.server.ignore = {f"n{number}.example.com." for number in range(4)}
-    world.loop.waiters.set_limits(dns=4)
+    world.loop.waiters.set_limits(dns=2)
     ended = []
 
     def dead(number):
-        return lambda: (world.ask(f"sip:n{number}.example.com:1"), ended.append(number))
+        ended.append((number, type(world.ask(f"sip:n{number}.example.com:1"))))
 
-    def alive():
-        while 3 not in ended:
-            world.loop.sleep(0.01)
-        return world.ask("sip:b.example.com:1")
+    def others():
+        world.loop.sleep(SHORTEST_S)
+        alive = world.ask("sip:b.example.com:1")
+        return alive, list(ended), world.loop.waiters.dns.waiting
 
-    outcomes = world.run(*[dead(number) for number in range(4)], alive)
-    assert ended == [3, 0, 1, 2]
-    assert outcomes[4] == [("udp", "192.0.2.20", 1)]
+    outcomes = world.run(lambda: dead(0), lambda: (world.loop.sleep(0.01), dead(1)), others)
+    assert outcomes[2] == ([("udp", "192.0.2.20", 1)], [(0, BackendError)], 1)
+    assert ended == [(0, BackendError), (1, BackendError)]
+    assert world.loop.waiters.dns.refused == 0
+    assert world.resolver.names._leaving == 0
 
 
 # ---- servers that are late, silent or wrong ------------------------------------------------------------------------
