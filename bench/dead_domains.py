@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from servers import cpu_ns
 from slow_database import Probe, Report
 from support.dns import NameServer
 from support.load import RegisterLoad
@@ -206,8 +207,10 @@ def dead_phase(server: Running, report: Report, arguments: argparse.Namespace) -
     time.sleep(2)
     flood.start()
     started = time.monotonic()
+    used = cpu_ns(server.process.pid)
     time.sleep(arguments.seconds)
     ended = time.monotonic()
+    used = cpu_ns(server.process.pid) - used
     stats = server.json("stats")
     flood.finish()
     registers.finish()
@@ -226,6 +229,7 @@ def dead_phase(server: Running, report: Report, arguments: argparse.Namespace) -
                 good=not registers.gave_up)  # fmt: skip
     report.latencies("calls to local phones, each leg", calls.between(started, ended), limit=P99_S)
     report.line("  calls, not completed", f"{calls.rounds}, {len(calls.unanswered)}", good=not calls.unanswered)
+    report.line("CPU of the server", f"{used / 1e7 / (ended - started):.0f} % of a core")
     for name, value in stats.items():
         if name.startswith("waiting.") and value:
             report.line(f"  {name}", str(value), good=name not in MUST_BE_ZERO)

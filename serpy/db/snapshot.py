@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from serpy.errors import BackendError
+from serpy.errors import BackendError, ResourceError
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -103,10 +103,10 @@ class Snapshot(Generic[T]):
             self.is_loaded = True
             self._seen = wanted
             log.info("loaded %s", self.name)
-        except BackendError as exc:
+        except (BackendError, ResourceError) as exc:
             self._retry_at = time.monotonic() + RETRY_S
             if not self.is_loaded:
-                raise
+                raise BackendError(f"{self.name} cannot be loaded: {exc}") from None
             log.warning("cannot reload %s, working with the old rows: %s", self.name, exc)
         finally:
             self.is_loading = False

@@ -22,14 +22,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
-
 from serpy.errors import BackendError, ConfigError, ResourceError
+from serpy.net.dnswire import Answer, Records, parsed, rendered
 from serpy.net.waiters import Crowd, Failures, Fuse
 from serpy.sip.address import plain_address
 
@@ -42,19 +36,17 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_S: Final = 2.0
 DEFAULT_RETRIES: Final = 2
 ENTRY_BYTES: Final = 512  # an answer in memory, roughly: turns dns_cache_mem into a count
-MAX_CNAMES: Final = 8
-MAX_ANSWER: Final = 4096
 MAX_ASKED: Final = 4096  # questions under way; more are not asked ahead
 FAILED_S: Final = 5.0  # for which a name that could not be found out is not asked for again
 SILENT_S: Final = 5.0  # for which a silent server comes last at first
 MAX_SILENT_S: Final = 60.0
+SHORTEST_S: Final = 0.5  # for which a handler may wait even when others want its place
+GIVE_UP: Final = "give up"
 PORT_LIFE_S: Final = 60.0  # after which an idle socket is changed
 
-Records = list[tuple[str | int, ...]]  # the rdata as plain tuples
 Key = tuple[str, str]  # (lower-case name, type)
 
 _TCP_CHUNK: Final = 65535
-_ANSWERS: Final = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 
 class Server:
@@ -72,10 +64,9 @@ class Server:
 class Question:
     """One question under way and who waits for its end; then ``records`` or ``error`` is there."""
 
-    def __init__(self, key: Key, query: dns.message.Message, crowd: Crowd, servers: list[Server], tries: int) -> None:
+    def __init__(self, key: Key, wire: bytes, crowd: Crowd, servers: list[Server], tries: int) -> None:
         self.key: Final = key
-        self.query: Final = query
-        self.wire: Final = query.to_wire()[2:]  # without the id
+        self.wire: Final = wire  # without the id
         self.crowd: Final = crowd
         self.servers: Final = servers  # those left to ask, the best first; one that refuses is taken out
         self.tries_left = tries
@@ -108,6 +99,8 @@ class NameServers:
         self._cache: Final[OrderedDict[Key, tuple[float, Records]]] = OrderedDict()  # (expires at, records)
         self._failures: Final[Failures[Key]] = Failures(FAILED_S, capacity)
         self._asked: Final[dict[Key, Question]] = {}
+        self._waited_for: Final[dict[Question, float]] = {}  # since when, the oldest first
+        self._leaving = 0  # handlers that have been told to give up and have not got to it yet
         self.queries = 0
         self.strays = 0  # datagrams that answer nothing we have asked
 
@@ -121,7 +114,8 @@ class NameServers:
         if known is not None:
             return known
         question = self._asked.get(key)
-        with self._room:
+        self._enter()
+        try:
             if question is None:
                 question = self._start(key)
                 if question is None:
@@ -129,10 +123,36 @@ class NameServers:
             elif len(question.crowd):
                 self._room.shared += 1
             if not question.is_over:
-                question.crowd.wait(deadline)
+                self._wait(question, deadline)
+        finally:
+            self._room.leave()
         if question.records is None:
             raise BackendError(question.error or f"no DNS server has answered for {name!r:.120} in time")
         return question.records
+
+    def _enter(self) -> None:
+        """Take a place. In a full room those who wait longest, for a name that is likely dead, give theirs up."""
+        if self._room.waiting - self._leaving >= self._room.limit and self._waited_for:
+            oldest, since = next(iter(self._waited_for.items()))
+            if self._loop.now() - since >= SHORTEST_S:
+                del self._waited_for[oldest]
+                self._leaving += oldest.crowd.answer(GIVE_UP)
+        self._room.enter(self._leaving)
+
+    def _wait(self, question: Question, deadline: float) -> None:
+        self._waited_for.setdefault(question, self._loop.now())
+        try:
+            if question.crowd.wait(deadline) is GIVE_UP:
+                self._leaving -= 1
+                self._room.timeouts += 1
+        finally:
+            if not len(question.crowd):
+                self._waited_for.pop(question, None)
+
+    def knows(self, name: str, kind: str) -> bool:
+        """True when ``lookup`` will not have to wait."""
+        cached = self._cache.get((name.lower().rstrip("."), kind))
+        return cached is not None and cached[0] > self._loop.now()
 
     def begin(self, name: str, kind: str) -> None:
         """Ask ahead what ``lookup`` will want, unless that is known or too much is under way."""
@@ -159,9 +179,8 @@ class NameServers:
 
     def _start(self, key: Key) -> Question | None:
         """Begin to ask; None when no such name can exist."""
-        try:
-            query = dns.message.make_query(key[0], key[1], payload=MAX_ANSWER)
-        except (dns.exception.DNSException, UnicodeError):
+        wire = rendered(*key)
+        if not wire:
             return None
         now = self._loop.now()
         good: list[Server] = []
@@ -169,7 +188,7 @@ class NameServers:
         for server in self.servers:
             (good if server.fuse.allows(now) else silent).append(server)
         servers = good + silent
-        question = Question(key, query, Crowd(self._loop, self._room), servers, self._tries * len(servers))
+        question = Question(key, wire, Crowd(self._loop, self._room), servers, self._tries * len(servers))
         question.deadline = now + self._settings.dns_total_time
         self._asked[key] = question
         self._go_on(question)
@@ -314,26 +333,26 @@ class NameServers:
         """A datagram from *server*: the answer to a question of ours, or nothing."""
         number = int.from_bytes(data[:2], "big")
         question = server.asked.get(number)
-        answer = None if question is None else _parsed(data, question.query, number)
+        answer = None if question is None else parsed(data, question.wire)
         if question is None or answer is None:
             self.strays += 1
             return
         server.answers += 1
         if server.fuse.mend():
             log.info("name server %s answers again", server.address)
-        if answer.flags & dns.flags.TC:
+        if answer.is_cut_off:
             del server.asked[number]
             self._loop.spawn(lambda: self._ask_in_full(question, server, number))
         else:
             self._answered(question, server, answer)
 
-    def _answered(self, question: Question, server: Server, answer: dns.message.Message) -> None:
-        if answer.rcode() not in _ANSWERS:
+    def _answered(self, question: Question, server: Server, answer: Answer) -> None:
+        if answer.is_refusal:
             self._refused(question, server)
             return
-        records, ttl = records_of(answer, *question.key)
+        records, ttl = answer.records(*question.key)
         if not records:
-            ttl = min(negative_ttl(answer, question.key[0]), self._settings.dns_cache_negative_ttl)
+            ttl = min(answer.negative_ttl(question.key[0]), self._settings.dns_cache_negative_ttl)
         self._succeed(question, records, ttl)
 
     # -------------------------------------------------------------------------------------------------- TCP
@@ -349,7 +368,7 @@ class NameServers:
             data = ask_over_tcp(self._loop, server.address, wire, deadline)
         if question.is_over:
             return
-        answer = _parsed(data, question.query, number) if data else None
+        answer = parsed(data, question.wire) if data[:2] == wire[:2] else None
         if answer is None:
             self._refused(question, server)
         else:
@@ -375,60 +394,6 @@ def ask_over_tcp(loop: Loop, address: tuple[str, int], wire: bytes, deadline: fl
                 return b""
             received += more
         return received[2 : 2 + int.from_bytes(received[:2], "big")]
-
-
-def _parsed(data: bytes, query: dns.message.Message, number: int) -> dns.message.Message | None:
-    """*data* when it answers *query*, asked with *number*; else None."""
-    try:
-        answer = dns.message.from_wire(data)
-    except (dns.exception.DNSException, ValueError):
-        return None
-    query.id = number
-    return answer if query.is_response(answer) else None
-
-
-def records_of(answer: dns.message.Message, name: str, kind: str) -> tuple[Records, int]:
-    """The records of *kind* for *name* in *answer*, aliases followed, and their TTL."""
-    wanted = dns.rdatatype.from_text(kind)
-    owner = dns.name.from_text(name)
-    ttl = 2**31 - 1
-    for _ in range(MAX_CNAMES):
-        for rrset in answer.answer:
-            if rrset.name == owner and rrset.rdtype == wanted:
-                return [_plain(rdata, kind) for rdata in rrset], min(ttl, rrset.ttl)
-        alias = [rrset for rrset in answer.answer if rrset.name == owner and rrset.rdtype == dns.rdatatype.CNAME]
-        if not alias:
-            break
-        owner = alias[0][0].target
-        ttl = min(ttl, alias[0].ttl)
-    return [], 0
-
-
-def negative_ttl(answer: dns.message.Message, name: str) -> int:
-    """How long the zone wants *answer*, which has no records, to be kept; very long when it does not say."""
-    owner = dns.name.from_text(name)
-    for rrset in answer.authority:
-        if rrset.rdtype == dns.rdatatype.SOA and (owner.is_subdomain(rrset.name) or answer.answer):
-            return min(int(rrset.ttl), int(rrset[0].minimum))
-    return 2**31 - 1
-
-
-def _plain(rdata: object, kind: str) -> tuple[str | int, ...]:
-    fields = {
-        "A": ("address",),
-        "AAAA": ("address",),
-        "SRV": ("priority", "weight", "port", "target"),
-        "NAPTR": ("order", "preference", "flags", "service", "regexp", "replacement"),
-    }[kind]
-    values: list[str | int] = []
-    for field in fields:
-        value = getattr(rdata, field)
-        if isinstance(value, bytes):
-            value = value.decode("ascii", "replace")
-        elif isinstance(value, dns.name.Name):
-            value = value.to_text() if value == dns.name.root else value.to_text(omit_final_dot=True)
-        values.append(value)
-    return tuple(values)
 
 
 def servers_of(settings: Settings) -> list[tuple[str, int]]:

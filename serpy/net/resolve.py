@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import BackendError
+from serpy.net.dnswire import Records
 from serpy.net.loop import Loop
-from serpy.net.nameservers import NameServers, Records, read_resolv_conf, servers_of
+from serpy.net.nameservers import NameServers, read_resolv_conf, servers_of
 from serpy.sip.address import default_port, plain_address
 from serpy.sip.flow import Listener
 from serpy.sip.uri import Uri
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Hop = tuple[str, str, int]  # (transport, address, port)
 
 MAX_HOPS: Final = 32  # addresses tried for one URI; nobody waits for more
+ASKED_AHEAD: Final = 3  # targets whose addresses are asked for together where one is enough
 NAPTR_SERVICES: Final = {"SIP+D2U": "udp", "SIP+D2T": "tcp", "SIPS+D2T": "tls"}
 SRV_PREFIX: Final = {"udp": "_sip._udp.", "tcp": "_sip._tcp.", "tls": "_sips._tcp."}
 _ONLY_IPV4: Final = 1  # bits of dns_cache_flags
@@ -92,8 +94,7 @@ class Resolver:
         if secure and wanted in ("", "tcp"):
             wanted = "tls"
         host = uri.param("maddr") or uri.host
-        literal = plain_address(host)
-        if literal or uri.port:  # §4.1, §4.2: no NAPTR, no SRV
+        if uri.port or _literal(host):  # §4.1, §4.2: no NAPTR, no SRV
             return self._at(host, wanted or "udp", uri.port, deadline)
         if wanted:
             transports = [wanted] if wanted in self._transports else []
@@ -119,9 +120,10 @@ class Resolver:
 
     def _by_srv(self, host: str, transports: list[str], fallback: str, deadline: float) -> list[Hop]:
         """By the SRV records of *host* for the first of *transports* that has some, else its own addresses."""
-        for transport in transports:
-            self.names.begin(SRV_PREFIX[transport] + host, "SRV")
-        self._ask_ahead(host, fallback)
+        if transports and not self.names.knows(SRV_PREFIX[transports[0]] + host, "SRV"):
+            for transport in transports:
+                self.names.begin(SRV_PREFIX[transport] + host, "SRV")
+            self._ask_ahead(host, fallback)
         for transport in transports:
             hops = self._srv_hops(SRV_PREFIX[transport] + host, transport, deadline)
             if hops:
@@ -138,9 +140,8 @@ class Resolver:
         hops: list[Hop] = []
         failed: BackendError | None = None
         targets = self._srv_order(self.names.lookup(name, "SRV", deadline))[:MAX_HOPS]
-        if self._settings.use_dns_failover:
-            for target, _ in targets:
-                self._ask_ahead(target, transport)
+        for target, _ in targets if self._settings.use_dns_failover else targets[:ASKED_AHEAD]:
+            self._ask_ahead(target, transport)  # so that a silent one costs the others nothing
         for target, port in targets:
             try:
                 hops.extend((transport, address, port) for address in self._addresses(target, transport, deadline))
@@ -178,10 +179,13 @@ class Resolver:
         known = self._known_addresses(name)
         if known:
             return [address for kind in kinds for address in known if (":" in address) == (kind == "AAAA")]
-        self._ask_ahead(name, transport)
         found: list[str] = []
         failed: BackendError | None = None
-        for candidate in self._candidates(name):
+        candidates = self._candidates(name)
+        if self._settings.use_dns_failover:
+            for kind in kinds:
+                self.names.begin(candidates[0], kind)
+        for candidate in candidates:
             for kind in kinds:
                 try:
                     found.extend(str(record[0]) for record in self.names.lookup(candidate, kind, deadline))
@@ -197,7 +201,7 @@ class Resolver:
 
     def _known_addresses(self, name: str) -> list[str]:
         """What needs no question: *name* is an address, or stands in the hosts file."""
-        literal = plain_address(name)
+        literal = _literal(name)
         return [literal] if literal else self._hosts.get(name.lower().rstrip("."), [])
 
     def _ask_ahead(self, name: str, transport: str) -> None:
@@ -211,6 +215,11 @@ class Resolver:
         if not self._settings.dns_use_search_list or "." in name:
             return [name]
         return [*(f"{name}.{domain}" for domain in self._search), name]
+
+
+def _literal(host: str) -> str:
+    """*host* when it is an address, else ""; names, most of which end in a letter, cost next to nothing."""
+    return plain_address(host) if host[-1:].isdigit() or ":" in host else ""
 
 
 def kinds_of(settings: Settings, listeners: list[Listener] | None) -> dict[str, list[str]]:

@@ -56,9 +56,9 @@ class Room:
         self.shared = 0
         self._loop: Final = loop
 
-    def enter(self) -> None:
-        """Take a place; ``leave()`` must follow. Raises ResourceError when there is none."""
-        if self.waiting >= self.limit:
+    def enter(self, leaving: int = 0) -> None:
+        """Take a place; ``leave()`` must follow. So many others are *leaving*. Raises ResourceError: there is none."""
+        if self.waiting - leaving >= self.limit:
             self.refused += 1
             raise ResourceError(f"{self.waiting} handlers wait for the {self.name} already")
         self.waiting += 1

@@ -79,6 +79,23 @@ class NameServer(threading.Thread):
         self.join(5)
 
 
+def _same_port():
+    """A UDP socket, and a TCP socket that listens on the same port."""
+    while True:
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        tcp.bind(("127.0.0.1", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:
+            tcp.close()
+            udp.close()
+            continue
+        udp.setblocking(False)
+        tcp.listen()
+        return udp, tcp
+
+
 class LoopNameServer:
     """A name server in the loop of the test. *zone* as above; what it does beside answering is up to its attributes."""
 
@@ -87,6 +104,7 @@ class LoopNameServer:
         self.zone = zone
         self.asked = []
         self.silent = False
+        self.ignore = set()  # names not answered at all
         self.refuse = set()  # names answered SERVFAIL
         self.delay_s = 0.0
         self.first = None  # called with the query and its source before it is answered; may send what it likes
@@ -94,13 +112,8 @@ class LoopNameServer:
         self.soa = ""  # of what does not exist
         self.in_full_over_tcp = False
         self._held = []
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind(("127.0.0.1", 0))
-        self.sock.setblocking(False)
+        self.sock, self.tcp = _same_port()
         self.address = self.sock.getsockname()
-        self.tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.tcp.bind(self.address)
-        self.tcp.listen()
         loop.add_reader(self.sock.fileno(), self._datagram)
         loop.add_reader(self.tcp.fileno(), self._connection)
 
@@ -113,7 +126,7 @@ class LoopNameServer:
         query = dns.message.from_wire(data)
         question = query.question[0].name.to_text(), dns.rdatatype.to_text(query.question[0].rdtype)
         self.asked.append(question)
-        if self.silent:
+        if self.silent or question[0] in self.ignore:
             return
         if self.first is not None:
             self.first(query, source)

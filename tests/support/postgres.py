@@ -117,7 +117,8 @@ class Postgres:
     def freeze(self) -> None:
         """SIGSTOP everything: connections stay open, nothing answers."""
         for pid in self.pids():
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # one that was ending has ended
+                os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -120,6 +120,8 @@ def test_more_programs_than_allowed_fail_at_once():
         world.loop.spawn(run)
     world.loop.run()
     assert results == [-1, 1, 1]
+    program = world.loop.waiters.program
+    assert (program.waiting, program.most, program.refused) == (0, 2, 1)
 
 
 def test_when_no_more_handlers_may_wait_the_program_is_killed_and_leaves_no_zombie():

@@ -13,7 +13,7 @@ from support.dns import LoopNameServer
 from serpy.config import Settings
 from serpy.errors import BackendError, ResourceError
 from serpy.net.loop import Loop
-from serpy.net.nameservers import FAILED_S
+from serpy.net.nameservers import FAILED_S, SHORTEST_S
 from serpy.net.resolve import Resolver
 from serpy.sip.flow import Listener
 from serpy.sip.uri import parse_uri
@@ -207,6 +207,27 @@ def test_a_full_room_is_a_resource_error_at_once_and_asks_nothing():
     assert (started.waiting, started.most, started.refused, started.timeouts) == (0, 2, 3, 2)
 
 
+def test_in_a_full_room_who_has_waited_longest_gives_way():
+    world = World(**PLAIN)
+    world.server.ignore = {f"n{number}.example.com." for number in range(4)}
+    world.loop.waiters.set_limits(dns=2)
+    ended = []
+
+    def dead(number):
+        ended.append((number, type(world.ask(f"sip:n{number}.example.com:1"))))
+
+    def others():
+        world.loop.sleep(SHORTEST_S)
+        alive = world.ask("sip:b.example.com:1")
+        return alive, list(ended), world.loop.waiters.dns.waiting
+
+    outcomes = world.run(lambda: dead(0), lambda: (world.loop.sleep(0.01), dead(1)), others)
+    assert outcomes[2] == ([("udp", "192.0.2.20", 1)], [(0, BackendError)], 1)
+    assert ended == [(0, BackendError), (1, BackendError)]
+    assert world.loop.waiters.dns.refused == 0
+    assert world.resolver.names._leaving == 0
+
+
 # ---- servers that are late, silent or wrong ------------------------------------------------------------------------
 
 
@@ -369,6 +390,17 @@ def test_with_ipv6_the_first_target_is_taken():
 def test_a_target_whose_name_fails_does_not_spoil_the_next():
     world = World(MIXED, listeners=[listener("192.0.2.1")])
     world.server.refuse = {"six.example.com."}
+    assert world.resolve("sip:example.com") == [("udp", "192.0.2.4", 5080)]
+
+
+@pytest.mark.parametrize("failover", [0, 1])
+def test_a_target_nobody_answers_for_costs_the_next_one_nothing(failover):
+    zone = {
+        ("_sip._udp.example.com.", "SRV"): ["10 0 5070 dead.example.com.", "20 0 5080 four.example.com."],
+        ("four.example.com.", "A"): ["192.0.2.4"],
+    }
+    world = World(zone, listeners=[listener("192.0.2.1")], use_dns_failover=failover, dns_total_time=1)
+    world.server.ignore = {"dead.example.com."}
     assert world.resolve("sip:example.com") == [("udp", "192.0.2.4", 5080)]
 
 

@@ -434,9 +434,9 @@ def two(setup_options=None):
     return first, second, Setup(first.address, second.address, **(setup_options or {}))
 
 
-def call_id_for(setup, index):
-    """A Call-ID that belongs to node *index*."""
-    return next(f"c{n}" for n in range(1000) if pick(setup.relay.nodes, call_hash(f"c{n}")).index == index)
+def call_id_for(setup, index, start=0):
+    """A Call-ID that belongs to node *index*, the first from number *start*."""
+    return next(f"c{n}" for n in range(start, 1000) if pick(setup.relay.nodes, call_hash(f"c{n}")).index == index)
 
 
 def test_when_one_proxy_dies_the_other_takes_over_and_keeps_the_call():
@@ -609,6 +609,29 @@ def test_a_proxy_that_hangs_cannot_take_all_parking_places():
         setup.run(call)
         assert codes == [-1] * many
         assert setup.count("busy") == 1
+
+
+def test_a_proxy_that_hangs_leaves_half_of_the_places_to_the_others():
+    with FakeRtpProxy() as proxy, FakeRtpProxy() as other:
+        proxy.fault = "dead"
+        setup = Setup(proxy.address, other.address, rtpproxy_retr=2)
+        setup.loop.waiters.set_limits(media=6)
+        codes = []
+
+        def call():
+            for number in range(5):
+                name = call_id_for(setup, 0, 10 * number)
+                setup.loop.spawn(lambda n=name: codes.append(setup.module.force_rtp_proxy(invite(n))))
+            while len(codes) < 2:  # those without a place at the first proxy have gone to the other at once
+                setup.loop.sleep(0.001)
+            waiting = setup.loop.waiters.media.waiting
+            code = setup.module.force_rtp_proxy(invite(call_id_for(setup, 1)))
+            while len(codes) < 5:
+                setup.loop.sleep(0.01)
+            return waiting, code
+
+        assert setup.run(call) == (3, 1)
+        assert codes == [1] * 5
 
 
 def test_too_many_parked_handlers_leave_nothing_behind():

@@ -15,6 +15,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from serpy.db import hosts
 from serpy.db.pool import DeadlineError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LOCAL_SOCKETS: Final = (
 DEFAULT_PORT: Final = 3306
 _CHUNK: Final = 65_536
 
-_resolved: dict[tuple[str, int], tuple[int, tuple[object, ...]]] = {}
+_resolved: dict[str, str] = {}
 
 
 class Wire:
@@ -126,7 +127,7 @@ def connect(host: str, port: int, path: str, loop: Loop | None, deadline: float)
         family: int = socket.AF_UNIX
         target: object = path
     else:
-        family, target = _address(host or "127.0.0.1", port or DEFAULT_PORT)
+        family, target = _address(host or "127.0.0.1", port or DEFAULT_PORT, loop, deadline)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     wire = Wire(sock, loop, deadline, is_local=bool(path))
     try:
@@ -141,15 +142,16 @@ def connect(host: str, port: int, path: str, loop: Loop | None, deadline: float)
             raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
-        _resolved.pop((host, port), None)
+        _resolved.pop(host, None)
         raise
     return wire
 
 
-def _address(host: str, port: int) -> tuple[int, tuple[object, ...]]:
-    """Family and address of *host*; a name is looked up once and again after a failed connect (that blocks)."""
-    found = _resolved.get((host, port))
-    if found is None:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = _resolved[(host, port)] = (family, address)
-    return found
+def _address(host: str, port: int, loop: Loop | None, deadline: float) -> tuple[int, tuple[object, ...]]:
+    """Family and address of *host*; a name is looked up once and again after a failed connect. Raises OSError,
+    DeadlineError.
+    """
+    address = _resolved.get(host)
+    if address is None:
+        address = _resolved[host] = hosts.addresses(host, loop, deadline)[0]
+    return (socket.AF_INET6 if ":" in address else socket.AF_INET), (address, port)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import psycopg2
 import psycopg2.extensions
 
+from serpy.db import hosts
 from serpy.db.interface import DatabaseUrl, Row, Value
 from serpy.db.pool import DeadlineError, LostError
 from serpy.errors import BackendError, DatabaseDownError
@@ -63,6 +64,7 @@ def _block(fd: int, *, readable: bool, deadline: float) -> bool:
 
 def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop | None) -> Link:
     """Return a new connection in autocommit mode. Raises LostError (text: why), DeadlineError."""
+    deadline = time.monotonic() + timeout_s
     psycopg2.extensions.set_wait_callback(_wait)
     options = f"-c timezone=UTC -c statement_timeout={max(int(timeout_s * 750), 1)}"
     if read_only:
@@ -80,11 +82,13 @@ def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop |
     arguments.update({name: value for name, value in login.items() if value})
     if url.port:
         arguments["port"] = str(url.port)
+    if loop is not None and loop.can_park():
+        arguments.update(_found(url, loop, deadline))
 
     def make(dsn: str, **_: object) -> Link:
         link = Link.__new__(Link)
         link.loop = loop
-        link.deadline = time.monotonic() + timeout_s
+        link.deadline = deadline
         link.prepared = {}
         link.__init__(dsn)  # type: ignore[misc] # this connects, and our attributes must be there before
         return link
@@ -97,6 +101,18 @@ def connect(url: DatabaseUrl, *, read_only: bool, timeout_s: float, loop: Loop |
     for caster in _CASTERS:
         psycopg2.extensions.register_type(caster, link)
     return link
+
+
+def _found(url: DatabaseUrl, loop: Loop, deadline: float) -> dict[str, str]:
+    """Where the host is, for libpq, whose own lookup would hold up the process. Raises LostError, DeadlineError."""
+    host = url.host
+    if not host or "/" in host or "," in host or "host" in url.options or "hostaddr" in url.options:
+        return {}
+    try:
+        found = hosts.addresses(host, loop, deadline)
+    except OSError as exc:
+        raise LostError(str(exc)) from None
+    return {"host": ",".join([host] * len(found)), "hostaddr": ",".join(found)}
 
 
 def run(link: Link, text: str, parameters: list[Value] | None, deadline: float) -> list[Row]:
