@@ -353,7 +353,10 @@ class Queue:
             return  # the second answer to a batch sent twice
         self.waiting -= len(sent.requests)
         for index, request in enumerate(sent.requests):
-            self._answer(request, errors.get(index, "") if errors else "")
+            error = errors.get(index, "") if errors else ""
+            if error and sent.again and not error.startswith(UNKNOWN):
+                error = UNKNOWN + error  # one store has refused it, another one may take it yet
+            self._answer(request, error)
         if self._queue:
             self._flush_when_due()
 
@@ -363,4 +366,4 @@ class Queue:
         if request.ticket is not None:
             self._loop.resume(request.ticket.id, error)
         elif error:
-            self._client.report_lost(error)
+            self._client.report_lost(error.removeprefix(UNKNOWN))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -31,11 +33,7 @@ class Farm:
 
     def __init__(self, url, run_dir, policy="refuse"):
         self.url = url
-        drivers = {"sqlite": SqliteModule, "postgres": PostgresModule, "mysql": MysqlModule}
-        self.module = drivers[url.partition(":")[0]]()
-        setup = self.module.open(url, read_only=False, create=True)
-        schema.create(setup)
-        setup.close()
+        self.module = self.prepare(url)
         self.segment = Segment(4 << 20)
         self.counters = Counters(self.segment, 2)
         self.channels = Channels(2)
@@ -54,11 +52,18 @@ class Farm:
         self.client = StoreClient(self.loop, self.channels, STORE, STORE_WRITE, lambda: status.pid(STORE))
         self.channels.on(STORE_ACK, self.client.on_ack)
 
+    def prepare(self, url):
+        """Make the tables at *url*; its driver."""
+        module = driver_of(url)
+        setup = module.open(url, read_only=False, create=True)
+        schema.create(setup)
+        setup.close()
+        return module
+
     def database(self, url):
-        assert url == self.url
         handle = self._handles.get(url)
         if handle is None:
-            handle = self._handles[url] = self.module.open(url, read_only=False, loop=self.worker.loop)
+            handle = self._handles[url] = driver_of(url).open(url, read_only=False, loop=self.worker.loop)
         return handle
 
     def start(self):
@@ -105,12 +110,17 @@ class Farm:
         except (ProcessLookupError, ChildProcessError):
             pass
 
-    def rows(self, table, *columns):
-        handle = self.module.open(self.url, read_only=True)
+    def rows(self, table, *columns, url=""):
+        handle = driver_of(url or self.url).open(url or self.url, read_only=True)
         try:
             return handle.select(table, columns, {})
         finally:
             handle.close()
+
+
+def driver_of(url):
+    drivers = {"sqlite": SqliteModule, "postgres": PostgresModule, "mysql": MysqlModule}
+    return drivers[url.partition(":")[0]]()
 
 
 @pytest.fixture(
@@ -246,5 +256,137 @@ def test_server_away_is_answered_by_the_policy_and_used_again(postgres, postgres
         assert set(rows) == wanted
         if policy == "journal":
             assert rows["u2"] == 2_000_000_002
+    finally:
+        farm.close()
+
+
+# -- two databases: what befalls the one for accounting is nothing to registrations
+
+
+class LockedFile:
+    """An accounting file that another program has for itself."""
+
+    def __init__(self, folder):
+        self.url = f"sqlite:///{folder}/acc.db"
+        self.path = folder / "acc.db"
+
+    def away(self):
+        code = (
+            "import sqlite3, sys; file = sqlite3.connect(sys.argv[1], isolation_level=None);"
+            "file.execute('begin immediate'); print('has it', flush=True); sys.stdin.read()"
+        )
+        self.other = subprocess.Popen(
+            [sys.executable, "-c", code, str(self.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.other.stdout.readline() == b"has it\n"
+
+    def back(self):
+        self.other.kill()
+        self.other.wait()
+
+
+class RemovedFile(LockedFile):
+    """An accounting file that is moved away."""
+
+    def away(self):
+        self.path.rename(self.path.with_suffix(".away"))
+
+    def back(self):
+        self.path.with_suffix(".away").rename(self.path)
+
+
+class Stopped:
+    """A server that takes connections and says nothing."""
+
+    def __init__(self, postgres, url):
+        self.postgres = postgres
+        self.url = url
+        self.away, self.back = postgres.freeze, postgres.thaw
+
+
+class Down(Stopped):
+    """A server that is not there."""
+
+    def __init__(self, postgres, url):
+        super().__init__(postgres, url)
+        self.away, self.back = postgres.stop, postgres.start
+
+
+class Cut(Stopped):
+    """A server that cuts all connections, again and again."""
+
+    def __init__(self, postgres, url):
+        super().__init__(postgres, url)
+        self.away = self.cut
+
+    def cut(self):
+        self.postgres.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname is not null"
+        )
+
+    def back(self):
+        self.cut()
+
+
+@pytest.fixture(
+    params=[
+        LockedFile,
+        RemovedFile,
+        *[pytest.param(each, marks=pytest.mark.postgres) for each in (Stopped, Down, Cut)],
+    ],
+    ids=lambda each: each.__name__,
+)
+def accounting(request, tmp_path):
+    if request.param in (LockedFile, RemovedFile):
+        return request.param(tmp_path)
+    return request.param(request.getfixturevalue("postgres"), request.getfixturevalue("postgres_url"))
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "and the store is killed"])
+def test_an_accounting_database_in_trouble_costs_no_registration_and_no_row(tmp_path, accounting, killed):
+    farm = Farm(f"sqlite:///{tmp_path}/location.db", tmp_path)
+    farm.prepare(accounting.url)
+    names = []
+
+    def account(count=20):
+        for _ in range(count):
+            names.append(f"c{len(names)}")
+            row = {"sip_callid": names[-1], "request_timestamp": 1, "response_timestamp": 2}
+            farm.client.write([("insert", "acc", row)], wait=False, url=accounting.url)
+
+    def register(rounds):
+        writers = [[[location(n, r)] for r in rounds] for n in range(20)]
+        stored, errors = run_writers(farm, writers, between=account, every=10)
+        assert errors == []
+        assert len(stored) == 20 * len(rounds)
+
+    try:
+        register(range(2))
+        accounting.away()
+        try:
+            register(range(2, 6))
+            if killed:
+                farm.kill()
+                farm.start()
+            register(range(6, 8))
+        finally:
+            accounting.back()
+        register(range(8, 10))
+
+        def all_there():
+            def settled():
+                while farm.client.waiting:
+                    farm.loop.sleep(0.01)
+                farm.loop.stop()
+
+            farm.loop._stopping = False
+            farm.loop.spawn(settled)
+            farm.loop.run()
+            return len(farm.rows("acc", "sip_callid", url=accounting.url)) >= len(names)
+
+        wait_for(all_there, timeout=30, every=0.1)
+        assert sorted(name for (name,) in farm.rows("acc", "sip_callid", url=accounting.url)) == sorted(names)
+        assert sorted(farm.rows("location", "uid", "expires")) == sorted((f"u{n}", 2_000_000_009) for n in range(20))
+        wait_for(lambda: farm.counters.snapshot()["store.backlog"] == 0)
     finally:
         farm.close()
