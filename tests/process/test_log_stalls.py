@@ -8,11 +8,12 @@ import socket
 import subprocess
 
 import pytest
-
 from process.test_master_life import Server, await_true, options
 
 # A long line for each request.
-CHATTY = 'debug = 3\nheartbeat_timeout = 2\nchildren = 2\nloadmodule "sl"\nroute { log(0, "%s"); sl_reply("200", "OK"); }\n'
+CHATTY = (
+    'debug = 3\nheartbeat_timeout = 2\nchildren = 2\nloadmodule "sl"\nroute { log(0, "%s"); sl_reply("200", "OK"); }\n'
+)
 TEXT = "a line of a script that has much to say " * 20
 ENOUGH = 1500  # requests: their lines are more than a pipe or a socket holds
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import logging
 import os
@@ -34,10 +34,8 @@ def pipe():
     os.set_blocking(reader, False)
     yield reader, writer
     for end in (reader, writer):
-        try:
+        with contextlib.suppress(OSError):  # a test has closed it
             os.close(end)
-        except OSError as exc:
-            assert exc.errno == errno.EBADF
 
 
 def drain(reader):
@@ -292,7 +290,7 @@ def test_what_a_stranger_sends_stays_within_its_line(text, shown):
 
 def test_our_tracebacks_have_lines_which_cannot_be_taken_for_records():
     try:
-        raise ValueError("from a stranger:\n 0(1) ALERT: forged\x1b[2J")  # noqa: EM101, TRY301
+        raise ValueError("from a stranger:\n 0(1) ALERT: forged\x1b[2J")
     except ValueError:
         text = formatted("bug", exc_info=sys.exc_info())
     first, *others = text.split("\n")
