@@ -1,10 +1,11 @@
 """What kill -9 costs: children one by one, 200 at random, then the whole server, under load; nothing acknowledged is lost.
 
-    python bench/crash.py [--postgres] [--kills 200] [--seconds 60] [--restarts 20] [--only children|random|group]
+    python bench/crash.py [--postgres] [--kills 200] [--seconds 60] [--restarts 20] [--only children|random|group|fork]
 
 Run it with the Python of an installed serpy (the programs beside it are started). Everything listens on loopback in a
 folder of its own. 200 registrations and 50 calls a second run meanwhile, with a ledger of what was answered 200; at the end
-every one of them is looked for by INVITE. Prints a table and exits with 1 when a promise is broken.
+every one of them is looked for by INVITE. ``fork``: children die while the user of the server may have no more processes
+(SQLite only; as root the server then runs as a user of its own). Prints a table and exits with 1 when a promise is broken.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.calls import CallLoad
 from support.load import RegisterLoad
+from support.other_user import allow_forks, as_other_user, give_to_other_user
 from support.postgres import Postgres
+from support.probe import OptionsLoad
 from support.running import Running, wait_for
 
+from serpy.policy import FORK_MAX_S
 from serpy.rpc.protocol import RpcFault, call
 
 USERS = 2000
 CALLEES = 50
 REPLACED_S = 1.0
+ANSWERED_S = 0.05
 KINDS = ("udp receiver child=0", "udp receiver child=1", "timer", "store", "ctl")
 
 
@@ -215,6 +220,68 @@ def children(server: Running, report: Report, options: argparse.Namespace) -> No
     at_rest(server, report, load, calls)
 
 
+class Unprivileged(Running):
+    """A server whose processes are counted."""
+
+    def command(self, *extra: str) -> list[str]:
+        return as_other_user(super().command(*extra))
+
+
+def no_forks(folder: Path, report: Report) -> None:
+    """Children die while ``fork`` fails: the others serve, and all are back when it works."""
+    folder.parent.chmod(0o755)
+    server = Unprivileged(folder, defines={"CHILDREN": "2"}).prepare()
+    server.log.touch()
+    give_to_other_user(folder)
+    server.start()
+    assert server.process is not None
+    try:
+        before = server.children()
+        allow_forks(server.process.pid, allowed=False)
+        without_forks(server, report, ("timer", "store", "ctl"), 5.0)
+        without_forks(server, report, ("udp receiver child=1",), 3.0)
+        allow_forks(server.process.pid, allowed=True)
+        at = time.monotonic()
+        wait_for(lambda: len(server.children()) == len(before), timeout=10)
+        seconds = time.monotonic() - at
+        report.line("forks work again: whole after", f"{seconds * 1000:.0f} ms", good=seconds < 2 * FORK_MAX_S)
+        load = OptionsLoad(server.address, 50)
+        load.start()
+        time.sleep(3)
+        missing = load.finish()
+        report.line("  OPTIONS without an answer", f"{missing} of {missing + len(load.took)}", good=missing == 0)
+        tries = sum("cannot fork" in line for line in server.log.read_text().splitlines())
+        report.line("  lines about it in the log", str(tries), good=0 < tries < 10)
+        report.line("exit status at the end", str(status := server.stop()), good=status == 0)
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def without_forks(server: Running, report: Report, kinds: tuple[str, ...], seconds: float) -> None:
+    """Kill the children of *kinds*, none of which comes back, and ask for a while."""
+    victims = {title: pid for title, pid in server.children().items() if any(kind in title for kind in kinds)}
+    load = OptionsLoad(server.address, 50)
+    load.start()
+    time.sleep(0.5)
+    for pid in victims.values():
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(seconds)
+    missing = load.finish(0.5)
+    alone = "receiver" in kinds[0]
+    report.line(f"fork fails, {', '.join(kinds)} killed:", "")
+    # What belongs to a receiver that is not there waits in the kernel, about a half.
+    share = 0.3 if alone else 1.0
+    total = missing + len(load.took)
+    report.line("  OPTIONS answered", f"{len(load.took)} of {total}", good=len(load.took) >= share * total)
+    times = " ".join(f"{load.percentile(part) * 1000:.0f} ms" for part in (0.5, 0.99, 1.0))
+    report.line("  median, p99, max", times, good=load.percentile(0.99) < ANSWERED_S)
+    report.line("  the master", "lives" if server.process and server.process.poll() is None else "is gone",
+                good=server.process is not None and server.process.poll() is None)  # fmt: skip
+    back = set(victims) & set(server.children())
+    report.line("  of them alive", str(len(back)), good=not back)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL server of our own instead of SQLite")
@@ -222,14 +289,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--restarts", type=int, default=20)
-    parser.add_argument("--only", choices=("children", "random", "group"), default="")
+    parser.add_argument("--only", choices=("children", "random", "group", "fork"), default="")
     options = parser.parse_args()
     report = Report()
     postgres = Postgres() if options.postgres else None
     with tempfile.TemporaryDirectory(prefix="crash-") as top:
         try:
+            if options.only in ("", "fork"):
+                (Path(top) / "fork").mkdir()
+                no_forks(Path(top) / "fork", report)
             for name in ("children", "group"):
-                if options.only and (options.only == "group") != (name == "group"):
+                if options.only == "fork" or (options.only and (options.only == "group") != (name == "group")):
                     continue
                 url = options.url
                 if postgres is not None:

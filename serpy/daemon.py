@@ -180,6 +180,8 @@ def _workers(server: Server, bound: Bound) -> list[Worker]:
     """Every child of this server, in the order of its slot."""
     layout = Layout(bound.children, bound.streams)
     channels = Channels(layout.slots)
+    dropped = server.counters.declare("core.handoff_dropped", "messages between processes that found no room")
+    channels.count_drops(lambda: server.counters.add(dropped))
     workers: list[Worker] = [UdpWorker(server, channels, bound, child, child) for child in range(layout.receivers)]
     workers.append(TimerWorker(server, channels, bound, layout.timer, 0))
     workers.append(StoreWorker(server, channels, bound, layout.store, 0))

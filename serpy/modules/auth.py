@@ -7,7 +7,7 @@ gets the same answer; a nonce that is not ours is refused before anybody is aske
 BLAKE2s instead of MD5 over the secret; ``$digest_challenge`` is replaced, never doubled; SHA-256 (RFC 8760) when
 ``algorithm`` names it.
 
-Runs in: udp receiver. Locks: none. RFC: 3261 §22; 7616; 8760; 2069 for clients without qop.
+Runs in: udp receiver. Locks: a stripe of the nonce counts. RFC: 3261 §22; 7616; 8760; 2069 for clients without qop.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from serpy.api import (
     UsageError,
 )
 from serpy.context.avps import FROM_USER, TRACK_FROM, TRACK_TO, parse_avp_name
+from serpy.shm.lock import StripedLock
 from serpy.sip.authorization import Credentials, parse_credentials
 from serpy.sip.digest import MD5, SHA256, ha1_session, known_algorithm, response, same
 from serpy.sip.message import Request
@@ -59,6 +60,7 @@ CHECK_CALL_ID: Final = 2
 CHECK_FROM_TAG: Final = 4
 CHECK_SOURCE: Final = 8
 
+NONCE_STRIPES: Final = 64  # locks of the nonce counts
 _MAC: Final = 16  # bytes of each MAC
 _MAX_NONCE: Final = 96  # characters; the longest of ours has 60
 _MAX_OWN: Final = 512  # a nonce without an id is made once a second and lives for five minutes
@@ -75,12 +77,14 @@ class NonceCounts:
 
     One 8-byte word per nonce: its id in the high half, the count in the low half. Every process hands out ids of its own
     part of the table and checks those of all, so a nonce may be used with another receiver than the one that made it.
-    An id whose word was overwritten by a newer nonce is stale.
+    An id whose word was overwritten by a newer nonce is stale. Looking at a word and writing it is one step, under the
+    lock of its stripe: of two receivers that get the same response at the same time one accepts it.
     """
 
-    def __init__(self, words: memoryview, slots: int) -> None:
+    def __init__(self, words: memoryview, slots: int, lock: StripedLock) -> None:
         self._words: Final = words
         self._slots: Final = slots
+        self._lock: Final = lock
         self._next = int.from_bytes(os.urandom(3), "big")
         self._slot = 0
 
@@ -93,17 +97,24 @@ class NonceCounts:
         """A fresh id that has not been used yet."""
         self._next += 1
         number = (self._next * self._slots + self._slot) & _WORD
-        self._words[number % len(self._words)] = number << 32
+        at = number % len(self._words)
+        stripe = at % NONCE_STRIPES
+        self._lock.acquire(stripe)
+        self._words[at] = number << 32
+        self._lock.release(stripe)
         return number
 
     def use(self, number: int, count: int) -> bool:
         """Record use *count* (from 1) of nonce *number*; False when it was seen before or the nonce is forgotten."""
         at = number % len(self._words)
+        stripe = at % NONCE_STRIPES
+        self._lock.acquire(stripe)
         word = int(self._words[at])
-        if word >> 32 != number or count <= word & _WORD:
-            return False
-        self._words[at] = number << 32 | count
-        return True
+        fresh = word >> 32 == number and count > word & _WORD
+        if fresh:
+            self._words[at] = number << 32 | count
+        self._lock.release(stripe)
+        return fresh
 
 
 class Auth:
@@ -158,7 +169,7 @@ class Auth:
         if self.nonce_count or self.one_time_nonce:
             slots = server.counters.slots
             area = server.segment.allocate("auth nonces", max(self.nonce_entries, 16) * slots * 8)
-            self._counts = NonceCounts(area.cast("Q"), slots)
+            self._counts = NonceCounts(area.cast("Q"), slots, StripedLock(server.segment, "auth nonces", NONCE_STRIPES))
 
     def child_init(self, server: Server) -> None:
         """Find out who knows the credentials."""

@@ -1,7 +1,8 @@
 """Datagrams between the processes: one inbound AF_UNIX socket pair per slot, made by the master before the fork.
 
 A datagram is one kind byte, the sender's slot in two bytes, and the payload. Sending never blocks: a full socket
-means drop and count. What waits in the socket of a dead child is read by its successor, because the master keeps it.
+means False, and counted; who sends has a way to go on without it (a deadline, a repeat), or an Outbox, which keeps it.
+What waits in the socket of a dead child is read by its successor, because the master keeps it.
 
 Runs in: every process. Locks: none.
 """
@@ -12,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from serpy.errors import UsageError
+from serpy.errors import ResourceError, UsageError
 from serpy.net.loop import Loop
 
 # What a payload is. The receiving end registers a callback per kind.
@@ -44,7 +45,12 @@ BUFFER_BYTES: Final = 4 * 1024 * 1024
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 
+OUTBOX_PIECE: Final = 256  # datagrams sent in one turn
+OUTBOX_MAX: Final = 200_000  # for one slot: every alias of very many connections
+OUTBOX_WAIT_S: Final = 1.0  # for room, then try all the same
+
 Handler = Callable[[bytes, int], None]
+Letter = tuple[int, bytes]
 
 
 class Layout:
@@ -67,6 +73,7 @@ class Channels:
         self.slots: Final = slots
         self.slot = -1
         self.dropped = 0
+        self._on_drop: Callable[[], None] = _nobody_counts
         self._in: list[socket.socket] = []
         self._out: list[socket.socket] = []
         self._handlers: dict[int, Handler] = {}
@@ -88,9 +95,18 @@ class Channels:
         try:
             self._out[slot].send(self._prefix(kind) + payload)
         except OSError:  # BlockingIOError, or ENOBUFS and EMSGSIZE of a datagram the kernel will not take
-            self.dropped += 1
+            self.drop()
             return False
         return True
+
+    def count_drops(self, callback: Callable[[], None]) -> None:
+        """Call *callback* for each datagram that could not be delivered."""
+        self._on_drop = callback
+
+    def drop(self) -> None:
+        """Count one datagram that is lost."""
+        self.dropped += 1
+        self._on_drop()
 
     def _prefix(self, kind: int) -> bytes:
         if kind < len(self._prefixes):
@@ -125,9 +141,78 @@ class Channels:
                 return
             handler = self._handlers.get(data[0])
             if handler is None:
-                self.dropped += 1
+                self.drop()
             else:
                 handler(data[HEADER_SIZE:], data[1] << 8 | data[2])
+
+
+def _nobody_counts() -> None:
+    """Until ``count_drops`` is called."""
+
+
+class Outbox:
+    """Datagrams that have to arrive: what a full socket does not take waits here, in order, until there is room."""
+
+    def __init__(self, loop: Loop, channels: Channels) -> None:
+        self._loop: Final = loop
+        self._channels: Final = channels
+        self._waiting: Final[dict[int, dict[object, Letter]]] = {}  # slot -> what waits, by its subject
+
+    def send(self, slot: int, kind: int, payload: bytes) -> None:
+        """Send *payload* now, or after all that waits for that slot."""
+        if slot not in self._waiting and self._channels.send(slot, kind, payload):
+            return
+        self.put(slot, kind, payload, object())
+
+    def put(self, slot: int, kind: int, payload: bytes, subject: object) -> None:
+        """Send *payload* soon, in the order of the first about each *subject*: a later one takes the earlier one's place."""
+        waiting = self._waiting.get(slot)
+        if waiting is None:
+            waiting = self._waiting[slot] = {}
+            self._loop.spawn(Pump(self, slot).run)
+        if len(waiting) >= OUTBOX_MAX and subject not in waiting:
+            self._channels.drop()
+            return
+        waiting[subject] = (kind, payload)
+
+    def is_waiting(self, slot: int) -> bool:
+        """True while something waits for *slot*."""
+        return slot in self._waiting
+
+    def pump(self, slot: int) -> bool:
+        """Send a piece of what waits for *slot*; False when its socket is full. Forgets the slot when nothing is left."""
+        waiting = self._waiting[slot]
+        for _ in range(OUTBOX_PIECE):
+            if not waiting:
+                del self._waiting[slot]
+                return True
+            subject = next(iter(waiting))
+            kind, payload = waiting[subject]
+            if not self._channels.send(slot, kind, payload):
+                return False
+            del waiting[subject]
+        return True
+
+
+class Pump:
+    """Empties the outbox of one slot, a piece at a time; parks while its socket is full."""
+
+    def __init__(self, outbox: Outbox, slot: int) -> None:
+        self._outbox: Final = outbox
+        self._slot: Final = slot
+
+    def run(self) -> None:
+        """Send a piece; come back while something is left."""
+        outbox = self._outbox
+        loop = outbox._loop
+        if not outbox.pump(self._slot):
+            try:
+                loop.wait_writable(outbox._channels.out_fileno(self._slot), loop.now() + OUTBOX_WAIT_S)
+            except ResourceError:  # too many are parked: look again later
+                loop.call_at(loop.now() + OUTBOX_WAIT_S, self.run)
+                return
+        if outbox.is_waiting(self._slot):
+            loop.spawn(self.run)
 
 
 def set_buffers(sock: socket.socket, size: int) -> None:

@@ -75,7 +75,8 @@ class StreamRpc:
         for child in range(self._streams):
             ticket = loop.new_ticket()
             asked.append(ticket)
-            self._server.channels.send(first + child, STREAM_LIST, ticket.id.to_bytes(4, "big"))
+            if not self._server.channels.send(first + child, STREAM_LIST, ticket.id.to_bytes(4, "big")):
+                loop.resume(ticket.id, None)  # it has too much to do: no use waiting
         rows: list[object] = []
         silent = 0
         deadline = loop.now() + ANSWER_S

@@ -26,6 +26,7 @@ from serpy.net.handoff import (
     STREAM_LIST,
     STREAM_LISTED,
     STREAM_SEND,
+    Outbox,
     encode_message,
 )
 from serpy.net.steering import owner
@@ -97,12 +98,13 @@ class TcpWorker(Worker):
             (STREAM_LIST, self._on_list),
         ):
             self.channels.on(kind, handler)
+        self._outbox = Outbox(self.loop, self.channels)
         self._learning_until = 0.0
         if status.respawns(self.slot):
             self._learning_until = self.loop.now() + LEARNING_S
             for child in range(self.layout.streams):
                 if child != self.child:
-                    self.channels.send(self.layout.first_stream + child, STREAM_HELLO, b"")
+                    self._outbox.send(self.layout.first_stream + child, STREAM_HELLO, b"")
         for listener, row in zip(server.listeners, self.bound.accepting, strict=True):
             sock = row[self.child]
             if sock is not None:
@@ -192,7 +194,7 @@ class TcpWorker(Worker):
         """Give a message back to whoever wanted it sent."""
         self._count.add(self._count.failed)
         if 0 <= origin < self.layout.receivers:
-            self.channels.send(origin, STREAM_FAILED, data[: streams.FAILED_MAX])
+            self._outbox.send(origin, STREAM_FAILED, data[: streams.FAILED_MAX])
 
     # --- back-pressure
 
@@ -277,8 +279,11 @@ class TcpWorker(Worker):
         if home == self.child:
             self._note(operation, connection.id, connection.host, port)
             return
+        slot = self.layout.first_stream + home
         payload = streams.encode_alias(operation, connection.id, connection.host, port)
-        self.channels.send(self.layout.first_stream + home, STREAM_ALIAS, payload)
+        if not self._outbox.is_waiting(slot) and self.channels.send(slot, STREAM_ALIAS, payload):
+            return
+        self._outbox.put(slot, STREAM_ALIAS, payload, (connection.id, connection.host, port))
 
     def _on_alias(self, payload: bytes, _from_slot: int) -> None:
         operation, number, host, port = streams.decode_alias(payload)
@@ -322,7 +327,8 @@ class TcpWorker(Worker):
         for connection in self.hub.connections.values():
             for port in (connection.port, *connection.aliases):
                 if home_of(connection.host, port, self.layout.streams) == child:
-                    self._announce(ALIAS_ADD, connection, port)
+                    payload = streams.encode_alias(ALIAS_ADD, connection.id, connection.host, port)
+                    self._outbox.put(from_slot, STREAM_ALIAS, payload, (connection.id, connection.host, port))
 
     # --- what ctl and metrics show
 

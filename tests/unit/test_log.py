@@ -34,7 +34,7 @@ def pipe():
     os.set_blocking(reader, False)
     yield reader, writer
     for end in (reader, writer):
-        with contextlib.suppress(OSError):  # closed by the test
+        with contextlib.suppress(OSError):  # a test has closed it
             os.close(end)
 
 

@@ -9,6 +9,8 @@ from serpy.api import Flow
 from serpy.context.avps import FROM_URI, FROM_USER
 from serpy.errors import ConfigError
 from serpy.modules import auth, auth_db
+from serpy.shm.lock import StripedLock
+from serpy.shm.segment import Segment
 from serpy.sip import digest
 
 NOW = 1_700_000_000.0
@@ -428,9 +430,13 @@ def test_a_one_time_nonce_is_accepted_once_and_not_spent_by_a_wrong_password(ide
     assert setup.call(register(credentials(nonce, nc="00000002"))) == -1
 
 
+def nonce_lock():
+    return StripedLock(Segment(4096), "nonces", auth.NONCE_STRIPES)
+
+
 def test_a_nonce_pushed_out_by_newer_ones_is_stale():
     words = memoryview(bytearray(8 * 8)).cast("Q")
-    counts = auth.NonceCounts(words, 2)
+    counts = auth.NonceCounts(words, 2, nonce_lock())
     counts.attach(0)
     first = counts.new_id()
     newer = [counts.new_id() for _ in range(4)]
@@ -440,7 +446,7 @@ def test_a_nonce_pushed_out_by_newer_ones_is_stale():
 
 def test_processes_hand_out_different_ids():
     words = memoryview(bytearray(64 * 8)).cast("Q")
-    counts = [auth.NonceCounts(words, 2) for _ in range(2)]
+    counts = [auth.NonceCounts(words, 2, nonce_lock()) for _ in range(2)]
     for slot, count in enumerate(counts):
         count.attach(slot)
     ids = [count.new_id() for count in counts for _ in range(10)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
 import pytest
 
 from serpy.errors import UsageError
-from serpy.net.handoff import MESSAGE, STORE_ACK, WAKE, Channels, decode_message, encode_message
+from serpy.net.handoff import MESSAGE, STORE_ACK, WAKE, Channels, Outbox, decode_message, encode_message, set_buffers
 from serpy.net.loop import Loop
 
 
@@ -67,3 +68,68 @@ def test_a_kind_has_one_handler():
     channels.on(WAKE, lambda _payload, _slot: None)
     with pytest.raises(UsageError):
         channels.on(WAKE, lambda _payload, _slot: None)
+
+
+# ------------------------------------------------------------------------------------------------- what has to arrive
+
+
+class Two:
+    """Slot 0, which sends, and slot 1, whose socket holds three letters of 60,000 bytes."""
+
+    def __init__(self):
+        self.loop = Loop()
+        self.loop.read_clocks()
+        self.channels = Channels(2)
+        self.channels.slot = 1  # it reads for slot 1
+        self.seen = []
+        self.channels.on(MESSAGE, lambda payload, _slot: self.seen.append(bytes(payload[-1:])))
+        for end in (self.channels._in[1], self.channels._out[1]):
+            set_buffers(end, 1)
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, 100_000)
+        self.outbox = Outbox(self.loop, self.channels)
+
+    def run(self):
+        self.loop.add_reader(self.channels._in[1].fileno(), self.channels.read)
+        deadline = time.monotonic() + 5
+
+        def look():
+            if not self.outbox.is_waiting(1) or time.monotonic() > deadline:
+                self.loop.stop()
+            else:
+                self.loop.call_at(time.monotonic() + 0.001, look)
+
+        look()
+        self.loop.run()
+        self.channels.read()
+        return b"".join(self.seen)
+
+
+def letter(mark):
+    return b"x" * 60_000 + mark
+
+
+def test_what_a_full_socket_does_not_take_arrives_later_in_order():
+    two = Two()
+    for mark in b"abcdefghijklmnopqrstuvwxyz":
+        two.outbox.send(1, MESSAGE, letter(bytes([mark])))
+    assert two.outbox.is_waiting(1)
+    assert two.run() == b"abcdefghijklmnopqrstuvwxyz"
+
+
+def test_a_later_word_about_the_same_takes_the_place_of_the_earlier_one():
+    two = Two()
+    for mark in b"abc":
+        two.outbox.put(1, MESSAGE, letter(bytes([mark])), mark)
+    two.outbox.put(1, MESSAGE, letter(b"B"), ord("b"))
+    assert two.run() == b"aBc"
+
+
+def test_a_drop_is_counted_where_others_can_read_it():
+    channels = Channels(1)
+    channels.attach(0, None)
+    counted = []
+    channels.count_drops(lambda: counted.append(1))
+    while channels.send(0, MESSAGE, b"x" * 60000):
+        pass
+    assert len(counted) == channels.dropped == 1

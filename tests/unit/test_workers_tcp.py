@@ -19,6 +19,7 @@ from serpy.net.handoff import (
     STREAM_FAILED,
     STREAM_LIST,
     STREAM_LISTED,
+    WAKE,
     Channels,
     Layout,
     decode_message,
@@ -237,6 +238,38 @@ def test_a_successor_learns_who_leads_where(farm):
     assert not any(
         farm.workers[1].directory.find(one.host, one.port) for one in farm.workers[0].hub.connections.values()
     )  # gone with the process that held them
+
+
+def test_a_successor_learns_of_more_connections_than_its_socket_holds(farm):
+    successor = farm.layout.first_stream
+    for end in (farm.channels[1]._in[successor], farm.channels[1]._out[successor]):
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            end.setsockopt(socket.SOL_SOCKET, option, 1)  # the least the system allows: a few datagrams
+    for number in range(30):
+        _, connection = farm.accept(1)
+        for port in range(1 + 8 * number, 9 + 8 * number):
+            farm.workers[1]._adopt(connection, port)
+    known = farm.workers[0].directory
+    farm.until(lambda: len(known) > 0 and not farm.workers[1]._outbox.is_waiting(successor))
+    wanted = dict(known._connections)
+    assert len(wanted) > 50
+    known._connections.clear()  # a fresh process, which asks
+    farm.workers[1]._on_hello(b"", successor)
+    farm.until(lambda: len(known) >= len(wanted))
+    assert known._connections == wanted
+
+
+def test_a_connection_that_closes_while_its_home_is_busy_is_not_kept_there(farm):
+    home = farm.layout.first_stream
+    _, connection = farm.accept(1)
+    while home_of(connection.host, connection.port, 2) != 0:
+        _, connection = farm.accept(1)
+    known = farm.workers[0].directory
+    while farm.channels[2].send(home, WAKE, b"x" * 60_000):
+        pass  # its socket is full
+    connection.close("test")
+    assert len(known) > 0
+    farm.until(lambda: known.find(connection.host, connection.port) == 0)
 
 
 def test_a_successor_waits_for_what_the_others_tell_before_it_connects(farm):
