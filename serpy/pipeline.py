@@ -20,6 +20,7 @@ from serpy.errors import BackendError, ProtocolError, ResourceError, TransportEr
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
+from serpy.script.hooks import FORWARDED
 from serpy.sip.address import is_address
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
@@ -294,7 +295,7 @@ class Pipeline:
             ctx.reply_to_source = True
         try:
             self._run_script(ctx)
-            if ctx.state == FAILED and not ctx.final_sent:
+            if ctx.state == FAILED and not is_under_way(ctx):
                 self._answer_failure(ctx, 500, "", [])
         except ProtocolError as exc:
             self._answer_failure(ctx, exc.status, exc.reason, [])
@@ -458,6 +459,14 @@ def signature(settings: Settings) -> list[str]:
     if settings.server_header:
         return [settings.server_header]
     return [f"Server: serpy ({__version__})"] if settings.server_signature else []
+
+
+def is_under_way(ctx: Context) -> bool:
+    """True when the request of *ctx* has been answered or sent on, so that its script owes nothing more."""
+    server = ctx.transaction
+    if ctx.final_sent or FORWARDED in ctx.notes:
+        return True
+    return isinstance(server, ServerTransaction) and bool(server.branches)
 
 
 def call_id_of(timed: Timed) -> str:
