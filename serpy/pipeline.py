@@ -23,6 +23,7 @@ from serpy.errors import ProtocolError, ResourceError
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
+from serpy.script.hooks import FORWARDED
 from serpy.sip.flow import Flow
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Message, Request, Response
@@ -238,7 +239,7 @@ class Pipeline:
             ctx.reply_to_source = True
         try:
             self._run_script(ctx)
-            if ctx.state == FAILED and not ctx.final_sent:
+            if ctx.state == FAILED and not is_under_way(ctx):
                 self._give_up(ctx, 500, "")
         except ProtocolError as exc:
             self._give_up(ctx, exc.status, exc.reason)
@@ -383,3 +384,9 @@ def signature(settings: Settings) -> list[str]:
     if settings.server_header:
         return [settings.server_header]
     return [f"Server: serpy ({__version__})"] if settings.server_signature else []
+
+
+def is_under_way(ctx: Context) -> bool:
+    """True when the request of *ctx* has been answered or sent on, so that its script owes nothing more."""
+    server = ctx.transaction
+    return ctx.final_sent or FORWARDED in ctx.notes or (server is not None and bool(server.branches))

@@ -25,6 +25,8 @@ from serpy.sip.flow import Listener
 
 log = logging.getLogger("serpy.script")
 
+FORWARDED: Final = "forwarded"  # a note of the Context: forward() has sent the request on
+
 
 class Hooks:
     """One program's ties to the process it runs in."""
@@ -101,7 +103,10 @@ class Hooks:
 
     def forward_to(self, ctx: Context, host: Scalar, port: Scalar, transport: str) -> int:
         """Stateless forward; "" means the Request-URI's host."""
-        return self.forward(ctx, to_str(host), to_int(port), transport)
+        code = self.forward(ctx, to_str(host), to_int(port), transport)
+        if code > 0:
+            ctx.notes[FORWARDED] = True
+        return code
 
     # ---- what went wrong at run time
 

@@ -23,8 +23,11 @@ def bench_with(text, error):
         ctx.on_reply, ctx.on_failure = "R", "F"
         return 1
 
-    world.results.update(f=fail, t_relay=bench.tm.t_relay, t_on_reply=arm)
-    bench.pipeline.set_program(compile_text(text, world, modules="fake tm"))
+    def answer(ctx):
+        return bench.sl.sl_reply(ctx, 404, "Nobody")
+
+    world.results.update(f=fail, t_relay=bench.tm.t_relay, t_on_reply=arm, sl_reply=answer)
+    bench.pipeline.set_program(compile_text(text, world, modules="fake tm sl"))
     return bench
 
 
@@ -52,3 +55,20 @@ def test_a_final_answer_whose_route_fails_is_passed_on_and_the_transaction_ends(
     assert len(finals) == 1
     bench.advance(2000)
     assert len(bench.layer.servers) == 0
+
+
+@pytest.mark.parametrize("way", ["t_relay()", "forward()", 'forward("192.0.2.2", 5060)'])
+def test_a_request_that_is_under_way_is_not_answered_when_its_script_fails_behind(way):
+    bench = bench_with(f'route {{ {way}; f("x"); }}', OSError("x"))
+    assert names(bench.receive(request("MESSAGE"))) == ["MESSAGE 192.0.2.2"]
+
+
+def test_a_request_that_could_not_be_forwarded_is_answered_when_its_script_fails_behind():
+    bench = bench_with('route { forward(); f("x"); }', OSError("x"))
+    bench.broken.add(CALLEE)
+    assert names(bench.receive(request("MESSAGE"))) == ["500 192.0.2.1"]
+
+
+def test_a_request_that_was_answered_is_not_answered_again_when_its_script_fails_behind():
+    bench = bench_with('route { sl_reply("404", "Nobody"); f("x"); }', OSError("x"))
+    assert names(bench.receive(request("MESSAGE"))) == ["404 192.0.2.1"]
