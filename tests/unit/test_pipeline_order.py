@@ -244,19 +244,26 @@ def relay_and_arm(what):
     return main
 
 
+def finals(sent):
+    """Status of each final answer to the caller."""
+    return [item.what for item in sent if item.host == CALLER[0] and item.what >= "200"]
+
+
 @pytest.mark.parametrize("method", ["INVITE", "MESSAGE"])
-def test_a_bug_in_a_failure_route_is_answered_500(method):
+def test_a_bug_in_a_failure_route_leaves_the_caller_an_answer(method):
+    """The best of the branches', or 500."""
     bench = Guarded(main=relay_and_arm("failure"), failure_r=lambda _bench, _ctx: bug())
     sent = bench.receive(request(method))[-1]
-    assert bench.receive(response(sent, 404), BOB)[-1].what == "500"
+    assert finals(bench.receive(response(sent, 404), BOB)) in (["404"], ["500"])
+    assert len(bench.bugs) == 1
     bench.advance(4000)
     assert not bench.layer.servers
 
 
-def test_a_bug_in_a_failure_route_that_a_timer_brought_is_answered_500():
+def test_a_bug_in_a_failure_route_that_a_timer_brought_leaves_the_caller_an_answer():
     bench = Guarded(main=relay_and_arm("failure"), failure_r=lambda _bench, _ctx: bug())
     bench.receive(request())
-    assert next(item.what for item in bench.advance(34) if item.host == CALLER[0]) == "500"
+    assert set(finals(bench.advance(34))) in ({"408"}, {"500"})  # repeated: nobody acknowledges it
     assert len(bench.bugs) == 1
 
 
@@ -264,8 +271,7 @@ def test_a_bug_in_a_failure_route_that_a_timer_brought_is_answered_500():
 def test_a_bug_in_an_onreply_route_at_a_final_answer_leaves_nobody_without_one(method):
     bench = Guarded(main=relay_and_arm("reply"), reply_r=lambda _bench, _ctx: bug())
     sent = bench.receive(request(method))[-1]
-    finals = bench.receive(response(sent, 404), BOB)
-    assert [item.what for item in finals if item.host == CALLER[0]] in (["404"], ["500"])
+    assert finals(bench.receive(response(sent, 404), BOB)) in (["404"], ["500"])
     bench.advance(4000)
     assert not bench.layer.servers
 
