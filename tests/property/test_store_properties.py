@@ -12,7 +12,6 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
-from greenlet import getcurrent, greenlet
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -21,6 +20,7 @@ from support.stores import acc, upsert
 from serpy.db.store import JOURNAL, REFUSE, Store
 from serpy.db.writer import StoreClient
 from serpy.errors import BackendError, DatabaseDownError, OutcomeUnknownError
+from serpy.net.loop import Loop
 
 URLS = ("first", "second")
 MODES = ("up", "down", "cut before", "cut after", "killed before", "killed after")
@@ -83,52 +83,22 @@ class MemoryDatabase:
         return [(sender,) for sender, number in self.progress if number == where["batch"]]
 
 
-class ManualLoop:
-    """The part of a loop that a client uses: timers that the test fires, handlers that park."""
-
-    max_parked = 1000
-
-    def __init__(self):
-        self.parked = 0
-        self.timers = []
-        self.tickets = {}
-        self.home = getcurrent()
-
-    def call_at(self, when, callback):
-        timer = SimpleNamespace(when=when, cancel=lambda: None)
-        self.timers.append(callback)
-        return timer
-
-    def new_ticket(self):
-        ticket = SimpleNamespace(id=len(self.tickets) + 1, value=None, waiting=None)
-        self.tickets[ticket.id] = ticket
-        return ticket
-
-    def wait(self, ticket, deadline):
-        ticket.waiting = getcurrent()
-        self.home.switch()
-        return ticket.value
-
-    def resume(self, number, value):
-        ticket = self.tickets[number]
-        ticket.value = value
-        ticket.waiting.switch()
-
-    def fire(self):
-        timers, self.timers = self.timers, []
-        for callback in timers:
-            callback()
-
-
 class Client:
     """One process with a StoreClient; *rows* are what it has written and nobody waits for."""
 
     def __init__(self, world, slot):
-        self.loop = ManualLoop()
+        self.loop = Loop()
         channels = SimpleNamespace(send=lambda _slot, _kind, payload: world.carry(slot, payload))
         self.real = StoreClient(self.loop, channels, 9, 2, lambda: world.pid, interval_s=1e-9)
         self.rows = []
         self.last = {}  # (URL, uid) -> expires of its last write, None = deleted
+
+    def run(self, *callbacks):
+        """Let the loop do *callbacks* and what is ready, until all of it has ended or waits."""
+        self.loop._stopping = False
+        for callback in (*callbacks, self.loop.stop):
+            self.loop.spawn(callback)
+        self.loop.run()
 
     def write_and_wait(self, url, operation, results, name):
         def body():
@@ -140,9 +110,7 @@ class Client:
             except BackendError:
                 results[name] = "refused"
 
-        # Switched to from the test's own greenlet, to which it comes back when it waits or has ended.
-        self.loop.home = getcurrent()
-        greenlet(body).switch()
+        self.run(body)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -229,8 +197,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.new_store()
 
     @rule(slot=st.integers(0, 1))
-    def timers_fire(self, slot):
-        self.clients[slot].loop.fire()
+    def client_looks(self, slot):
+        self.clients[slot].real.flush()
 
     @rule(slot=st.integers(0, 1))
     def client_dies(self, slot):
@@ -257,8 +225,8 @@ class StoreMachine(RuleBasedStateMachine):
     def answers_arrive(self, count):
         part, self.acks = self.acks[:count], self.acks[count:]
         for slot, payload in part:
-            self.clients[slot].loop.home = getcurrent()
             self.clients[slot].real.on_ack(payload, 9)
+            self.clients[slot].run()
 
     # -- what must hold
 
@@ -283,7 +251,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.full = False
         for _ in range(2000):
             for slot in range(2):
-                self.timers_fire(slot)
+                self.client_looks(slot)
             self.store_reads(100)
             for url in URLS:
                 self.store_works(url)
@@ -342,7 +310,7 @@ def _step(machine, random):
     elif step < 12:
         machine.store_dies(random.randrange(3))
     elif step < 14:
-        machine.timers_fire(slot)
+        machine.client_looks(slot)
     elif step < 15:
         machine.socket_becomes(flag)
     elif flag:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 
 import pytest
 from support.calls import CallLoad
@@ -249,22 +250,53 @@ def store_pid(server):
     return next((pid for title, pid in server.children().items() if "store" in title), 0)
 
 
-def test_a_killed_store_loses_no_row_and_doubles_none(server):
-    load = CallLoad(server.address, ["bob"], 80)
-    load.domain = f"127.0.0.1:{load.port}"
-    load.start()
+@pytest.fixture
+def load(server):
+    """Calls to bob, 80 a second."""
+    made = CallLoad(server.address, ["bob"], 80)
+    made.domain = f"127.0.0.1:{made.port}"
+    made.start()
+    return made
+
+
+def assert_complete(server, load):
+    """Each call has its rows, for INVITE, ACK and BYE, once."""
+    load.finish()
+    assert load.failed == {}
+    expected = load.completed * 3
+    rows = server.wait_rows("acc", expected, src_port=load.port)
+    seen = Counter((row["sip_callid"], row["sip_method"]) for row in rows)
+    assert len(rows) == len(seen) == expected
+    assert Counter(method for _, method in seen) == dict.fromkeys(("INVITE", "ACK", "BYE"), load.completed)
+
+
+def test_a_killed_store_loses_no_row_and_doubles_none(server, load):
     for _ in range(5):
         seen = load.completed
         wait_for(lambda: load.completed >= seen + 25)  # noqa: B023 - used at once
         pid = wait_for(lambda: store_pid(server))
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: store_pid(server) not in {0, pid})  # noqa: B023 - used at once
-    load.finish()
-    assert load.failed == {}
-    expected = load.completed * 3  # INVITE, ACK, BYE
-    rows = server.wait_rows("acc", expected, to_tag="callee")
-    seen = {(row["sip_callid"], row["sip_method"]) for row in rows}
-    assert len(rows) == len(seen) == expected
-    assert {method: sum(1 for _, name in seen if name == method) for method in ("INVITE", "ACK", "BYE")} == {
-        "INVITE": load.completed, "ACK": load.completed, "BYE": load.completed,
-    }  # fmt: skip
+    assert_complete(server, load)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("server", ["postgres"], indirect=True)
+@pytest.mark.parametrize("killed", [False, True], ids=["", "and the store is killed"])
+def test_a_database_that_cuts_its_connections_and_goes_away_doubles_no_row(server, load, request, killed):
+    postgres = request.getfixturevalue("postgres")
+    for _ in range(5):
+        seen = load.completed
+        wait_for(lambda: load.completed >= seen + 15)  # noqa: B023 - used at once
+        postgres.cut()
+    postgres.stop()
+    try:
+        wait_for(lambda: server.json("stats")["store.backlog"] > 20)
+        if killed:
+            os.kill(wait_for(lambda: store_pid(server)), signal.SIGKILL)
+        seen = load.completed
+        wait_for(lambda: load.completed >= seen + 25)
+    finally:
+        postgres.start()
+    wait_for(lambda: server.json("stats")["store.backlog"] == 0, timeout=30)
+    assert_complete(server, load)
