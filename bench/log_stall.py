@@ -79,7 +79,7 @@ def lost(server: Running) -> int:
 
 def measure(server: Logging, seconds: float, rate: float, name: str, back: Callable[[], None] | None) -> bool:
     """Run one scene; True when all was well."""
-    wait_for(lambda: len(server.children()) == 5)
+    wait_for(lambda: len(found := server.children()) == 5 and "serpy: master" not in found)
     before = server.children()
     load = OptionsLoad(server.address, rate)
     load.start()

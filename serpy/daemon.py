@@ -179,7 +179,7 @@ def _start(server: Server, options: argparse.Namespace) -> int:
 def _workers(server: Server, bound: Bound) -> list[Worker]:
     """Every child of this server, in the order of its slot."""
     layout = Layout(bound.children, bound.streams)
-    channels = Channels(layout.slots)
+    channels = Channels(layout.slots, layout)
     dropped = server.counters.declare("core.handoff_dropped", "messages between processes that found no room")
     channels.count_drops(lambda: server.counters.add(dropped))
     workers: list[Worker] = [UdpWorker(server, channels, bound, child, child) for child in range(layout.receivers)]

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from serpy.errors import ResourceError, UsageError
+from serpy.errors import ResourceError, SerpyError, UsageError
 from serpy.net.loop import Loop
 
 # What a payload is. The receiving end registers a callback per kind.
@@ -38,6 +38,7 @@ REPLICATE: Final = 24  # a REGISTER for a multicast group: replication.agent.enc
 REPLICATION_ASK: Final = 25  # ctl asks the timer process about its peers
 REPLICATION_TOLD: Final = 26  # its answer
 
+KINDS_MAX: Final = 32
 HEADER_SIZE: Final = 3
 LARGEST: Final = 65535 + 512  # a whole UDP datagram and its flow
 BATCH: Final = 32  # datagrams read per wake-up before other events get their turn
@@ -50,6 +51,7 @@ OUTBOX_MAX: Final = 200_000  # for one slot: every alias of very many connection
 OUTBOX_WAIT_S: Final = 1.0  # for room, then try all the same
 
 Handler = Callable[[bytes, int], None]
+Codec = Callable[..., object]
 Letter = tuple[int, bytes]
 
 
@@ -65,19 +67,82 @@ class Layout:
         self.first_stream: Final = receivers + 3
         self.slots: Final = receivers + 3 + streams
 
+    def role(self, slot: int) -> str:
+        """The role of the process in *slot*."""
+        if slot < self.receivers:
+            return RECEIVER
+        if slot >= self.first_stream:
+            return STREAMS
+        return (TIMER, STORE, CTL)[slot - self.receivers]
+
+
+class PayloadError(SerpyError):
+    """A payload is not what its kind says: too short, or with something left over. Counted and dropped."""
+
+
+class Kind:
+    """One kind of datagram: who sends it to whom, and how its payload is written and read."""
+
+    def __init__(self, name: str, senders: tuple[str, ...], takers: tuple[str, ...]) -> None:
+        self.name: Final = name
+        self.senders: Final = senders
+        self.takers: Final = takers
+        self.write: Codec | None = None  # None: bytes as they are, or their owner's business
+        self.read: Codec | None = None  # raises PayloadError
+
+
+# The roles, as the workers call themselves.
+RECEIVER: Final = "udp receiver"
+TIMER: Final = "timer"
+STORE: Final = "store"
+CTL: Final = "ctl"
+STREAMS: Final = "tcp receiver"
+_ALL: Final = (RECEIVER, TIMER, STORE, CTL, STREAMS)
+_ALL_BUT_STORE: Final = (RECEIVER, TIMER, CTL, STREAMS)
+
+KINDS: Final[dict[int, Kind]] = {
+    MESSAGE: Kind("message", (RECEIVER, STREAMS), (RECEIVER,)),
+    STORE_WRITE: Kind("store write", _ALL_BUT_STORE, (STORE,)),
+    STORE_ACK: Kind("store ack", (STORE,), _ALL_BUT_STORE),
+    RPC_CALL: Kind("rpc call", (CTL,), (RECEIVER,)),
+    RPC_RESULT: Kind("rpc result", (RECEIVER,), (CTL,)),
+    WAKE: Kind("wake", _ALL, _ALL),
+    STREAM_SEND: Kind("stream send", _ALL, (STREAMS,)),
+    STREAM_FAILED: Kind("stream failed", (STREAMS,), (RECEIVER,)),
+    STREAM_ALIAS: Kind("stream alias", (RECEIVER, STREAMS), (STREAMS,)),
+    STREAM_HELLO: Kind("stream hello", (STREAMS,), (STREAMS,)),
+    STREAM_LIST: Kind("stream list", (CTL,), (STREAMS,)),
+    STREAM_LISTED: Kind("stream listed", (STREAMS,), (CTL,)),
+    HTTP: Kind("http", (STREAMS,), (RECEIVER,)),
+    HTTP_RPC: Kind("http rpc", (RECEIVER,), (CTL,)),
+    REPLICATE: Kind("replicate", (RECEIVER,), (TIMER,)),
+    REPLICATION_ASK: Kind("replication ask", (CTL,), (TIMER,)),
+    REPLICATION_TOLD: Kind("replication told", (TIMER,), (CTL,)),
+}
+
+
+def register(kind: int, write: Codec, read: Codec) -> None:
+    """Note how the payload of *kind* is written and read, where that is defined."""
+    KINDS[kind].write = write
+    KINDS[kind].read = read
+
 
 class Channels:
-    """The inbound sockets of all slots. ``dropped`` counts what this process could not deliver."""
+    """The inbound sockets of all slots. ``dropped`` counts what this process could not deliver.
 
-    def __init__(self, slots: int) -> None:
+    With a *layout* a kind goes only where the table says: anything else is a UsageError.
+    """
+
+    def __init__(self, slots: int, layout: Layout | None = None) -> None:
         self.slots: Final = slots
+        self._layout = layout
         self.slot = -1
         self.dropped = 0
         self._on_drop: Callable[[], None] = _nobody_counts
         self._in: list[socket.socket] = []
         self._out: list[socket.socket] = []
         self._handlers: dict[int, Handler] = {}
-        self._prefixes: list[bytes] = []
+        self._heads: list[list[bytes]] = []  # by slot and kind, once attached; empty: not allowed
         for _ in range(slots):
             inbound, outbound = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             for end in (inbound, outbound):
@@ -92,8 +157,11 @@ class Channels:
 
     def send(self, slot: int, kind: int, payload: bytes) -> bool:
         """Hand *payload* to the process in *slot*; False = its socket is full, dropped and counted."""
+        head = self._heads[slot][kind] if self._heads else self._head(slot, kind)
+        if not head:
+            raise UsageError(f"a process in slot {self.slot} does not send kind {kind} to slot {slot}")
         try:
-            self._out[slot].send(self._prefix(kind) + payload)
+            self._out[slot].send(head + payload)
         except OSError:  # BlockingIOError, or ENOBUFS and EMSGSIZE of a datagram the kernel will not take
             self.drop()
             return False
@@ -108,17 +176,20 @@ class Channels:
         self.dropped += 1
         self._on_drop()
 
-    def _prefix(self, kind: int) -> bytes:
-        if kind < len(self._prefixes):
-            return self._prefixes[kind]
+    def _head(self, to_slot: int, kind: int) -> bytes:
+        """The head of a datagram; empty when the table does not know of it."""
+        layout = self._layout
+        if layout is not None and self.slot >= 0:
+            entry = KINDS.get(kind)
+            if entry is None or layout.role(self.slot) not in entry.senders or layout.role(to_slot) not in entry.takers:
+                return b""
         slot = self.slot & 0xFFFF  # -1, the master, is 65535
         return bytes((kind, slot >> 8, slot & 255))
 
     def attach(self, slot: int, loop: Loop | None) -> None:
         """In a child: this process is *slot*; read its socket (without a loop: only send) and close the others'."""
         self.slot = slot
-        self._prefixes = []
-        self._prefixes = [self._prefix(kind) for kind in range(32)]
+        self._heads = [[self._head(to_slot, kind) for kind in range(KINDS_MAX)] for to_slot in range(len(self._out))]
         for index, end in enumerate(self._in):
             if index != slot:
                 end.close()
@@ -126,7 +197,10 @@ class Channels:
             loop.add_reader(self._in[slot].fileno(), self.read)
 
     def on(self, kind: int, handler: Handler) -> None:
-        """Call *handler(payload, from_slot)* for each datagram of *kind*. Raises UsageError when taken."""
+        """Call *handler(payload, from_slot)* for each datagram of *kind*. Raises UsageError when taken, or not for us."""
+        layout = self._layout
+        if layout is not None and self.slot >= 0 and layout.role(self.slot) not in KINDS[kind].takers:
+            raise UsageError(f"{layout.role(self.slot)} does not take {KINDS[kind].name}")
         if kind in self._handlers:
             raise UsageError(f"hand-off kind {kind} has a handler already")
         self._handlers[kind] = handler
@@ -139,11 +213,14 @@ class Channels:
                 data = inbound.recv(LARGEST)
             except BlockingIOError:
                 return
-            handler = self._handlers.get(data[0])
+            handler = self._handlers.get(data[0]) if len(data) >= HEADER_SIZE else None
             if handler is None:
                 self.drop()
-            else:
+                continue
+            try:
                 handler(data[HEADER_SIZE:], data[1] << 8 | data[2])
+            except PayloadError:
+                self.drop()
 
 
 def _nobody_counts() -> None:
@@ -232,8 +309,9 @@ def encode_message(data: bytes, listener_index: int, host: str, port: int, conne
 
 
 def decode_message(payload: bytes) -> tuple[bytes, int, str, int, int]:
-    """(data, listener index, host, port, connection id) of such a payload."""
-    end = 13 + payload[4]
+    """(data, listener index, host, port, connection id) of such a payload. Raises PayloadError."""
+    if len(payload) < 13 or len(payload) < (end := 13 + payload[4]):
+        raise PayloadError(f"{len(payload)} bytes are no message with a flow")
     return (
         payload[end:],
         payload[0] << 8 | payload[1],
@@ -241,3 +319,7 @@ def decode_message(payload: bytes) -> tuple[bytes, int, str, int, int]:
         payload[2] << 8 | payload[3],
         int.from_bytes(payload[5:13], "big"),
     )
+
+
+register(MESSAGE, encode_message, decode_message)
+register(HTTP, encode_message, decode_message)

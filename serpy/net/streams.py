@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.errors import TransportError
-from serpy.net.handoff import LARGEST, STREAM_SEND, Channels, Layout
+from serpy.net.handoff import LARGEST, STREAM_ALIAS, STREAM_SEND, Channels, Layout, PayloadError, register
 from serpy.net.steering import owner
 from serpy.sip.flow import AS_HTTP, AS_IS, NO_CONNECT, Outgoing
 from serpy.sip.framing import with_content_length
@@ -97,9 +97,11 @@ def encode_order(order: Order) -> bytes:
 
 
 def decode_order(payload: bytes) -> Order:
-    """The order in such a payload."""
+    """The order in such a payload. Raises PayloadError."""
     head = int.from_bytes(payload[:_ORDER_HEAD], "big")
     end = _ORDER_HEAD + (head & 255)
+    if len(payload) < _ORDER_HEAD or len(payload) < end:
+        raise PayloadError(f"{len(payload)} bytes are no order")
     return Order(
         payload[end:], head >> 64, head >> 48 & 0xFFFF, payload[_ORDER_HEAD:end].decode("ascii"),
         head >> 32 & 0xFFFF, head >> 8 & 255, head >> 16 & 0xFFFF,
@@ -112,9 +114,15 @@ def encode_alias(operation: int, connection: int, host: str, port: int) -> bytes
 
 
 def decode_alias(payload: bytes) -> tuple[int, int, str, int]:
-    """(operation, connection, host, port) of such a payload."""
+    """(operation, connection, host, port) of such a payload. Raises PayloadError."""
+    if len(payload) <= 11 or payload[0] not in (ALIAS_ADD, ALIAS_REMOVE, ALIAS_ADOPT):
+        raise PayloadError(f"{len(payload)} bytes are no alias")
     head = int.from_bytes(payload[:11], "big")
     return head >> 80, head & 0xFFFFFFFFFFFFFFFF, payload[11:].decode("ascii"), head >> 64 & 0xFFFF
+
+
+register(STREAM_SEND, encode_order, decode_order)
+register(STREAM_ALIAS, encode_alias, decode_alias)
 
 
 class Directory:

@@ -9,8 +9,27 @@ import time
 import pytest
 
 from serpy.errors import UsageError
-from serpy.net.handoff import MESSAGE, STORE_ACK, WAKE, Channels, Outbox, decode_message, encode_message, set_buffers
+from serpy.net.handoff import (
+    HTTP,
+    KINDS,
+    MESSAGE,
+    RPC_CALL,
+    RPC_RESULT,
+    STORE_ACK,
+    STREAM_ALIAS,
+    STREAM_SEND,
+    WAKE,
+    Channels,
+    Layout,
+    Outbox,
+    PayloadError,
+    decode_message,
+    encode_message,
+    set_buffers,
+)
 from serpy.net.loop import Loop
+from serpy.net.streams import Order, encode_alias, encode_order
+from serpy.rpc.asked import encode_call, encode_result
 
 
 @pytest.mark.parametrize(
@@ -133,3 +152,87 @@ def test_a_drop_is_counted_where_others_can_read_it():
     while channels.send(0, MESSAGE, b"x" * 60000):
         pass
     assert len(counted) == channels.dropped == 1
+
+
+# ------------------------------------------------------------------------------------------------- the table of kinds
+
+LAYOUT = Layout(2, 2)
+SLOTS = {"udp receiver": 1, "timer": LAYOUT.timer, "store": LAYOUT.store, "ctl": LAYOUT.ctl, "tcp receiver": 6}
+
+
+@pytest.mark.parametrize(("role", "slot"), SLOTS.items())
+def test_the_layout_knows_the_role_of_each_slot(role, slot):
+    assert LAYOUT.role(slot) == role
+
+
+def attached(slot):
+    channels = Channels(LAYOUT.slots, LAYOUT)
+    channels.attach(slot, None)
+    return channels
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[entry.name for entry in KINDS.values()])
+def test_a_kind_goes_from_its_senders_to_its_takers_and_nowhere_else(kind):
+    entry = KINDS[kind]
+    for sender, slot in SLOTS.items():
+        channels = Channels(LAYOUT.slots, LAYOUT)
+        channels.slot = slot  # as attach() has it, with the other ends open
+        for taker, to_slot in SLOTS.items():
+            if sender in entry.senders and taker in entry.takers:
+                assert channels.send(to_slot, kind, b"")
+            else:
+                with pytest.raises(UsageError):
+                    channels.send(to_slot, kind, b"")
+
+
+def test_a_process_in_its_slot_cannot_send_what_is_not_its_own():
+    with pytest.raises(UsageError):
+        attached(LAYOUT.timer).send(LAYOUT.store, STORE_ACK, b"")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[entry.name for entry in KINDS.values()])
+def test_only_a_taker_registers_for_a_kind(kind):
+    for taker, slot in SLOTS.items():
+        channels = attached(slot)
+        if taker in KINDS[kind].takers:
+            channels.on(kind, lambda _payload, _slot: None)
+        else:
+            with pytest.raises(UsageError):
+                channels.on(kind, lambda _payload, _slot: None)
+
+
+SAMPLES = {
+    MESSAGE: encode_message(b"", 1, "192.0.2.1", 5060, 7),
+    HTTP: encode_message(b"", 1, "192.0.2.1", 5060, 7),
+    STREAM_SEND: encode_order(Order(b"", 7, 1, "192.0.2.1", 5060, 0, 2)),
+    STREAM_ALIAS: encode_alias(1, 7, "192.0.2.1", 5060),
+    RPC_CALL: encode_call(7, "tm.cancel", ["id", 1]),
+    RPC_RESULT: encode_result(7, [1]),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES, ids=[KINDS[kind].name for kind in SAMPLES])
+def test_a_payload_that_is_too_short_is_an_error_of_its_own(kind):
+    read = KINDS[kind].read
+    sample = SAMPLES[kind]
+    read(sample)
+    for size in range(min(12, len(sample))):
+        with pytest.raises(PayloadError):
+            read(sample[:size])
+
+
+def test_the_kinds_with_a_reader_are_those_tested_here():
+    assert {kind for kind, entry in KINDS.items() if entry.read is not None} == set(SAMPLES)
+
+
+def test_a_payload_that_is_not_what_its_kind_says_is_counted_and_dropped():
+    channels = Channels(1)
+    channels.attach(0, None)
+    seen = []
+    channels.on(MESSAGE, lambda payload, _slot: seen.append(decode_message(payload)[0]))
+    channels.send(0, MESSAGE, b"short")
+    channels._out[0].send(b"\x01")  # not even a head
+    channels.send(0, MESSAGE, encode_message(b"whole", 0, "192.0.2.1", 5060))
+    channels.read()
+    assert seen == [b"whole"]
+    assert channels.dropped == 2

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from support.receiver import Bench, names, request, response
 
 from serpy.context.context import Target
-from serpy.net.handoff import RPC_RESULT
 
 CALLEE = ("192.0.2.2", 5060)
 
@@ -223,21 +220,12 @@ def test_without_a_reason_our_cancel_has_none():
 def asked(bench, call_id, cseq):
     """What went out, and the answer to ctl, when ctl asks this receiver to cancel."""
     bench.sent.clear()
-    answers = bench.answers
-    answers.clear()
-    bench.tm._asked((7).to_bytes(4, "big") + json.dumps([call_id, cseq]).encode(), 0)
-    sent = names(bench.take())
-    bench.server.channels.read()
-    (answer,) = answers
-    assert answer[:4] == (7).to_bytes(4, "big")
-    return sent, json.loads(answer[4:])
+    answer = bench.tm._cancel_for_ctl(call_id, cseq)
+    return names(bench.take()), answer
 
 
 def test_an_administrator_cancels_a_call_by_call_id_and_cseq():
     bench, invite = ringing()
-    bench.answers = []
-    bench.server.channels.attach(0, None)
-    bench.server.channels.on(RPC_RESULT, lambda payload, _slot: bench.answers.append(payload))
     assert asked(bench, "call-1", 2) == ([], -1)
     assert asked(bench, "another", 1) == ([], -1)
     assert asked(bench, "call-1", 1) == (["CANCEL 192.0.2.2"], 1)

@@ -245,13 +245,15 @@ def test_a_successor_learns_of_more_connections_than_its_socket_holds(farm):
     for end in (farm.channels[1]._in[successor], farm.channels[1]._out[successor]):
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, 1)  # the least the system allows: a few datagrams
+    wanted = {}
     for number in range(30):
         _, connection = farm.accept(1)
-        for port in range(1 + 8 * number, 9 + 8 * number):
+        for port in (connection.port, *range(1 + 8 * number, 9 + 8 * number)):
             farm.workers[1]._adopt(connection, port)
+            if home_of(connection.host, port, 2) == 0:
+                wanted[connection.host, port] = connection.id
     known = farm.workers[0].directory
-    farm.until(lambda: len(known) > 0 and not farm.workers[1]._outbox.is_waiting(successor))
-    wanted = dict(known._connections)
+    farm.until(lambda: len(known) == len(wanted))
     assert len(wanted) > 50
     known._connections.clear()  # a fresh process, which asks
     farm.workers[1]._on_hello(b"", successor)

@@ -8,7 +8,6 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final
 
@@ -34,8 +33,8 @@ from serpy.api import (
 from serpy.context.avps import parse_avp_name
 from serpy.context.context import FAILURE, ONREPLY
 from serpy.modules.tm.routes import ScriptRoutes
-from serpy.modules.tm.rpc import TmRpc
-from serpy.net.handoff import RPC_CALL, RPC_RESULT
+from serpy.modules.tm.rpc import CANCEL, TmRpc
+from serpy.rpc.asked import Answers
 from serpy.sip.address import is_address
 from serpy.sip.message import Request
 from serpy.transaction import server_side
@@ -389,15 +388,14 @@ class Tm:
     def child_init(self, server: Server) -> None:
         """Register what this process answers."""
         if server.role == "udp receiver":
-            server.channels.on(RPC_CALL, self._asked)
+            Answers(server).on(CANCEL, self._cancel_for_ctl)
         elif server.role == "ctl":
             self.rpc.listen(server)
 
-    def _asked(self, payload: bytes, from_slot: int) -> None:
-        """tm.cancel: cancel one INVITE; answers how many branches were open, -1 when it is not here."""
+    def _cancel_for_ctl(self, call_id: str, number: int) -> int:
+        """Cancel one INVITE; returns how many branches were open, -1 when it is not here."""
         assert self.server is not None
-        call_id, number = json.loads(payload[4:])
-        found = self.layer.find_by_call_id(str(call_id), int(number))
+        found = self.layer.find_by_call_id(call_id, number)
         count = -1
         if found is not None:
             count = 0
@@ -405,7 +403,7 @@ class Tm:
                 if branch.status < 200:
                     count += 1
             cancel_request(self.layer, found)
-        self.server.channels.send(from_slot, RPC_RESULT, payload[:4] + str(count).encode("ascii"))
+        return count
 
 
 def owner(ctx: Context) -> Context:

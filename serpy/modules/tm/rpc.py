@@ -5,18 +5,17 @@ Runs in: ctl. Locks: none.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import BackendError, UsageError
-from serpy.net.handoff import RPC_CALL, RPC_RESULT
 from serpy.net.steering import owner
+from serpy.rpc.asked import Questions
 from serpy.transaction.statistics import TM
 
 if TYPE_CHECKING:
     from serpy.api import Server
 
-ANSWER_S: Final = 2.0
+CANCEL: Final = "tm.cancel"
 
 
 class NoTransactionError(UsageError):
@@ -30,6 +29,7 @@ class TmRpc:
 
     def __init__(self) -> None:
         self._server: Server | None = None
+        self._questions: Questions
 
     def bind(self, server: Server) -> None:
         """In the master: what the counts need."""
@@ -37,7 +37,7 @@ class TmRpc:
 
     def listen(self, server: Server) -> None:
         """In the ctl process: take in what receivers answer."""
-        server.channels.on(RPC_RESULT, self._answered)
+        self._questions = Questions(server)
 
     def stats(self) -> dict[str, int]:
         """Transactions of all receivers since the start, and how many are in memory."""
@@ -64,20 +64,10 @@ class TmRpc:
         server = self._server
         if server is None:
             raise BackendError("not started")
-        loop = server.loop
-        ticket = loop.new_ticket()
         slot = owner(callid.encode("utf-8", "surrogateescape"), server.settings.children)
-        payload = ticket.id.to_bytes(4, "big") + json.dumps([callid, cseq]).encode("ascii")
-        if not server.channels.send(slot, RPC_CALL, payload):
-            loop.drop(ticket)
-            raise BackendError("the receiver cannot be reached")
-        answer = loop.wait(ticket, loop.now() + ANSWER_S)
+        answer = self._questions.ask(slot, CANCEL, [callid, cseq])
         if not isinstance(answer, int):
-            raise BackendError("the receiver does not answer")
+            raise BackendError("the receiver answers nonsense")
         if answer < 0:
             raise NoTransactionError("no such INVITE transaction")
         return {"branches": answer}
-
-    def _answered(self, payload: bytes, _from_slot: int) -> None:
-        if self._server is not None:
-            self._server.loop.resume(int.from_bytes(payload[:4], "big"), json.loads(payload[4:]))
