@@ -69,7 +69,6 @@ class Loop:
 
     def __init__(self, max_parked: int = 1000) -> None:
         self.max_parked = max_parked
-        self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
         self.parked = 0
         self.most_parked = 0
         self.current: object = None  # the handler being run; whoever dispatches sets it, a park keeps it
@@ -97,6 +96,7 @@ class Loop:
         self._stopping = False
         self._now = time.monotonic()
         self._wall_offset = time.time() - self._now
+        self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
 
     # ------------------------------------------------------------------------------------------------- clocks
 
