@@ -72,7 +72,6 @@ class Loop(Clock):
         super().__init__(clock(), time.time())
         self._clock: Final = clock
         self.max_parked = max_parked
-        self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
         self.parked = 0
         self.most_parked = 0
         self.current: object = None  # what is being run: the callback, until it says better; a park keeps it
@@ -98,6 +97,7 @@ class Loop(Clock):
         self._switches = 0
         self._stopping = False
         self._window_end = self._now + COALESCE_WINDOW_S
+        self.waiters: Final = Waiters(self, max_parked)  # who may park for what: less than all for each
 
     # ------------------------------------------------------------------------------------------------- clocks
 
