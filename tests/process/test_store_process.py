@@ -10,6 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from support.patience import PATIENCE_S
 from support.running import wait_for
 
 from serpy.config import Settings
@@ -247,7 +248,7 @@ def test_server_away_is_answered_by_the_policy_and_used_again(postgres, postgres
             farm.kill()
             farm.start()  # the successor finds the journal
         postgres.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         wanted = {"u1", "u3"} if policy == "refuse" else {"u1", "u2", "u3"}
         rows = {}
         while set(rows) != wanted and time.monotonic() < deadline:  # the journal takes a row before the server is back

@@ -7,6 +7,7 @@ import time
 
 import psycopg2
 import pytest
+from support.patience import PATIENCE_S, free_port
 
 from serpy.db import schema
 from serpy.db.idioms import portable
@@ -249,10 +250,10 @@ def test_messages_never_hold_the_password(server):
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "mysql"])
-def test_server_that_does_not_answer_on_the_port_is_down(free_port, scheme):
+def test_server_that_does_not_answer_on_the_port_is_down(scheme):
     if scheme == "mysql":
         pytest.importorskip("pymysql")
-    handle = quick(f"{scheme}://ser:x@127.0.0.1:{free_port}/ser")
+    handle = quick(f"{scheme}://ser:x@127.0.0.1:{free_port()}/ser")
     with pytest.raises(DatabaseDownError, match="refused"):
         handle.execute("select 1")
     handle._fuse._until += 100.0
@@ -298,7 +299,7 @@ def test_frozen_server_costs_one_deadline_then_fails_at_once(url, server):
             handle.execute("select 1")
     finally:
         server.thaw()
-    handle._timeout_s = 2.0
+    handle._timeout_s = PATIENCE_S
     handle._fuse._until = 0.001
     assert handle.execute("select 1") == [(1,)]
     handle.close()
@@ -378,7 +379,7 @@ def test_handlers_of_a_frozen_server_all_end_and_the_loop_goes_on(url, server):
     assert all(isinstance(result, DatabaseDownError) for result in results[:8])
     assert len(ticks) == 10
     handle.loop = None
-    handle._timeout_s = 2.0
+    handle._timeout_s = PATIENCE_S
     handle._fuse._until = 0.001
     assert handle.execute("select 1") == [(1,)]
     handle.close()
@@ -396,13 +397,6 @@ def test_child_opens_its_own_connection_after_a_fork(database):
     os.waitpid(pid, 0)
     assert os.read(read_end, 10) == b"7"
     assert database.execute("select 8") == [(8,)]
-
-
-@pytest.fixture
-def free_port():
-    from support.postgres import free_port
-
-    return free_port()
 
 
 def test_deadline_is_kept_within_reason(url, server):

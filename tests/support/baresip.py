@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from support.patience import PATIENCE_S, free_port
+
 MODULES = Path("/usr/lib/baresip/modules")
 PROGRAM = shutil.which("baresip")
 CONFIG = """\
@@ -26,12 +28,6 @@ audio_alert aubridge,nil
 """
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Baresip:
     """User *user* of *domain*, which the proxy at *server* serves; registers at once. No audio hardware is used."""
 
@@ -41,8 +37,8 @@ class Baresip:
         self.control: socket.socket | None = None
         self._received = b""
         folder.mkdir()
-        port = free_port(socket.SOCK_STREAM)
-        config = CONFIG.format(sip=free_port(socket.SOCK_DGRAM), control=port, modules=MODULES)
+        port = free_port()
+        config = CONFIG.format(sip=free_port(), control=port, modules=MODULES)
         (folder / "config").write_text(config)
         (folder / "accounts").write_text(
             f"<sip:{user}@{domain};transport=udp>;auth_pass={password};regint=600"
@@ -62,7 +58,7 @@ class Baresip:
             raise
 
     def _connect(self, port: int) -> socket.socket:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return socket.create_connection(("127.0.0.1", port), 1)
@@ -86,7 +82,7 @@ class Baresip:
 
     def wait_registered(self) -> None:
         """Until the server has taken the REGISTER."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while "OK" not in (said := self.command("reginfo")):
             assert time.monotonic() < deadline, said + self.log.read_text()[-3000:]
             time.sleep(0.05)
@@ -102,7 +98,7 @@ class Baresip:
             self.process.kill()
             self.process.wait()
 
-    def _next(self, fits, what: str, timeout: float = 10.0) -> dict[str, object]:
+    def _next(self, fits, what: str, timeout: float = PATIENCE_S) -> dict[str, object]:
         deadline = time.monotonic() + timeout
         seen = 0
         while True:

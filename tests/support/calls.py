@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 
+from support.patience import PATIENCE_S
 from support.phone import Message, Phone
 
 T1 = 0.5
@@ -79,7 +80,7 @@ class CallLoad(threading.Thread):
             if ready:
                 self._drain()
 
-    def finish(self, timeout: float = 80.0) -> None:
+    def finish(self, timeout: float = 2 * GIVE_UP_S + PATIENCE_S) -> None:
         """Offer no more, wait for what is under way."""
         self._stop_offering.set()
         self.join(timeout)

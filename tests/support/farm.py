@@ -47,7 +47,7 @@ class Member(Running):
     def start(self, *extra: str) -> Member:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*extra), stdout=log, stderr=log, start_new_session=True)
-        wait_for(self.is_answering, timeout=30)
+        wait_for(self.is_answering)
         return self
 
     def is_answering(self) -> bool:
@@ -132,7 +132,7 @@ class Farm:
             with member.log.open("ab") as log:
                 member.process = subprocess.Popen(member.command(), stdout=log, stderr=log, start_new_session=True)
         for member in self.members:
-            wait_for(member.is_answering, timeout=30)
+            wait_for(member.is_answering)
         return self
 
     def disturb(self, loss: float = 0.0, duplicate: float = 0.0, reorder: float = 0.0, delay: float = 0.0) -> None:

@@ -16,6 +16,8 @@ import threading
 import time
 from hashlib import md5
 
+from support.patience import PATIENCE_S
+
 T1 = 0.5
 GIVE_UP_S = 32.0
 
@@ -90,7 +92,7 @@ class RegisterLoad(threading.Thread):
             if ready:
                 self._drain()
 
-    def finish(self, timeout: float = 40.0) -> None:
+    def finish(self, timeout: float = GIVE_UP_S + PATIENCE_S) -> None:
         """Offer no more, wait for what is under way."""
         self._stop_offering.set()
         self.join(timeout)
@@ -190,7 +192,7 @@ class RegisterLoad(threading.Thread):
             f'response="{response}", qop=auth, nc=00000001, cnonce="{cnonce}"\r\n'
         )
 
-    def missing(self, lifetime: float = 590.0, patience: float = 15.0) -> list[str]:
+    def missing(self, lifetime: float = 590.0, patience: float = PATIENCE_S) -> list[str]:
         """Users whose acknowledged, unexpired binding an INVITE does not find. Call after finish().
 
         An INVITE that is answered 5xx, or not at all, is sent again for *patience* seconds: a receiver may say so for a

@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from support.postgres import UnavailableError, free_port
+from support.patience import PATIENCE_S, free_port
+from support.postgres import UnavailableError
 
 
 class Mariadb:
@@ -77,7 +78,7 @@ class Mariadb:
         ]  # fmt: skip
         with Path(f"{self.directory}/log").open("ab") as log:
             self.server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self.sql("select 1", "")

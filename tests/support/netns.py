@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from support.patience import PATIENCE_S
 
 CLONE_NEWNET = 0x40000000
 SETTLE_S = 5.0
@@ -81,7 +82,7 @@ class Host:
         """*argv* as a command that runs here."""
         return ["ip", "netns", "exec", self.namespace, *argv]
 
-    def run(self, *argv: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, check: bool = True, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Run a command here and wait for it."""
         done = subprocess.run(
             self.command(*argv), capture_output=True, text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL
@@ -120,7 +121,7 @@ class Host:
     def nft(self, rules: str) -> None:
         """Load nftables *rules*."""
         done = subprocess.run(
-            self.command("nft", "-f", "-"), input=rules, capture_output=True, text=True, check=False, timeout=30
+            self.command("nft", "-f", "-"), input=rules, capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
         assert done.returncode == 0, f"{self.name}: nft: {done.stderr}"
 
@@ -236,7 +237,7 @@ class Lab:
         self._made.append(name)
 
     def _ip(self, *words: str) -> None:
-        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
         assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 

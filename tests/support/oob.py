@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from support.dns import NameServer
+from support.patience import PATIENCE_S, free_port, wait_for
 from support.phone import Message, Phone
 from support.rtpproxy import FakeRtpProxy
-from support.running import BIN, CONFIG, DOMAIN, Running, free_port, wait_for
+from support.running import BIN, CONFIG, DOMAIN, Running
 from support.tcp_phone import TcpPhone
 
 from serpy import loader
@@ -253,7 +254,7 @@ class Oob(Running):
         """Rows of the server's database."""
         return self.provision(lambda provision: provision.database.select(table, columns, where))
 
-    def keepalive(self, phone: Phone, timeout: float) -> bool:
+    def keepalive(self, phone: Phone, timeout: float = PATIENCE_S) -> bool:
         """True when *phone* gets a keep-alive in time: an OPTIONS, or four bytes."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
@@ -309,7 +310,7 @@ class Neighbour:
         self.socket.close()
         self.sender.close()
 
-    def heard(self, timeout: float = 5.0) -> Message:
+    def heard(self, timeout: float = PATIENCE_S) -> Message:
         """The next REGISTER on the group that the farm's key has signed."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:

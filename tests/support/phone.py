@@ -10,6 +10,8 @@ import select
 import socket
 import time
 
+from support.patience import PATIENCE_S
+
 _counter = itertools.count(1)
 
 
@@ -105,7 +107,7 @@ class Phone:
 
     # ---- receiving
 
-    def receive(self, timeout: float = 5.0) -> Message | None:
+    def receive(self, timeout: float = PATIENCE_S) -> Message | None:
         """The next message, None when none comes in *timeout* seconds."""
         if self.pending:
             return self.pending.pop(0)
@@ -117,7 +119,7 @@ class Phone:
             return None
         return Message(self.socket.recv(65536).decode("utf-8", "surrogateescape"))
 
-    def expect(self, what: int | str, timeout: float = 5.0) -> Message:
+    def expect(self, what: int | str, timeout: float = PATIENCE_S) -> Message:
         """The next message with this status or method; others are kept for later."""
         for index, message in enumerate(self.pending):
             if what in (message.status, message.method):
@@ -134,7 +136,7 @@ class Phone:
             seen.append(message.split("\r\n", 1)[0])
         raise AssertionError(f"{self.user} waited for {what}, got {seen or 'nothing'}")
 
-    def final(self, timeout: float = 5.0) -> Message:
+    def final(self, timeout: float = PATIENCE_S) -> Message:
         """The next final response; provisional ones are dropped."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
@@ -143,7 +145,7 @@ class Phone:
                 return message
         raise AssertionError(f"{self.user} got no final response")
 
-    def ask(self, text: str, timeout: float = 5.0, every: float = 0.5) -> Message:
+    def ask(self, text: str, timeout: float = PATIENCE_S, every: float = 0.5) -> Message:
         """Send and return the final response, retransmitting as timer E would."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -10,11 +10,12 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from support.patience import PATIENCE_S, free_port
 
 
 class UnavailableError(Exception):
@@ -29,13 +30,6 @@ def binaries() -> Path:
     if (program := shutil.which("initdb")) is not None:
         return Path(program).resolve().parent
     raise UnavailableError("PostgreSQL's server programs are not installed (apt-get install postgresql)")
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Postgres:
@@ -84,7 +78,7 @@ class Postgres:
             self.server = subprocess.Popen(
                 self._command("postgres", "-D", self.data, *options), stdout=log, stderr=log, cwd=self.directory
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         ready = self._command("pg_isready", "-q", "-h", self.directory, "-p", str(self.port))
         while subprocess.run(ready, check=False, cwd=self.directory).returncode != 0:
             if time.monotonic() > deadline or self.server.poll() is not None:

@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from support.patience import PATIENCE_S
+
 from serpy.rtp.bencode import decode, encode
 
 
@@ -53,7 +55,7 @@ class RtpEngine:
         assert isinstance(answer, dict)
         return answer
 
-    def wait(self, timeout: float = 10.0) -> RtpEngine:
+    def wait(self, timeout: float = PATIENCE_S) -> RtpEngine:
         """Return when it answers (only where its control port can be reached from here)."""
         deadline = time.monotonic() + timeout
         while self.ask(command="ping").get(b"result") != b"pong":

@@ -5,35 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from support.patience import PATIENCE_S, free_port, wait_for
 from support.phone import Phone
 
 TOP = Path(__file__).resolve().parents[2]
 CONFIG = TOP / "etc/serpy.conf"
 BIN = Path(sys.executable).parent
 DOMAIN = "example.com"
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(what, *, timeout: float = 10.0, every: float = 0.02):
-    """Poll *what* until it returns something true, and return that."""
-    deadline = time.monotonic() + timeout
-    while True:
-        found = what()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what} did not happen in {timeout} s"
-        time.sleep(every)
 
 
 class Running:
@@ -72,7 +54,7 @@ class Running:
     def start(self, *extra: str) -> Running:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(*extra), stdout=log, stderr=log, start_new_session=True)
-        wait_for(self.is_answering, timeout=30)
+        wait_for(self.is_answering)
         return self
 
     def is_answering(self) -> bool:
@@ -91,7 +73,7 @@ class Running:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(15)
+                self.process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
@@ -106,7 +88,11 @@ class Running:
 
     def ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(BIN / "serpyctl"), *self.options(), *words], capture_output=True, text=True, check=False, timeout=60
+            [str(BIN / "serpyctl"), *self.options(), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
         )
         assert not check or done.returncode == 0, done.stderr
         return done

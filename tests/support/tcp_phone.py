@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
+from support.patience import PATIENCE_S
 from support.phone import Message, Phone
 
 
@@ -53,7 +54,7 @@ class TcpPhone(Phone):
         except TimeoutError:
             return None
         finally:
-            self.socket.settimeout(5.0)
+            self.socket.settimeout(PATIENCE_S)
 
     def _take(self) -> Message | None:
         """The first whole message in ``data``."""
@@ -68,7 +69,7 @@ class TcpPhone(Phone):
         self.data = rest[length:]
         return Message((head + end + rest[:length]).decode("utf-8", "surrogateescape"))
 
-    def is_closed(self, timeout: float = 5.0) -> bool:
+    def is_closed(self, timeout: float = PATIENCE_S) -> bool:
         """True when the server closes the connection within *timeout* seconds; what it still sends goes to ``data``."""
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:

@@ -39,7 +39,7 @@ class TownServer(Running):
     def start(self, *extra: str) -> TownServer:
         with self.log.open("ab") as log:
             self.process = self.host.popen(*self.command(*extra), stdout=log, stderr=log, start_new_session=True)
-        wait_for(self.is_answering, timeout=30)
+        wait_for(self.is_answering)
         return self
 
     def is_answering(self) -> bool:

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_S
 from support.running import BIN, CONFIG
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "broken_conf"
@@ -15,7 +16,7 @@ BROKEN = sorted(CORPUS.glob("*.conf"))
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(BIN / words[0]), *map(str, words[1:])], capture_output=True, text=True, check=False, timeout=60
+        [str(BIN / words[0]), *map(str, words[1:])], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
 
 

@@ -35,7 +35,7 @@ def test_phones_register_and_call_and_the_rows_are_in_mysql(server):
     bob.reply(bob.expect("INVITE"), 200)
     hang_up(alice, bob, text, alice.expect(200))
     query = f"select sip_method from acc where sip_callid = '{alice.call_id}' order by sip_method"
-    assert wait_for(lambda: (found := server.mysql.sql(query, "ser")) == "BYE\nINVITE" and found, timeout=5)
+    assert wait_for(lambda: (found := server.mysql.sql(query, "ser")) == "BYE\nINVITE" and found)
     assert server.ctl("db", "check").returncode == 0
     assert bob.register(expires=0).status == 200
     assert server.mysql.sql("select count(*) from location", "ser") == "0"
@@ -52,7 +52,7 @@ def test_the_timer_purges_and_reloads_with_the_published_statements(server):
     def is_served():
         return phone.ask(phone.request("REGISTER", f"sip:{name}", to=f"<sip:dora@{name}>")).status == 401
 
-    wait_for(is_served, timeout=8, every=0.1)
+    wait_for(is_served, every=0.1)
     if not server.is_own:
         assert wait_for(lambda: server.mysql.sql("select count(*) from location where uid = 'old'", "ser") == "0")
 
@@ -68,5 +68,5 @@ def test_a_restarted_server_is_used_again(server):
         again = server.phone("bob")
         return again.register().status == 200
 
-    wait_for(registers, timeout=10, every=0.2)
+    wait_for(registers, every=0.2)
     assert server.mysql.sql("select uid from location where uid <> 'old' limit 1", "ser") == "bob@example.com"

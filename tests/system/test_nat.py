@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.netns import Lab, needs_namespaces
+from support.patience import PATIENCE_S
 from support.running import CONFIG, wait_for
 from support.town import ROUTERS, SERVER, Probe, Town, TownServer
 
@@ -248,7 +249,7 @@ def test_media_flow_both_ways_through_rtpengine_until_the_call_ends(phones, town
         assert talk(streams, at_most_s=0.5) == [0, 0]
 
 
-def talk(streams, *, at_most_s=5.0):
+def talk(streams, *, at_most_s=PATIENCE_S):
     """Each of two sockets sends RTP to its peer; how many of PACKETS of the other's packets each gets."""
     got = [set(), set()]
     number = 0

@@ -73,7 +73,7 @@ def test_keepalives_reach_nated_contacts_only(oob):
     nated, plain = oob.nated_phone("bob"), oob.phone("carol")
     plain.register()
     nated.register()
-    assert oob.keepalive(nated, timeout=4)
+    assert oob.keepalive(nated)
     assert not oob.keepalive(plain, timeout=0.05)
 
 
@@ -369,7 +369,7 @@ def test_reload_when_the_domain_table_changes(oob):
     def is_served():
         return phone.ask(phone.request("REGISTER", f"sip:{name}", to=f"<sip:dora@{name}>")).status == 401
 
-    wait_for(is_served, timeout=8, every=0.1)
+    wait_for(is_served, every=0.1)
 
 
 def test_xml_rpc_on_the_sip_port(oob):
@@ -396,7 +396,7 @@ def test_accounting_of_a_call(oob):
         found = oob.select("acc", ("sip_method", "sip_status", "from_uid", "to_uid"), {"sip_callid": call_id})
         return found if len(found) == 2 else None
 
-    start, end = sorted(wait_for(rows, timeout=5), reverse=True)
+    start, end = sorted(wait_for(rows), reverse=True)
     assert start == ("INVITE", 200, "alice@example.com", "bob@example.com")
     assert end[:2] == ("BYE", 200)
 
@@ -413,7 +413,7 @@ def test_accounting_of_a_missed_call(oob):
     def rows():
         return oob.select(table, ("sip_method", "sip_status", "to_uid"), {"sip_callid": call_id})
 
-    assert wait_for(rows, timeout=5) == [("INVITE", 486, "bob@example.com")]
+    assert wait_for(rows) == [("INVITE", 486, "bob@example.com")]
 
 
 def test_accounting_of_a_call_to_somebody_who_is_not_there(oob):
@@ -426,4 +426,4 @@ def test_accounting_of_a_call_to_somebody_who_is_not_there(oob):
     def rows():
         return oob.select("missed_calls", ("sip_method", "sip_status", "to_uid"), {"sip_callid": call_id})
 
-    assert wait_for(rows, timeout=5) == [("INVITE", 480, "carol@example.com")]
+    assert wait_for(rows) == [("INVITE", 480, "carol@example.com")]

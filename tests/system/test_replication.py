@@ -196,7 +196,7 @@ def test_a_killed_timer_process_does_not_stop_replication(farm, phones):
     pid = next(pid for title, pid in member.children().items() if "timer" in title)
     os.kill(pid, signal.SIGKILL)
     assert register_all(phones, member.address, [register("grace")]) == 1
-    wait_for(lambda: all(contacts(each, "grace") for each in farm.members), timeout=15)
+    wait_for(lambda: all(contacts(each, "grace") for each in farm.members))
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +222,13 @@ def test_the_out_of_box_configuration_replicates_with_a_database_per_server(out_
         wait_for(lambda: list(second.table()) == [expected])
         assert second.stop() == 0
         second.start()  # its database knows nothing of what the first has taken
-        wait_for(lambda: list(second.table()) == [expected], timeout=20)
+        wait_for(lambda: list(second.table()) == [expected])
         alice.server = second.address
         assert alice.register(expires=0, contact="*").status == 200
         wait_for(lambda: not first.table() and not second.table())
         assert first.stop() == 0
         first.start()  # its row of the contact has gone, too
-        wait_for(lambda: [peer for peer in first.status()["peers"] if peer["differing_buckets"] == 0], timeout=20)
+        wait_for(lambda: [peer for peer in first.status()["peers"] if peer["differing_buckets"] == 0])
         assert not first.table()
         assert not second.table()
     finally:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 
 import pytest
+from support.patience import PATIENCE_S
 from support.running import BIN, DOMAIN, Running
 
 pytestmark = pytest.mark.system
@@ -55,7 +56,7 @@ def server(tmp_path_factory):
 
 def sercmd(*words, **environment):
     done = subprocess.run(
-        [str(BIN / "sercmd"), *words], capture_output=True, text=True, timeout=20, check=False,
+        [str(BIN / "sercmd"), *words], capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env={**os.environ, **environment},
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr

@@ -63,20 +63,20 @@ def test_frozen_database_delays_only_what_needs_it(server):
         for number in range(60):
             probe.call_id = f"{number}-{time.monotonic_ns()}@probe"
             probe.send(probe.request("OPTIONS", f"sip:127.0.0.1:{server.port}"))
-            assert probe.expect(200, timeout=2)
+            assert probe.expect(200)
             answered += 1
             if number % 10 == 0:
                 ring(alice, bob)
             frozen.wait(0.05)
         assert answered == 60
         # What needs the database gets its documented answer in the configured time, never silence.
-        load.finish(timeout=60)
+        load.finish()
         assert load.gave_up == 0
         assert set(load.refused) <= {500, 503}
         assert load.refused
     finally:
         server.database.thaw()
-    wait_for(lambda: bob.register().status == 200, timeout=20)
+    wait_for(lambda: bob.register().status == 200)
     assert load.missing() == []
     for phone in (alice, bob, probe):
         phone.close()
@@ -94,5 +94,5 @@ def test_server_starts_while_the_database_is_down_and_recovers(server):
         assert phone.register().status in (403, 500)
     finally:
         server.database.start()
-    assert wait_for(lambda: phone.register().status == 200, timeout=30)
+    assert wait_for(lambda: phone.register().status == 200)
     phone.close()

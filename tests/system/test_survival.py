@@ -29,7 +29,7 @@ def server(tmp_path):
 
 def replaced(server, title, pid):
     """The child called *title* has another pid than *pid*."""
-    return wait_for(lambda: server.children().get(title, pid) != pid, timeout=5)
+    return wait_for(lambda: server.children().get(title, pid) != pid)
 
 
 @pytest.mark.parametrize("kind", ["udp receiver child=0", "udp receiver child=1", "timer", "store", "ctl"])
@@ -78,7 +78,7 @@ def test_random_kills_lose_no_acknowledged_binding(server):
         seen = load.acknowledged
         children = server.children()
         os.kill(chance.choice(list(children.values())), signal.SIGKILL)
-        wait_for(lambda: load.acknowledged > seen + 20, timeout=20)  # noqa: B023 - used at once
+        wait_for(lambda: load.acknowledged > seen + 20)  # noqa: B023 - used at once
     load.finish()
     wait_for(lambda: len(server.children()) == 5)
     assert load.gave_up == 0

@@ -12,6 +12,7 @@ import subprocess
 import time
 
 import pytest
+from support.patience import PATIENCE_S
 from support.phone import Phone
 from support.running import DOMAIN, TOP, Running, wait_for
 from support.tcp_phone import TcpPhone
@@ -90,10 +91,10 @@ def call(caller, callee):
     return invite, answer
 
 
-def is_served(phone, timeout=2.0):
+def is_served(phone):
     """True when the server answers OPTIONS of *phone*."""
     phone.send(phone.request("OPTIONS", f"sip:{phone.server[0]}:{phone.server[1]}"))
-    return phone.final(timeout).status == 200
+    return phone.final().status == 200
 
 
 @pytest.mark.parametrize(
@@ -168,16 +169,14 @@ def test_a_message_for_udp_gets_the_content_length_it_lacks(phones):
     alice.expect(200)
 
 
-def test_an_unreachable_tcp_target_is_answered_at_once(phones):
+def test_an_unreachable_tcp_target_is_answered_by_what_failed_and_not_by_a_timer(phones):
     alice = phones("alice", "udp")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     alice.register(contact=f"<sip:alice@127.0.0.1:{port};transport=tcp>")
-    started = time.monotonic()
     alice.send(alice.request("MESSAGE", alice.aor, from_="sip:carol@foreign.example"))
     assert alice.final().status in (478, 500, 503)
-    assert time.monotonic() - started < 4
 
 
 def test_double_crlf_is_answered_by_one(phones):
@@ -278,7 +277,7 @@ def test_while_the_receivers_stand_still_connections_wait_and_lose_nothing(serve
             os.kill(pid, signal.SIGCONT)
     phone.socket.settimeout(15.0)
     phone.socket.sendall(rest)
-    assert sum(phone.final(15.0).status == 200 for _ in range(count)) == count > 200
+    assert sum(phone.final().status == 200 for _ in range(count)) == count > 200
 
 
 def test_a_thousand_connections_are_all_served(server):
@@ -312,7 +311,7 @@ def test_a_killed_tcp_receiver_comes_back_and_udp_does_not_notice(server, phones
         if phone in lost:
             phone.close()
             phone.connect()
-        assert is_served(phone, 5.0)
+        assert is_served(phone)
     assert tcp[0].register().status == 200
     invite, _ = call(_registered(udp), tcp[0])
     assert invite.all("Via")[0].startswith("SIP/2.0/TCP")
@@ -351,7 +350,7 @@ def test_sipp_calls_over_tcp(server, phones, tmp_path, mode):
         done = subprocess.run(
             ["sipp", f"127.0.0.1:{server.port}", "-sf", str(scenario), "-s", "bob", "-i", "127.0.0.1", "-t", mode,
              "-m", "50", "-r", "50", "-nostdin", "-timeout", "30", "-max_socket", "500", "-trace_err"],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
         )  # fmt: skip
     finally:
         callee.terminate()
@@ -367,7 +366,7 @@ def test_sipsak_is_answered_over_tcp(server):
         ["sipsak", "-vv", "-E", "tcp", "-s", f"sip:127.0.0.1:{server.port}"],
         capture_output=True,
         check=False,
-        timeout=20,
+        timeout=PATIENCE_S,
     )
     assert b"final received" in done.stdout  # it cuts a digit off the port in its Request-URI, so not always 200
 

@@ -6,6 +6,7 @@ import http.client
 import xmlrpc.client
 
 import pytest
+from support.patience import PATIENCE_S
 from support.running import Running
 from support.tcp_phone import TcpPhone
 
@@ -66,7 +67,7 @@ def proxy(server):
 
 def post(server, body=CALL, method="POST", **headers):
     """(status, headers, body) of one HTTP request."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     values = {"Content-Type": "text/xml", **{name.replace("_", "-"): value for name, value in headers.items()}}
     connection.request(method, "/RPC2", body, values)
     answer = connection.getresponse()
