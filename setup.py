@@ -41,7 +41,7 @@ HOT = [
     "serpy/script/builtins.py",
     "serpy/script/formats.py",
     "serpy/script/hooks.py",
-    "serpy/script/limited_log.py",
+    "serpy/limited_log.py",
     "serpy/script/networks.py",
     "serpy/script/operands.py",
     "serpy/script/patterns.py",

@@ -205,34 +205,3 @@ def set_slot(slot: int) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.stream.sink.after_fork()
-
-
-class RateLimit:
-    """At most *count* events per *seconds*; ``suppressed`` were refused since the last one allowed."""
-
-    def __init__(self, count: int, seconds: float) -> None:
-        self._count: Final = count
-        self._seconds: Final = seconds
-        self._window_end = 0.0
-        self._used = 0
-        self.suppressed = 0
-
-    def allows(self, now: float) -> bool:
-        """True when one more may pass at *now*, a monotonic instant."""
-        if now >= self._window_end:
-            self._window_end = now + self._seconds
-            self._used = 0
-        if self._used >= self._count:
-            self.suppressed += 1
-            return False
-        self._used += 1
-        return True
-
-    def is_over(self, now: float) -> bool:
-        """True when the time of the last event allowed has passed: what was refused with it may be told."""
-        return now >= self._window_end
-
-    def take_suppressed(self) -> int:
-        """How many were refused since this was last asked."""
-        count, self.suppressed = self.suppressed, 0
-        return count

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import setproctitle
 
-from serpy.log import ALERT, NOTICE, RateLimit
+from serpy.limited_log import RateLimit
+from serpy.log import ALERT, NOTICE
 from serpy.policy import BOOT_FORKS, Place, Policy, Verdict
 from serpy.shm.counters import BOOTING, READY
 from serpy.workers.base import EXIT_BOOT, EXIT_CRASHED, Boot, Worker, child_main, guarded

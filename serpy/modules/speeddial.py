@@ -28,7 +28,7 @@ from serpy.api import (
 )
 from serpy.context.avps import FROM_USER, TRACK_TO
 from serpy.db.cache import TtlCache
-from serpy.script.limited_log import LimitedLog
+from serpy.limited_log import LimitedLog
 from serpy.script.param_sets import cache_params
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.uri import parse_uri, unescape

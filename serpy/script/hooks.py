@@ -15,8 +15,8 @@ from typing import Final
 
 from serpy.context.context import Context
 from serpy.errors import ParseError
+from serpy.limited_log import LimitedLog
 from serpy.script.exports import FALSE, TRUE
-from serpy.script.limited_log import LimitedLog
 from serpy.script.networks import in_network, parse_network
 from serpy.script.patterns import REGEX_FLAGS, posix_pattern
 from serpy.script.runtime import MAX_DEPTH, is_reply

@@ -30,6 +30,7 @@ from serpy import log as serpy_log
 from serpy.api import STORE
 from serpy.db.writer import StoreClient
 from serpy.errors import ResourceError, SerpyError
+from serpy.limited_log import RateLimit
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
 from serpy.net.loop import Loop
 from serpy.net.sender import Sender
@@ -95,8 +96,8 @@ class Worker:
         self._stays_until = 0.0
         self._master_pid = 0
         self._store_client: StoreClient | None = None
-        self._bug_reports: Final = serpy_log.RateLimit(10, 10.0)
-        self._exhausted_reports: Final = serpy_log.RateLimit(1, 10.0)
+        self._bug_reports: Final = RateLimit(10, 10.0)
+        self._exhausted_reports: Final = RateLimit(1, 10.0)
 
     @property
     def title(self) -> str:
@@ -268,7 +269,7 @@ class Worker:
             self._tell_suppressed(self._bug_reports)
             log.error("bug in %s while handling %.1500r", self.title, self.describe(current), exc_info=bug)
 
-    def _tell_suppressed(self, limit: serpy_log.RateLimit) -> None:
+    def _tell_suppressed(self, limit: RateLimit) -> None:
         """Say how many reports *limit* has kept out of the log."""
         count = limit.take_suppressed()
         if count and limit is self._bug_reports:

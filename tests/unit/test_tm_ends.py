@@ -148,7 +148,7 @@ def test_a_branch_route_with_a_bug_leaves_nothing_behind(method, error):
     text = request(method)
     with pytest.raises(error):
         bench.receive(text)
-    bench.pipeline.refuse_bug(text.encode(), bench.flow())  # as the process does with each bug
+    bench.pipeline.answer_bug((text.encode(), bench.flow()), 500)  # as the process does with each bug
     assert finals(bench.take()) == ["500"]
     gone(bench)
 
@@ -167,7 +167,7 @@ def test_a_bug_in_sending_the_second_of_two_branches_ends_in_one_answer(method):
     text = request(method)
     with pytest.raises(OSError, match="no such thing"):
         bench.receive(text)
-    bench.pipeline.refuse_bug(text.encode(), bench.flow())
+    bench.pipeline.answer_bug((text.encode(), bench.flow()), 500)
     assert finals(bench.take()) == ["500"]
     bench.defects.clear()
     gone(bench)

@@ -33,8 +33,8 @@ from serpy.api import (
 )
 from serpy.context.avps import parse_avp_name
 from serpy.db.frames import Fields, operation
+from serpy.limited_log import LimitedLog
 from serpy.modules.acc_db.row import ALL_LETTERS, LETTERS, Row
-from serpy.script.limited_log import LimitedLog
 from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:

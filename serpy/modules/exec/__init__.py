@@ -28,9 +28,9 @@ from serpy.api import (
     Target,
 )
 from serpy.context.context import MAX_BRANCHES
+from serpy.limited_log import LimitedLog
 from serpy.modules.exec.environment import as_bytes, environment_of
 from serpy.modules.exec.program import Outcome, run_program
-from serpy.script.limited_log import LimitedLog
 from serpy.sip.uri import parse_uri
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from serpy.errors import BackendError, LimitExceededError, OutcomeUnknownError, ResourceError
+from serpy.limited_log import LimitedLog
 from serpy.modules.usrloc import storage
-from serpy.script.limited_log import LimitedLog
 from serpy.shm.record import MAX_KEY, Binding
 from serpy.shm.table import LocationTable
 
