@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from serpy.sip.message import Edits, Response
 from serpy.sip.writer import build_forwarded_response
-from serpy.transaction import life
+from serpy.transaction import life, states
 from serpy.transaction.cancelling import cancel_branches
 from serpy.transaction.ending import settle
 from serpy.transaction.layer import TransactionLayer
@@ -35,8 +35,9 @@ def collect(layer: TransactionLayer, branch: ClientTransaction, response: Respon
         branch.response = None
         if server.is_invite or server.status < 200:
             relay_response(layer, branch, response, edits)
+        if server.state != states.TERMINATED:  # else that was the only one
             cancel_branches(layer, server, status)
-        settle(layer, server)
+            settle(layer, server)
         return
     branch.response = response
     branch.edits = edits

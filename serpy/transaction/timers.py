@@ -120,14 +120,15 @@ class TimerWheel:
                 self.due.append(timed)
 
     def next_at(self) -> float:
-        """The instant of the next tick with anything filed, NEVER when nothing is, 0.0 while something is due."""
+        """When to ask again: not after the next instant that is filed. NEVER when none is, 0.0 while something is due."""
         return 0.0 if self.due else self._earliest
 
     def _find_earliest(self) -> float:
         if self._filed == 0:
             return NEVER
         tick = self._tick + 1
-        while not self._slots[tick & MASK]:
+        far = tick + TICKS_PER_S  # to wake up once a second for nothing costs less than to look through all slots
+        while tick < far and not self._slots[tick & MASK]:
             tick += 1
         return tick * TICK_S
 

@@ -111,7 +111,12 @@ class ServerTransaction(ServerMachine):
 
     def verdict(self, event: int) -> int:
         """What is to be done now that *event* has come."""
-        return life.verdict(event, held=self.is_held, branches=self.progress(), answered=self.status >= 200)
+        row = event + self.progress()
+        if self.is_held:
+            row += life.HELD
+        if self.status >= 200:
+            row += life.ANSWERED
+        return life.VERDICTS[row]
 
     def residue(self) -> ServerMachine:
         """What goes on without the request."""

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from serpy.errors import UsageError
+from serpy.sip.flow import Flow, Listener
 from serpy.transaction import life, states
 from serpy.transaction.transactions import ClientMachine, ServerMachine
 
@@ -16,6 +17,7 @@ INVITE_SERVER_STATES = {
     states.PROCEEDING, states.COMPLETED, states.CONFIRMED, states.ACCEPTED, states.TERMINATED,
 }  # fmt: skip
 NOTHING = frozenset()
+FLOW = Flow(Listener(0, "udp", "192.0.2.100", 5060), "192.0.2.1", 5060)
 
 MACHINES = [
     pytest.param(
@@ -76,7 +78,7 @@ def test_an_event_of_the_other_side_is_an_error():
         machine = ClientMachine("z9hG4bK1", "call", invite=invite)
         with pytest.raises(UsageError, match="request received in state trying"):
             machine.step(states.RECV_REQUEST)
-        server = ServerMachine(("b", "h", 5060, "INVITE"), "call", None, invite=invite)
+        server = ServerMachine(("b", "h", 5060, "INVITE"), "call", FLOW, invite=invite)
         with pytest.raises(UsageError, match="1xx received in state"):
             server.step(states.RECV_1XX)
         assert server.state == (states.PROCEEDING if invite else states.TRYING)
@@ -90,7 +92,7 @@ def test_what_is_ignored_on_purpose_is_no_error():
 
 
 def test_an_ack_belongs_to_invite_alone():
-    server = ServerMachine(("b", "h", 5060, "MESSAGE"), "call", None, invite=False)
+    server = ServerMachine(("b", "h", 5060, "MESSAGE"), "call", FLOW, invite=False)
     with pytest.raises(UsageError):
         server.step(states.RECV_ACK)
 
@@ -115,19 +117,23 @@ def test_every_answered_server_state_ends_with_the_wait_timer_and_every_other_ca
 # --- life
 
 
-EVERYTHING = list(itertools.product((0, 1), (0, 1), (0, 1, 2), (0, 1)))
+EVENTS = (life.ENDED, life.DEADLINE)
+HOLDERS = (life.FREE, life.HELD)
+PROGRESS = (life.NO_BRANCH, life.OPEN, life.ALL_FINAL)
+CALLERS = (life.UNANSWERED, life.ANSWERED)
+EVERYTHING = list(itertools.product(EVENTS, HOLDERS, PROGRESS, CALLERS))
 
 
 def test_the_life_of_a_request_is_a_total_table():
     assert set(life.LIFE) == set(EVERYTHING)
-    for event, held, branches, answered in EVERYTHING:
-        verdict = life.verdict(event, held=bool(held), branches=branches, answered=bool(answered))
-        assert verdict == life.LIFE[event, held, branches, answered]
-        assert verdict < len(life.VERDICT_NAMES)
+    assert sorted(sum(row) for row in EVERYTHING) == list(range(len(EVERYTHING)))
+    for row in EVERYTHING:
+        assert life.VERDICTS[sum(row)] == life.LIFE[row]
+        assert life.LIFE[row] < len(life.VERDICT_NAMES)
 
 
 def test_nothing_is_decided_while_somebody_is_at_work():
-    assert {life.LIFE[life.ENDED, life.HELD, branches, caller] for branches in (0, 1, 2) for caller in (0, 1)} == {
+    assert {life.LIFE[life.ENDED, life.HELD, branches, caller] for branches in PROGRESS for caller in CALLERS} == {
         life.WAIT
     }
 
@@ -141,5 +147,5 @@ def test_the_last_deadline_never_just_waits():
 
 
 def test_a_request_with_an_open_branch_is_never_forgotten_before_its_deadline():
-    for held, caller in itertools.product((0, 1), (0, 1)):
+    for held, caller in itertools.product(HOLDERS, CALLERS):
         assert life.LIFE[life.ENDED, held, life.OPEN, caller] == life.WAIT
