@@ -6,7 +6,7 @@ import pytest
 
 from serpy.errors import ConfigError
 from serpy.loader import DRIVERS, database_url, load, load_module, module_names, modules_with, parse_define
-from serpy.replication.settings import ReplicationSettings
+from serpy.replication.settings import REPLICATION_SETTINGS
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_farm_has_the_secret_of_the_run_directory(write, tmp_path):
     )
     server = load(path, {}, run_dir=str(tmp_path / "run"))
     kept = dict(line.split("=") for line in (tmp_path / "run/secrets").read_text().split())
-    assert server.bind(ReplicationSettings).key == kept["REPLICATION_SECRET"].encode()
+    assert server.bind(REPLICATION_SETTINGS).key == kept["REPLICATION_SECRET"].encode()
 
 
 def test_two_servers_in_one_process_have_hooks_of_their_own(write):
