@@ -62,6 +62,7 @@ HOT = [
     "serpy/db/coalesce.py",
     "serpy/db/frames.py",
     "serpy/db/lane.py",
+    "serpy/db/pending.py",
     "serpy/db/schema.py",
     "serpy/db/snapshot.py",
     "serpy/db/sql.py",

@@ -98,7 +98,8 @@ class StoreService(Protocol):
 
     def write(self, operations: Sequence[tuple[str, str, Mapping[str, Value]]], *, wait: bool, url: str = "") -> None:
         """*operations* are (kind, table, values): kind "upsert", "delete" (values are the key columns) or
-        "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline.
+        "insert". With *wait* returns after the commit. Raises BackendError on refusal or deadline (OutcomeUnknownError:
+        they may be on disk all the same), ResourceError when too many handlers wait; then nothing has left.
         """
 
 

@@ -28,7 +28,9 @@ the values in their order)."""
 
 
 class Database(Protocol):
-    """One handle of one process. Every method raises BackendError; DatabaseDownError when the server is gone."""
+    """One handle of one process. Every method raises BackendError; DatabaseDownError when the server is gone, ``unknown``
+    when a transaction had left by then.
+    """
 
     dialect: str  # "sqlite", "postgres" or "mysql"
     loop: Loop | None  # set in a child: waits park the handler; None: waits block, with the same deadlines

@@ -1,13 +1,11 @@
 """A lane of the store: everything of one database. What waits for it, its journal, whether it is down, what it has seen.
 
-``round()`` is one step: a part of the journal, then everything that has come as one transaction. What the database
-refuses is repeated batch by batch, then request by request, so that a bad row is refused alone. Rows that count when they
-are repeated bring the number of their batch along: an *insert* into ``store_progress`` in the same transaction. So it is
-the database that recognises a repetition, whoever repeats it (a client, the journal, a connection that broke in a commit).
-
-While the database is away, who waits is told so (policy ``refuse``) or told "done" (``journal``); every other row goes into
-the journal, at once, while one transaction at a time tries whether it is back. Nothing is acknowledged that is neither
-committed nor in the journal.
+``round()`` is one step: a part of the journal, then everything that has come as one transaction; what is refused is
+repeated batch by batch, then request by request. Rows that count when they are repeated bring the number of their batch
+along, an *insert* into ``store_progress`` in the same transaction: so it is the database that recognises a repetition,
+whoever repeats it (a client, the journal, a connection that broke in a commit). While the database is away, who waits is
+told so (policy ``refuse``) or told "done" (``journal``), every other row goes into the journal at once, and one
+transaction at a time tries. Nothing is acknowledged that is neither committed nor in the journal.
 
 Runs in: store; ``round`` may park. Locks: none.
 """
@@ -21,12 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.db.backlog import Backlog
 from serpy.db.coalesce import coalesced
-from serpy.db.frames import UNKNOWN, Fields, decode_batch, decode_request, encode_batch, operation
+from serpy.db.frames import UNKNOWN, Fields, decode_batch, operation
 from serpy.db.interface import parse_url
+from serpy.db.pending import Pending, Sender, counts
 from serpy.errors import BackendError, ConfigError, DatabaseDownError, ResourceError, SerpyError
 
 if TYPE_CHECKING:
-    from serpy.db.frames import Batch, Request
     from serpy.db.interface import Database, Operation
 
 log = logging.getLogger(__name__)
@@ -39,83 +37,11 @@ REMEMBERED: Final = 64  # batches of each sender whose answers are kept in case 
 PRUNE_EVERY: Final = 256  # keyed batches of a sender between two removals of the numbers it will not send again
 LEFTOVER_S: Final = 7 * 86400.0  # then the numbers of senders that are gone are removed
 LEFTOVERS_EVERY_S: Final = 86400.0
+REPORT_S: Final = 10.0  # between two reports of lost requests
 KEYLESS_S: Final = 60.0  # a database without our table is asked for it again after this
 
 PROGRESS: Final = "store_progress"
 _COLUMNS: Final = ("sender", "batch")
-
-
-class Pending:
-    """A batch that is not answered yet. *slot* is where the answer goes, -1: nowhere (it comes from the journal)."""
-
-    __slots__ = (
-        "again",
-        "answer",
-        "data",
-        "done",
-        "incarnation",
-        "number",
-        "oldest",
-        "requests",
-        "slot",
-        "stored",
-        "url",
-    )
-
-    def __init__(self, batch: Batch, slot: int) -> None:
-        self.url, self.incarnation, self.number, self.oldest, self.again, self.data = batch
-        self.slot = slot
-        self.requests: list[Request | None] = [decode_request(data) if data else None for data in self.data]
-        self.answer: dict[int, str] = {}  # error text by index of the request
-        self.stored: set[int] = set()  # committed apart from the others
-        self.done = False
-
-    def open(self) -> list[int]:
-        """Indexes of the requests that are neither committed nor refused."""
-        return [
-            index
-            for index, request in enumerate(self.requests)
-            if request is not None and index not in self.answer and index not in self.stored
-        ]
-
-    def waits_only(self) -> bool:
-        """True when somebody waits for each of its requests."""
-        return all(request is None or request[0] for request in self.requests)
-
-    def operations(self) -> list[Operation]:
-        """What is to be done for the open requests."""
-        found: list[Operation] = []
-        if not self.answer and not self.stored:
-            for request in self.requests:
-                if request is not None:
-                    found.extend(request[1])
-            return found
-        for index in self.open():
-            found.extend(self.request(index)[1])
-        return found
-
-    def request(self, index: int) -> Request:
-        """The request *index*, which is an open one."""
-        request = self.requests[index]
-        assert request is not None
-        return request
-
-    @property
-    def sender(self) -> str:
-        """Who sent it, in ``store_progress``; a request stored apart adds its index."""
-        return f"{self.incarnation:x}"
-
-
-class Sender:
-    """What is known of the client in one slot: the incarnation it is in, and how its last batches ended."""
-
-    __slots__ = ("answers", "incarnation", "keyed", "pending")
-
-    def __init__(self, incarnation: int) -> None:
-        self.incarnation = incarnation
-        self.pending: set[int] = set()
-        self.answers: dict[int, dict[int, str]] = {}
-        self.keyed = 0  # batches with a key since the last removal of old ones
 
 
 class Lane:
@@ -146,6 +72,8 @@ class Lane:
         self._committing: list[Pending] = []
         self._senders: dict[int, Sender] = {}
         self._reason = ""  # why it is down
+        self._unsaid = 0  # requests lost since the last report
+        self._report_at = 0.0  # monotonic
         self._keyless_until = 0.0  # monotonic; the database has no store_progress
         self._leftovers_at = 0.0  # monotonic; when to look for the numbers of senders that are gone
 
@@ -311,7 +239,7 @@ class Lane:
     def _store_part(self, batch: Pending, index: int) -> None:
         """Commit one request of *batch*, or note why not."""
         operations = list(batch.request(index)[1])
-        key = _key(f"{batch.sender}/{index}", batch.number) if _counts(operations) and self._has_keys() else None
+        key = _key(f"{batch.sender}/{index}", batch.number) if counts(operations) and self._has_keys() else None
         try:
             self._write(operations, [key] if key is not None else [])
         except DatabaseDownError:
@@ -355,7 +283,7 @@ class Lane:
     def _key_of(self, batch: Pending) -> Operation | None:
         """What recognises *batch* when it is repeated; None when all of it may be repeated, or nothing can be recognised."""
         for request in batch.requests:
-            if request is not None and _counts(request[1]):
+            if request is not None and counts(request[1]):
                 return _key(batch.sender, batch.number) if self._has_keys() else None
         return None
 
@@ -403,9 +331,9 @@ class Lane:
         records = self.backlog.first(REPLAY_CHUNK)
         batches = [Pending(decode_batch(data), -1) for data in records]
         self._store(batches)
-        for batch in batches:
-            for text in batch.answer.values():
-                log.error("%s: a kept request is given up, the database refuses it: %s", self._name(), text)
+        refused = [text for batch in batches for text in batch.answer.values()]
+        if refused:
+            self._lost(f"kept requests are given up, the database refuses them: {refused[0]}", len(refused))
         self.backlog.done(len(records))
 
     def _refuse_who_waits(self, batches: list[Pending], text: str) -> None:
@@ -421,21 +349,27 @@ class Lane:
 
     def _keep(self, batches: list[Pending]) -> None:
         """Put what is open into the journal; when that is impossible it is refused."""
-        kept: list[tuple[bytes, int, bool]] = []
-        for batch in batches:
-            left = [] if batch.done else batch.open()
-            if left:
-                kept.append((_record(batch, left), len(left), not all(_inserts(batch.request(i)[1]) for i in left)))
+        kept = [batch.record() for batch in batches if not batch.done and batch.open()]
         if not kept:
             return
         try:
             self.backlog.append(kept)
         except BackendError as exc:
-            log.error("%s: rows are lost: %s", self._name(), exc)  # noqa: TRY400 - no traceback
+            before = self.refused
             for batch in batches:
                 for index in [] if batch.done else batch.open():
                     self.refused += 1
                     batch.answer[index] = str(exc)
+            self._lost(str(exc), self.refused - before)
+
+    def _lost(self, why: str, count: int) -> None:
+        """Say that *count* requests are lost, but not each time."""
+        self._unsaid += count
+        now = time.monotonic()
+        if now >= self._report_at:
+            self._report_at = now + REPORT_S
+            log.error("database %s: %d requests are lost: %s", self._name(), self._unsaid, why)
+            self._unsaid = 0
 
     def _went_down(self, exc: DatabaseDownError) -> None:
         self._reason = str(exc)
@@ -455,23 +389,5 @@ class Lane:
             return "without a usable URL"
 
 
-def _record(batch: Pending, left: list[int]) -> bytes:
-    """*batch* for the journal, with the requests *left* only."""
-    requests = [data if index in left else b"" for index, data in enumerate(batch.data)]
-    return encode_batch(
-        batch.url, batch.incarnation, batch.number, oldest=batch.number, again=batch.again, requests=requests
-    )
-
-
 def _key(sender: str, number: int) -> Operation:
     return operation("insert", PROGRESS, Fields(_COLUMNS, (sender, number)))
-
-
-def _counts(operations: Sequence[Operation]) -> bool:
-    """True when doing them twice is not the same as doing them once."""
-    return any(each[0] in ("insert", "sql") for each in operations)
-
-
-def _inserts(operations: Sequence[Operation]) -> bool:
-    """True when they may be overtaken: rows of their own, which nothing changes later."""
-    return all(each[0] == "insert" for each in operations)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.db.backlog import old_requests
 from serpy.db.frames import decode_batch, encode_acks, encode_batch
-from serpy.db.lane import JOURNAL, REFUSE, Lane, Pending
+from serpy.db.lane import JOURNAL, REFUSE, Lane
+from serpy.db.pending import Pending
 from serpy.errors import BackendError
 
 if TYPE_CHECKING:

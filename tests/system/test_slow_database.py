@@ -96,3 +96,19 @@ def test_server_starts_while_the_database_is_down_and_recovers(server):
         server.database.start()
     assert wait_for(lambda: phone.register().status == 200)
     phone.close()
+
+
+def test_a_registration_is_not_acknowledged_while_the_file_of_the_database_is_gone(tmp_path):
+    server = Running(tmp_path).prepare("alice")
+    server.start()
+    phone = server.phone("alice")
+    try:
+        assert phone.register().status == 200
+        (tmp_path / "serpy.db").rename(tmp_path / "away.db")
+        assert phone.register().status != 200
+        wait_for(lambda: "was removed or replaced" in server.log.read_text())
+        (tmp_path / "away.db").rename(tmp_path / "serpy.db")
+        assert wait_for(lambda: phone.register().status == 200, timeout=20)
+    finally:
+        phone.close()
+        server.stop()
