@@ -160,15 +160,18 @@ def _start(server: Server, options: argparse.Namespace) -> int:
     lost = server.counters.declare("core.log_lost", "log records that could not be written")
     serpy_log.count_losses(lambda: server.counters.add(lost))
     pid_files = [name for name in (options.pid_file, options.group_file) if name]
-    for name in pid_files:
-        Path(name).write_text(f"{os.getpid() if name == options.pid_file else os.getpgrp()}\n", encoding="ascii")
     try:
+        for name in pid_files:
+            Path(name).write_text(f"{os.getpid() if name == options.pid_file else os.getpgrp()}\n", encoding="ascii")
         workers = _workers(server, bound)
         master = Master(server, workers, uid=uid, gid=gid, on_ready=lambda: reporter.tell(0))
         code = master.run()
         if code and master.boot_error:
             print(f"serpy: cannot start: {master.boot_error}", file=sys.stderr)
         reporter.tell(code, master.boot_error)
+    except (SerpyError, OSError) as exc:
+        reporter.tell(EXIT_BOOT, str(exc))
+        raise
     finally:
         for name in pid_files:
             with contextlib.suppress(OSError):

@@ -233,6 +233,14 @@ def test_a_failed_start_in_the_background_is_reported_to_the_starter(tmp_path):
     assert "store_policy" in done.stderr
 
 
+def test_a_pid_file_that_cannot_be_written_is_reported_to_the_starter(tmp_path):
+    server = Server(tmp_path)
+    command = server.command("-P", str(tmp_path / "missing/pid"))
+    done = subprocess.run(command, check=False, timeout=30, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "missing/pid" in done.stderr
+
+
 def test_check_config_says_ok_and_starts_nothing(tmp_path):
     server = Server(tmp_path)
     done = subprocess.run(server.command("-c"), check=False, timeout=PATIENCE_S, capture_output=True, text=True)
