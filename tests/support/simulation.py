@@ -8,13 +8,14 @@ name of serpy but ``Simulation.leftovers`` and the marked adapters.
 from __future__ import annotations
 
 import heapq
+import tempfile
 import time
 from collections import deque
 from contextlib import contextmanager
 
 from greenlet import getcurrent, greenlet
 
-from serpy.api import StoreService
+from serpy import api
 from serpy.config import Settings
 from serpy.db.schema import table_of
 from serpy.db.writer import StoreClient
@@ -133,6 +134,7 @@ class Simulation:
         self._count = 0
         self._inbox: deque[object] = deque()
         self._incarnation = 1
+        self._folder = tempfile.TemporaryDirectory(prefix="simulation-")
         self._next_second = self.now
         with self.clocks():
             self._build(config, max_parked)
@@ -159,7 +161,7 @@ class Simulation:
         server.open_database = lambda _url: Reader(self)
         self.store = self.new_store()
         self.client = StoreClient(self.loop, self, layout.store, 2, lambda: self._incarnation)
-        server.provide(StoreService, self.client)
+        server.provide(getattr(api, "STORE", api.StoreService), self.client)
         for exports in server.exports.values():
             if exports.child_init is not None:
                 exports.child_init(server)
@@ -178,14 +180,20 @@ class Simulation:
 
     def new_store(self):
         """A fresh store process over the same databases."""
-        return Store(lambda url: self.accounting if url == ACCOUNTING_URL else self.database, self._answer_of_store)
+        databases = {URL: self.database, ACCOUNTING_URL: self.accounting}
+        try:
+            store = Store(databases.__getitem__, self._answer_of_store, folder=self._folder.name)
+        except TypeError:  # one that keeps in memory what nobody waits for
+            return Store(databases.__getitem__, self._answer_of_store)
+        store.recover()
+        return store
 
     def _commit(self, store):
         if store is not self.store:
             return
         if hasattr(store, "by_health"):
             for lane in store.by_health():
-                if lane.has_queue:
+                if lane.has_work and lane.is_ready:
                     store.round(lane)
         elif store.has_work:
             store.commit()
@@ -196,7 +204,7 @@ class Simulation:
             "transactions": len(self.pipeline.layer.servers),
             "parked handlers": self.loop.parked,
             "tickets": len(self.loop._tickets),
-            "queues behind parked handlers": len(self.pipeline._parked),
+            "queues behind parked handlers": len(getattr(self.pipeline, "order", self.pipeline)._parked),
             "unanswered rows": self.client.waiting,
         }
         return {name: count for name, count in found.items() if count}
@@ -248,6 +256,7 @@ class Simulation:
         for hook in self.server.hooks.on_tick:
             hook(self.now, self.wall)
         self.store.tick()
+        self._commit(self.store)
 
     # ---- the loop, from outside
 
@@ -272,7 +281,9 @@ class Simulation:
                 self.loop.lead()
             except Exception as exc:  # noqa: BLE001 - each is a finding
                 self.bugs.append(exc)
-                if isinstance(self.loop.current, tuple):
+                if hasattr(self.pipeline, "answer_bug"):
+                    self.pipeline.answer_bug(self.loop.current, 500)
+                elif isinstance(self.loop.current, tuple):
                     self.pipeline.refuse_bug(*self.loop.current)
 
     def close(self):
@@ -281,6 +292,7 @@ class Simulation:
         self.turn()
         for channel in (*self.server.channels._in, *self.server.channels._out):
             channel.close()
+        self._folder.cleanup()
 
     def takes(self, seconds, deadline_s):
         """Park for *seconds* as who waits for an answer; False when *deadline_s* was over first."""
@@ -320,11 +332,10 @@ class Simulation:
 
     def send(self, _slot, _kind, payload):
         """What the client sends to the store."""
-        incarnation = self._incarnation
-        self.at(0.0, lambda: self._to_store(payload, incarnation))
+        self.at(0.0, lambda: self._to_store(payload))
         return True
 
-    def _to_store(self, payload, _incarnation):
+    def _to_store(self, payload):
         self.store.receive(payload, 0)
         store = self.store
         self.at(self.store_s if self.store_s != float("inf") else 30.0, lambda: self._commit(store))
@@ -337,4 +348,6 @@ class Simulation:
     def kill_store(self):
         """What it had received is gone, and so are the answers on their way; its successor starts with nothing."""
         self._incarnation += 1
+        if hasattr(self.store, "close"):
+            self.store.close()
         self.store = self.new_store()
