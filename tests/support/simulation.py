@@ -193,7 +193,7 @@ class Simulation:
             return
         if hasattr(store, "by_health"):
             for lane in store.by_health():
-                if lane.has_work and lane.is_ready:
+                if lane.is_ready and (lane.has_queue or len(lane.backlog)):
                     store.round(lane)
         elif store.has_work:
             store.commit()
