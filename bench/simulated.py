@@ -17,7 +17,7 @@ from typing import Any
 
 from traffic import Dialogue
 
-from serpy.api import StoreService
+from serpy import api
 from serpy.config import Settings
 from serpy.db.frames import decode_batch, encode_acks
 from serpy.db.writer import StoreClient
@@ -45,6 +45,14 @@ def advance(seconds: float) -> None:
     clock[1] += seconds
 
 
+def new_loop() -> Loop:
+    """A loop with our clock, whether it takes one or looks at the machine's."""
+    try:
+        return Loop(1000, time.monotonic)
+    except TypeError:
+        return Loop()
+
+
 class Store:
     """The other end of ``StoreClient``: everything is on disk a moment after it was sent."""
 
@@ -56,7 +64,8 @@ class Store:
         """Take a batch, answer it from the top of the loop."""
         receiver = self._receiver
         receiver.switch()
-        incarnation, number = decode_batch(payload)[:2]
+        batch = decode_batch(payload)
+        incarnation, number = batch[1:3] if isinstance(batch[0], str) else batch[:2]  # a URL comes first, or does not
         ack = encode_acks([(incarnation, number, {})])
         receiver.loop.spawn(lambda: self.client.on_ack(ack, 0))
         receiver.switch()
@@ -74,7 +83,7 @@ class Receiver:
         settings.assign("shm_mem", 64)
         server = self.server = load(config, defines, settings)
         layout = Layout(1)
-        self.loop = server.loop = Loop()
+        self.loop = server.loop = new_loop()
         self.loop.read_clocks()
         server.slot, server.role, server.child = 0, "udp receiver", 0
         server.channels = Channels(layout.slots)
@@ -83,7 +92,7 @@ class Receiver:
         server.counters.attach(0)
         store = Store(self)
         store.client = StoreClient(self.loop, store, layout.store, 2, lambda: 1)
-        server.provide(StoreService, store.client)
+        server.provide(getattr(api, "STORE", api.StoreService), store.client)  # a typed key, or the class itself
         for exports in server.exports.values():
             if hasattr(exports.module, "cache_ttl"):
                 exports.module.cache_ttl = 100_000  # the tables are read once, before anything is counted
