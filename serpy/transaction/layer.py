@@ -50,12 +50,12 @@ class TransactionLayer:
         self.wheel: Final = TimerWheel(clock.now())
         self._number = 0
         # statistics, totals since the start of the process
-        self.created = 0
-        self.local_replies = 0
-        self.relayed_replies = 0
-        self.retransmissions = 0  # requests sent again
-        self.absorbed = 0  # requests received again
-        self.timeouts = 0
+        self.created: int = 0
+        self.local_replies: int = 0
+        self.relayed_replies: int = 0
+        self.retransmissions: int = 0  # requests sent again
+        self.absorbed: int = 0  # requests received again
+        self.timeouts: int = 0
         self.finals: Final[list[int]] = [0] * 7  # by class of the answer
 
     def now(self) -> float:

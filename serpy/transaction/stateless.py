@@ -44,9 +44,9 @@ class StatelessReplies:
         self.reply_to_via = False
         self.acks_until = 0.0  # no ACK can be ours after this instant
         # statistics
-        self.sent = 0
-        self.failed = 0
-        self.acks = 0
+        self.sent: int = 0
+        self.failed: int = 0
+        self.acks: int = 0
         self.by_class: Final[list[int]] = [0] * 7
 
     def tag(self, request: Request) -> str:
