@@ -62,6 +62,10 @@ run_pytest() { # venv, arguments…
   (cd tests && "$env/bin/python" -m pytest -c "$top/pyproject.toml" --rootdir="$top" --import-mode=importlib "$@")
 }
 
+# Unit and property tests share nothing: one process for each core. Process and system tests have servers, networks and
+# databases of their own, and measure nothing, but want the machine for themselves.
+at_once="-n $(nproc) --dist loadfile"
+
 step "install, pure Python"
 SERPY_PURE=1 bash tests/install.sh "$pure" dev
 if [ "$what" = all ] || [ "$what" = lint ]; then
@@ -73,7 +77,7 @@ if [ "$what" = all ] || [ "$what" = lint ]; then
 fi
 if [ "$what" = all ] || [ "$what" = pure ]; then
   step "unit and property tests, pure Python"
-  run_pytest "$pure" unit property
+  run_pytest "$pure" unit property $at_once
   step "fuzz the parser for $fuzz_seconds s"
   # atheris has no build for every Python and is no dependency: without it the fuzzer makes random damage
   "$pure/bin/python" -m pip install -q --disable-pip-version-check --only-binary :all: atheris >/dev/null 2>&1 ||
@@ -90,7 +94,7 @@ if [ "$what" = all ] || [ "$what" = compiled ]; then
   step "install, compiled"
   SERPY_PURE=0 bash tests/install.sh "$venv" dev
   step "unit and property tests, compiled"
-  run_pytest "$venv" unit property
+  run_pytest "$venv" unit property $at_once
   step "process and system tests, compiled"
   run_pytest "$venv" process system
 fi

@@ -202,6 +202,7 @@ class Simulation:
         """What is still there, by what it is; empty when nothing has stayed."""
         found = {
             "transactions": len(self.pipeline.layer.servers),
+            "branches": len(self.pipeline.layer.clients),
             "parked handlers": self.loop.parked,
             "tickets": len(self.loop._tickets),
             "queues behind parked handlers": len(getattr(self.pipeline, "order", self.pipeline)._parked),
