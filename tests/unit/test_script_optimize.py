@@ -196,6 +196,7 @@ OTHER_NOUNS = {
     "branch",
     "cancel",
     "following",
+    "left",
     "self",
 }  # transactions and messages of our own have such attributes, too
 
