@@ -194,8 +194,11 @@ def late_response(
     layer: TransactionLayer, machine: ClientMachine, response: Response, actions: int, ctx: Context | None
 ) -> None:
     """An answer to a CANCEL of ours, or one that comes when its request has been let go (a residue)."""
-    if response.status >= 200 and not machine.is_invite:
-        layer.wheel.forget(machine)
+    if not machine.is_invite:
+        if response.status >= 200:
+            layer.wheel.forget(machine)
+        else:
+            machine.interval_s = layer.settings.retr_timer2_s  # §17.1.2.2, as for any other request
         return
     if machine.cancelling == CANCEL_WANTED and response.status < 200:
         send_cancel(layer, machine, "")

@@ -115,6 +115,16 @@ def test_our_cancel_is_repeated_until_answered():
     assert invite.what == "INVITE"
 
 
+def test_our_cancel_is_repeated_every_t2_after_a_provisional():
+    bench, _ = ringing()
+    sent = bench.receive(cancel())[1]
+    bench.advance(0.2)
+    bench.receive(response(sent, 100), CALLEE)
+    assert names(bench.advance(4.2)) == ["CANCEL 192.0.2.2"]
+    assert names(bench.advance(0.5)) == ["CANCEL 192.0.2.2"]
+    assert bench.advance(3.3) == []
+
+
 def test_a_callee_that_ignores_the_cancel_is_given_up():
     bench, _ = ringing()
     sent = bench.receive(cancel())[1]
