@@ -71,7 +71,7 @@ class CallOrder:
         if queue is None:
             return  # it has not parked, or nothing was begun meanwhile
         if queue:
-            self._later(lambda: self._next(call_id))
+            self._go_on_later(call_id)
         else:
             del self._parked[call_id]
 
@@ -108,6 +108,9 @@ class CallOrder:
     def is_idle(self) -> bool:
         """True when no handler is parked or running."""
         return not self._running and not self._parked
+
+    def _go_on_later(self, call_id: str) -> None:
+        self._later(lambda: self._next(call_id))  # not in end(), whose every call would pay for the closure
 
     def _next(self, call_id: str) -> None:
         waiting = self._parked[call_id].popleft()

@@ -24,17 +24,37 @@ def pack_address(text: str) -> bytes:
         return found
     if len(text) > ADDRESS_MAX:
         return b""
-    packed = b""
     bare = text.strip("[]")
-    if bare and "%" not in bare:
-        try:
-            packed = ipaddress.ip_address(bare).packed
-        except ValueError:
-            packed = b""
+    packed = _pack_ipv6(bare) if ":" in bare else _pack_ipv4(bare)
     if len(_packed) >= _KEPT:
         _packed.clear()
     _packed[text] = packed
     return packed
+
+
+def _pack_ipv4(text: str) -> bytes:
+    """The bytes of four decimals without leading zeros, b"" for anything else."""
+    parts = text.split(".")
+    if len(parts) != 4:
+        return b""
+    number = 0
+    for part in parts:
+        if not part.isdigit() or not part.isascii() or len(part) > 3 or (part[0] == "0" and len(part) > 1):
+            return b""
+        value = int(part)
+        if value > 255:
+            return b""
+        number = number << 8 | value
+    return number.to_bytes(4, "big")
+
+
+def _pack_ipv6(text: str) -> bytes:
+    if "%" in text:
+        return b""
+    try:
+        return ipaddress.ip_address(text).packed
+    except ValueError:
+        return b""
 
 
 def is_address(host: str) -> bool:
