@@ -14,6 +14,7 @@ from typing import Final
 ADDRESS_MAX: Final = 64  # characters: more than any IPv6 address in brackets
 _KEPT: Final = 4096
 
+_OCTETS: Final[dict[str, bytes]] = {str(number): bytes((number,)) for number in range(256)}
 _packed: Final[dict[str, bytes]] = {}
 
 
@@ -37,15 +38,13 @@ def _pack_ipv4(text: str) -> bytes:
     parts = text.split(".")
     if len(parts) != 4:
         return b""
-    number = 0
+    octets: list[bytes] = []
     for part in parts:
-        if not part.isdigit() or not part.isascii() or len(part) > 3 or (part[0] == "0" and len(part) > 1):
+        octet = _OCTETS.get(part)
+        if octet is None:
             return b""
-        value = int(part)
-        if value > 255:
-            return b""
-        number = number << 8 | value
-    return number.to_bytes(4, "big")
+        octets.append(octet)
+    return b"".join(octets)
 
 
 def _pack_ipv6(text: str) -> bytes:
