@@ -88,10 +88,11 @@ def share_of_breadth(server: ServerTransaction, request: Request, count: int) ->
     """Max-Breadth for each of *count* more copies (RFC 5393 §5.3.3), or the core error that forbids them."""
     if count == 0 or not server.has_room(count):
         return E_OTHER
-    text = request.get("max-breadth")
     breadth = DEFAULT_BREADTH
-    if text is not None and text.isascii() and text.isdigit() and len(text) < 10:
-        breadth = int(text)
+    if request.find("max-breadth") >= 0:
+        text = request.get("max-breadth") or ""
+        if text.isascii() and text.isdigit() and len(text) < 10:
+            breadth = int(text)
     return breadth // count or E_MAX_BREADTH
 
 
