@@ -27,6 +27,7 @@ E_RESOLVE: Final = -478
 E_BAD_URI: Final = -479
 E_BAD_REQUEST: Final = -400
 E_TIMEOUT: Final = -408
+E_BUSY: Final = -503  # too many handlers wait for a name already
 E_CANCELLED: Final = -487
 E_LOOP: Final = -482
 E_MAX_BREADTH: Final = -440

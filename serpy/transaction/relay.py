@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.context.context import Context, Target
-from serpy.errors import BackendError, ProtocolError, TransportError
+from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.sip.flow import Flow, Listener
 from serpy.sip.message import Edits, Request
 from serpy.transaction.cancelling import cancel_branches
 from serpy.transaction.client_side import start
 from serpy.transaction.forward import (
     E_BAD_URI,
+    E_BUSY,
     E_CANCELLED,
     E_LOOP,
     E_MAX_BREADTH,
@@ -35,7 +36,7 @@ AS_IT_IS: Final = -1  # Max-Breadth of a single branch
 def relay(layer: TransactionLayer, forwarder: Forwarder, server: ServerTransaction, ctx: Context) -> int:
     """Start a branch for each target of *ctx*. 1 when at least one was sent, else a negative core error.
 
-    May park while a name is looked up. The destination set is used up: later edits of the Request-URI and
+    May park while a name is looked up. Raises ResourceError when too many handlers do, and no target could do without. The destination set is used up: later edits of the Request-URI and
     ``append_branch`` make new targets.
     """
     request = server.request
@@ -75,6 +76,8 @@ def relay(layer: TransactionLayer, forwarder: Forwarder, server: ServerTransacti
         ctx.uri_consumed = True
         ctx.branches.clear()
     if sent == 0:
+        if error == E_BUSY:
+            raise ResourceError("nobody can be asked for the address")
         return error
     if server.cancelled:
         cancel_branches(layer, server)  # the CANCEL came while a name was looked up
@@ -157,6 +160,8 @@ def _one_branch(
         return E_SEND
     except BackendError:
         return E_RESOLVE
+    except ResourceError:
+        return E_BUSY
     if server.is_final() or server.cancelled:
         return E_CANCELLED  # while the name was looked up
     if not server.has_room(1):

@@ -8,6 +8,7 @@ import pytest
 from support.receiver import Bench, names, request, response
 
 from serpy.context.context import Target
+from serpy.errors import ResourceError
 
 HOSTS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
 
@@ -209,3 +210,38 @@ def test_the_next_address_is_tried_when_one_fails():
     assert bench.result == 1  # somebody has it: the script has nothing to answer for
     assert names(sent) == ["100 192.0.2.1", f"INVITE {HOSTS[1]}"]
     assert names(bench.receive(response(sent[1], 486), (HOSTS[1], 5070))) == [f"ACK {HOSTS[1]}", "486 192.0.2.1"]
+
+
+@pytest.mark.parametrize("busy", [0, 1], ids=["the first", "the second"])
+def test_a_target_that_cannot_be_looked_up_now_costs_the_others_nothing(busy):
+    def main(bench, ctx):
+        ctx.request_uri = "sip:bob@192.0.2.11"
+        ctx.branches.append(Target("sip:bob@example.com"))
+        if busy == 0:
+            ctx.request_uri, ctx.branches[0].request_uri = ctx.branches[0].request_uri, ctx.request_uri
+        bench.result = bench.tm.t_relay(ctx)
+
+    def resolve(_uri):
+        raise ResourceError("too many are waiting")
+
+    bench = Bench(main=main)
+    bench.pipeline.forwarder.resolve = resolve
+    sent = bench.receive(request())
+    assert names(sent) == ["100 192.0.2.1", "INVITE 192.0.2.11"]
+    assert bench.result == 1
+    assert names(bench.receive(response(sent[1], 200), ("192.0.2.11", 5060))) == ["200 192.0.2.1"]
+
+
+def test_a_request_nobody_could_be_looked_up_for_is_503():
+    def main(bench, ctx):
+        ctx.request_uri = "sip:bob@example.com"
+        bench.tm.t_relay(ctx)
+
+    def resolve(_uri):
+        raise ResourceError("too many are waiting")
+
+    bench = Bench(main=main)
+    bench.pipeline.forwarder.resolve = resolve
+    sent = bench.receive(request())
+    assert names(sent) == ["100 192.0.2.1", "503 192.0.2.1"]
+    assert sent[1].line("Retry-After")
