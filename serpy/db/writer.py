@@ -146,10 +146,14 @@ class StoreClient:
         return self._channels.send(self._slot, self._kind, data)
 
     def claim(self) -> Ticket:
-        """A ticket for a handler that is going to wait for the store. Raises ResourceError: it must not, nothing has left."""
+        """A ticket, and a place in the room of the store that must be left, for a handler that is going to wait.
+
+        Raises ResourceError: it must not, nothing has left.
+        """
         loop = self.loop
         if loop.parked >= loop.max_parked:
             raise ResourceError(f"{loop.parked} handlers wait already")
+        loop.waiters.store.enter()
         return loop.new_ticket()
 
     def report_lost(self, error: str) -> None:
@@ -188,13 +192,21 @@ class Queue:
         if len(data) > MAX_FRAME:
             self._write_halves(operations, wait)
             return
-        ticket = self._client.claim() if wait else None
-        request = _Request(data, ticket)
+        if not wait:
+            self._append(_Request(data, None))
+            return
+        ticket = self._client.claim()
+        try:
+            request = _Request(data, ticket)
+            self._append(request)
+            self._await(request, ticket)
+        finally:
+            self._loop.waiters.store.leave()
+
+    def _append(self, request: _Request) -> None:
         self._queue.append(request)
         self.waiting += 1
         self._flush_when_due()
-        if ticket is not None:
-            self._await(request, ticket)
 
     def _write_halves(self, operations: Sequence[Operation], wait: bool) -> None:
         """More than a datagram holds: in two, so the halves may land in different transactions."""
@@ -206,7 +218,7 @@ class Queue:
 
     def _await(self, request: _Request, ticket: Ticket) -> None:
         try:
-            answer = self._loop.wait(ticket, time.monotonic() + self._client.timeout_s)
+            answer = self._loop.waiters.store.park(ticket, time.monotonic() + self._client.timeout_s)
         except ResourceError as exc:
             if self._withdraw(request):
                 raise
