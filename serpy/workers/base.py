@@ -51,7 +51,7 @@ FRESH_S: Final = 60.0  # the limit reached within this time shows that a fresh p
 STAY_S: Final = 3600.0  # … so it stays so long, whatever happens
 LEAVE_APART_S: Final = 10.0  # between two children that leave: the successor of the first serves again
 EXHAUSTED: Final = (MemoryError, RecursionError, ResourceError)
-GC_YOUNGEST: Final = 50_000  # objects between two looks at the youngest; messages are freed by counting, not by this
+GC_YOUNGEST: Final = 100_000  # objects between two looks at the youngest; messages are freed by counting, not by this
 
 
 class Boot:
