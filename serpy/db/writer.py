@@ -303,9 +303,12 @@ class Queue:
         else:
             self._blocked = True
             self._flush_at_tick(now)
-        if self._check_timer is None:
-            self._check_timer = self._loop.call_at(now + CHECK_S, self._check)
+        self._check_at(now + CHECK_S)
         return not self._blocked
+
+    def _check_at(self, when: float) -> None:
+        if self._check_timer is None:
+            self._check_timer = self._loop.call_at(when, self._check)
 
     # -- sending again
 
@@ -353,8 +356,7 @@ class Queue:
             self._mark_again()
             self._send_again()
         self.flush()
-        if self._check_timer is None:
-            self._check_timer = self._loop.call_at(now + CHECK_S, self._check)
+        self._check_at(now + CHECK_S)
 
     # -- answers
 
