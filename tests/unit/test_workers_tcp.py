@@ -8,6 +8,7 @@ import socket
 import time
 
 import pytest
+from support.patience import PATIENCE_S
 
 from serpy.api import Server
 from serpy.clock import Clock
@@ -91,15 +92,14 @@ class Farm:
         self.channels[0].on(MESSAGE, lambda payload, slot: self.messages.append((decode_message(payload), slot)))
         self.channels[0].on(STREAM_FAILED, lambda payload, _slot: self.failed.append(payload))
         self.sender = StreamSender(self.channels[0], self.layout, lambda _slot: 0)
-        self.peers = []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.peers = [self.listening]
 
-    def accept(self, child, connection=None):
+    def accept(self, child):
         """A connection of a peer, held by *child*; (the peer's socket, the connection)."""
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen()
-            peer = connection or socket.create_connection(listening.getsockname())
-            sock, address = listening.accept()
+        # All come to one address: then no two of them have the same.
+        peer = socket.create_connection(self.listening.getsockname())
+        sock, address = self.listening.accept()
         sock.setblocking(False)
         self.peers.append(peer)
         made = self.workers[child].hub._add(sock, self.listener, *address, connecting=False)
@@ -112,7 +112,7 @@ class Farm:
     def send(self, host, port, **flow):
         self.sender.send(Outgoing(OPTIONS, Flow(self.listener, host, port, **flow)))
 
-    def until(self, what, timeout=5.0):
+    def until(self, what, timeout=PATIENCE_S):
         deadline = time.monotonic() + timeout
 
         def look():
