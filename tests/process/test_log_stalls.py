@@ -8,7 +8,8 @@ import socket
 import subprocess
 
 import pytest
-from process.test_master_life import Server, await_true, options
+from process.test_master_life import Server, options
+from support.patience import wait_for
 
 # A long line for each request.
 CHATTY = (
@@ -42,7 +43,7 @@ class Stalled(Server):
         self.process = subprocess.Popen(self.command("-D", "-D", *extra), stdout=subprocess.DEVNULL, stderr=stderr)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.settimeout(0.2)
-            await_true(lambda: self.answers(probe), seconds)
+            wait_for(lambda: self.answers(probe), timeout=seconds)
         return self
 
     def answers(self, probe):
@@ -64,7 +65,7 @@ def test_a_pipe_that_nobody_reads(tmp_path, phone):
     try:
         server.start_with(writer, "-E")
         os.close(writer)
-        before = await_true(lambda: whole(server))
+        before = wait_for(lambda: whole(server))
         ask(phone, server.port, ENOUGH)
         assert server.children() == before
         server.process.send_signal(signal.SIGTERM)
@@ -79,7 +80,7 @@ def test_a_full_disk(tmp_path, phone):
     try:
         with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123 - a device
             server.start_with(full, "-E")
-        before = await_true(lambda: whole(server))
+        before = wait_for(lambda: whole(server))
         ask(phone, server.port, 100)
         assert server.children() == before
         server.process.send_signal(signal.SIGTERM)
@@ -98,7 +99,7 @@ def test_a_syslog_that_does_not_read(tmp_path, phone, kind):
         server = Stalled(tmp_path, f'log_socket = "{path}"\n')
         try:
             server.start_with(subprocess.DEVNULL)
-            before = await_true(lambda: whole(server))
+            before = wait_for(lambda: whole(server))
             ask(phone, server.port, ENOUGH)
             assert server.children() == before
             server.process.send_signal(signal.SIGTERM)
