@@ -88,7 +88,7 @@ class Farm:
         signal.set_wakeup_fd(-1)
         self.channels._handlers.clear()
         self.channels.slot = STORE
-        self.channels._prefixes = []
+        self.channels._heads = []
         worker.loop.add_reader(self.channels._in[STORE].fileno(), self.channels.read)
         self.counters.attach(STORE)
         worker.after_fork()
