@@ -8,6 +8,7 @@ import re
 import pytest
 from support.receiver import Bench, names, request
 
+from serpy.modules import tm
 from serpy.net.route import source_address
 from serpy.sip.flow import Listener
 
@@ -93,3 +94,12 @@ def test_mhomed_leaves_by_the_address_that_the_kernel_would_use(routes, forced, 
 )
 def test_the_kernel_says_which_address_it_would_send_from(host, address):
     assert source_address(host) == address
+
+
+@pytest.mark.parametrize("name", ["fr_timer", "fr_inv_timer", "completed_timer"])
+@pytest.mark.parametrize(
+    ("value", "is_right"), [(-1, False), (0, False), (1, True), (86_400_000, True), (86_400_001, False)]
+)
+def test_a_timer_is_a_time_that_a_request_may_take(name, value, is_right):
+    parameter = next(each for each in tm.exports().params if each.name == name)
+    assert (parameter.check(value) == "") is is_right

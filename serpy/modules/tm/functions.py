@@ -499,9 +499,29 @@ def exports() -> Exports:
     )
 
 
+DURATION_MAX_MS: Final = 86_400_000  # a day: nothing that waits for an answer waits longer
+
+
+def check_duration(value: int) -> str:
+    """An error text when *value* milliseconds are no time that a request may take."""
+    return "" if 1 <= value <= DURATION_MAX_MS else f"it is a time in milliseconds, 1 to {DURATION_MAX_MS}"
+
+
 PARAMS: Final = (
-    Param("fr_timer", "int", 32000, "ms until a branch without any answer has failed (timers B and F: 64*T1)"),
-    Param("fr_inv_timer", "int", 190000, "ms a ringing INVITE branch is given (timer C: more than three minutes)"),
+    Param(
+        "fr_timer",
+        "int",
+        32000,
+        "ms until a branch without any answer has failed (timers B and F: 64*T1)",
+        check=check_duration,
+    ),
+    Param(
+        "fr_inv_timer",
+        "int",
+        190000,
+        "ms a ringing INVITE branch is given (timer C: more than three minutes)",
+        check=check_duration,
+    ),
     Param("fr_inv_timer_next", "int", 30000, "accepted; serial forking arms its timers with t_set_fr"),
     Param("wt_timer", "int", 5000, "ms an acknowledged negative answer to INVITE is remembered (timer I: T4)"),
     Param(
@@ -509,6 +529,7 @@ PARAMS: Final = (
         "int",
         32000,
         "ms an answered request is remembered: its answer is repeated, a late 2xx passed on (timers D, H, J, L, M: 64*T1)",
+        check=check_duration,
     ),
     Param("delete_timer", "int", 200, "accepted, no effect"),
     Param("retr_timer1", "int", 500, "ms until the first retransmission (T1)"),
