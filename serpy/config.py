@@ -10,7 +10,8 @@ Runs in: every process. Locks: none; ``set_now`` is called by the ctl process on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 Scalar = int | str
 HUGE: Final = 2**31 - 1
+UNIX_PATH_MAX: Final = 107  # bytes of the path of a unix socket (unix(7))
 
 
 @dataclass(frozen=True)
 class Setting:
     """One core parameter. *kind*: "int", "bool" (int 0 or 1), "str" or "list" (values accumulate, list of str).
 
-    *effect* is "" or why the parameter is accepted without doing anything.
+    *effect* is "" or why the parameter is accepted without doing anything. *check* takes a text and raises ConfigError.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Setting:
     minimum: int = -HUGE - 1
     maximum: int = HUGE
     effect: str = ""
+    check: Callable[[str, str], None] | None = None  # (name, value)
 
 
 def _int(name: str, default: int, text: str, low: int = -HUGE - 1, high: int = HUGE, *aliases: str) -> Setting:
@@ -57,12 +60,19 @@ def _inert(name: str, kind: str, default: Scalar, *aliases: str) -> Setting:
     return Setting(name, kind, default, "accepted for old configurations, no effect", aliases, effect="no effect here")
 
 
+def _socket_path(name: str, path: str) -> None:
+    if not path.startswith("/"):
+        raise ConfigError(f"{name} takes the whole path of a socket, not {path[:60]!r}", hint='"/dev/log"')
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise ConfigError(f"{name}: the path of a unix socket has at most {UNIX_PATH_MAX} bytes")
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     # processes
     _int("debug", 0, "log threshold: -1 errors, 0 warnings, 1 notices, 2 lifecycle, 3 per message", -5, 9),
     _str("log_facility", "LOG_DAEMON", "syslog facility"),
     _bool("log_stderror", 0, "log to standard error instead of syslog"),
-    _str("log_socket", "/dev/log", "syslog socket, datagram or stream"),
+    Setting("log_socket", "str", "/dev/log", "syslog socket, datagram or stream", check=_socket_path),
     _str("log_name", "", "syslog name; empty: the program's"),
     _bool("fork", 1, "no: one receiver, in the foreground"),
     _int("children", 8, "receiver processes", 1, 256),
@@ -307,6 +317,8 @@ def _find(name: str) -> Setting:
 
 def _convert(item: Setting, value: Scalar) -> Scalar:
     if item.kind in ("str", "list"):
+        if item.check is not None:
+            item.check(item.name, str(value))
         return str(value)
     number = _WORDS.get(value.lower()) if isinstance(value, str) else value
     if number is None and isinstance(value, str) and value.isascii() and value.lstrip("-").isdigit():

@@ -102,3 +102,22 @@ def test_wrong_variables_are_refused_and_nothing_changes(variables, name, value)
     with pytest.raises(UsageError):
         variables.set_now("gw", name, value)
     assert variables.get("gw", "limit") == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "is_right"),
+    [
+        pytest.param("/run/log", True, id="a path"),
+        pytest.param("/" + "x" * 106, True, id="as long as a socket may be"),
+        pytest.param("/" + "x" * 107, False, id="longer"),
+        pytest.param("/" + "ü" * 54, False, id="longer in bytes"),
+        pytest.param("dev/log", False, id="relative"),
+        pytest.param("", False, id="none"),
+    ],
+)
+def test_the_syslog_socket_is_a_whole_path_that_a_socket_can_have(path, is_right):
+    if is_right:
+        assert Settings({"log_socket": path}).log_socket == path
+    else:
+        with pytest.raises(ConfigError, match="log_socket"):
+            Settings({"log_socket": path})

@@ -438,6 +438,15 @@ def test_preload_goes_on_when_the_database_comes_back():
     assert contacts(made) == ["sip:a@h"]
 
 
+def test_a_preload_that_cannot_go_on_is_warned_of_once_a_minute(caplog):
+    made = start(role="timer")
+    made.database.add(binding())
+    made.database.down = True
+    for now in range(1, 121):
+        made.module.on_tick(float(now), NOW)
+    assert len([record for record in caplog.records if "loading location" in record.getMessage()]) == 2
+
+
 def test_a_table_first_used_by_the_script_is_loaded_too():
     made = start(role="timer")
     made.database.add(binding())

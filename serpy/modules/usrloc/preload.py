@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PAGE: Final = 2000
 RETRY_S: Final = 5.0
 REPORT_S: Final = 5.0
+WARN_S: Final = 60.0  # between two warnings that it still does not go on
 
 
 class Preload:
@@ -43,6 +44,7 @@ class Preload:
         self._started = 0.0
         self._report_at = 0.0
         self._retry_at = 0.0
+        self._warn_at = 0.0
         self._busy = False  # a tick is waiting for the database; the next one comes in the meantime
 
     def tick(self, now: float, budget_s: float) -> bool:
@@ -63,7 +65,11 @@ class Preload:
             try:
                 self._page()
             except (BackendError, ResourceError) as exc:
-                log.warning("loading %s stops at row %d, next try in %d s: %s", self._name, self._rows, RETRY_S, exc)
+                if now >= self._warn_at:
+                    self._warn_at = now + WARN_S
+                    log.warning(
+                        "loading %s stops at row %d, tried every %d s: %s", self._name, self._rows, RETRY_S, exc
+                    )
                 self._retry_at = now + RETRY_S
                 return False
         if now >= self._report_at:
