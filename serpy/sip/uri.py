@@ -12,6 +12,7 @@ from typing import Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import IPV6, SCHEME, TEL, URI_TAIL, USERINFO, ascii_lower, is_hostname
+from serpy.sip.host import normal_host
 from serpy.sip.limits import PORT_MAX, URI_CACHE, URI_MAX
 
 
@@ -35,6 +36,7 @@ class Uri:
         self.headers: Final = headers
         self._text = text
         self._param_map: dict[str, str] | None = None
+        self._normal_host: str | None = None
 
     @property
     def is_sip(self) -> bool:
@@ -46,6 +48,14 @@ class Uri:
         """The host in lower case, without the brackets of an IPv6 reference."""
         host = ascii_lower(self.host)
         return host[1:-1] if host[:1] == "[" else host
+
+    @property
+    def normal_host(self) -> str:
+        """The host in its normal form (``sip/host.py``), "" for what is no host."""
+        found = self._normal_host
+        if found is None:
+            found = self._normal_host = normal_host(self.host)
+        return found
 
     @property
     def param_map(self) -> dict[str, str]:

@@ -1,0 +1,32 @@
+"""Text of strangers as people may see it, and as it may stand in a header.
+
+Runs in: every process. Locks: none. RFC: 3261 §25.1 (TEXT-UTF8-TRIM).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# Controls, DEL, C1; the marks that turn the direction of a line; line and paragraph separators; lone surrogates.
+_HIDDEN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]"
+)
+_BREAKS: Final = re.compile("[\x00\r\n]")
+
+
+def printable(text: str) -> str:
+    r"""*text* with everything that a terminal or a log would obey written as ``\x1b`` or ``\u202e``."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _HIDDEN.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def header_value(text: str) -> str:
+    """*text* as it may stand in one header line: CR, LF and NUL become spaces."""
+    return _BREAKS.sub(" ", text)
