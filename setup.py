@@ -85,7 +85,7 @@ HOT = [
     "serpy/rtp/relay.py",
     "serpy/rtp/rtpproxy.py",
     "serpy/rtp/session.py",
-    "serpy/modules/auth.py",
+    "serpy/modules/auth/*.py",
     "serpy/modules/auth_db/*.py",
     "serpy/modules/avp_db.py",
     "serpy/modules/db_postgres/statements.py",
