@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return _HIDDEN.sub(_escaped, text)
 
 
+def printable_lines(text: str) -> str:
+    """*text*, which has several lines of our own, with everything but their ends as ``printable()`` writes it."""
+    return "\n".join([printable(line) for line in text.split("\n")])
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
