@@ -28,6 +28,7 @@ from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of, stream_children
 from serpy.net.nameservers import servers_of
 from serpy.net.streams import COUNTERS
+from serpy.run_dir import check_folder, check_secrets, make_folder
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
@@ -286,14 +287,25 @@ def _opener(url: str, loaded: Mapping[str, Exports]) -> Callable[..., object]:
     return opener
 
 
+def make_run_dir(run_dir: str) -> None:
+    """Make *run_dir* when it is missing, else look whether it is ours alone. Raises ConfigError."""
+    try:
+        make_folder(run_dir)
+        check_folder(run_dir)
+    except OSError as exc:
+        raise ConfigError(f"cannot use {run_dir}: {exc}", hint="choose another run directory with -Y") from None
+
+
 def _secrets(run_dir: str) -> dict[str, str]:
     """The secrets of this server, made at the first start and kept in *run_dir*; "" gives throw-away ones."""
     found = {name: secrets.token_hex(24) for name in SECRETS}
     if not run_dir:
         return found
     path = Path(run_dir, SECRETS_FILE)
+    make_run_dir(run_dir)
     try:
         if path.exists():
+            check_secrets(path)
             kept: set[str] = set()
             for line in path.read_text(encoding="ascii").split("\n"):
                 name, equals, value = line.partition("=")
@@ -305,7 +317,6 @@ def _secrets(run_dir: str) -> dict[str, str]:
                 with path.open("a", encoding="ascii") as file:
                     file.writelines(f"{name}={found[name]}\n" for name in missing)
             return found
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
         # Written aside and linked into place: a second start at the same time sees all or nothing.
         draft = path.with_name(f"{SECRETS_FILE}.{os.getpid()}")
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -109,6 +109,8 @@ class RpcServer:
         """The frame that answers the request in *text*; may park. Raises FramingError."""
         request = decode(text)
         number = request.get("id")
+        if not isinstance(number, int | str):
+            number = None
         method, params = request.get("method"), request.get("params")
         try:
             if not isinstance(method, str) or not isinstance(params, list):
@@ -308,26 +310,31 @@ class Connection:
         return HEADER.size + frame_size(data[: HEADER.size], MAX_REQUEST) if len(data) >= HEADER.size else 0
 
     def handle(self, request: bytes) -> None:
-        """Answer one request and read on; may park."""
+        """Answer one request and read on; may park. Whatever goes wrong closes the connection: nobody waits for ever."""
+        reads_on = False
         try:
-            if self._is_metrics:
-                self._send(metrics.answer(request, self._rpc.server.counters))
-                self.close()
-                return
-            if request[0] == binrpc.MAGIC:
-                head = binrpc.parse_head(request)
-                assert head is not None  # _size() has seen the whole header
-                self._send(self._rpc.answer_binrpc(head.cookie, request[head.total - head.size :]))
-            else:
-                self._send(self._rpc.answer_json(request[HEADER.size :]))
+            self._send(self._answer(request))
+            reads_on = not self._is_metrics and not self._closed
         except (OSError, FramingError, ResourceError) as exc:
             log.debug("RPC on %s: %s", self.address, exc)
-            self.close()
-        if not self._closed:
+        finally:
+            if not reads_on:
+                self.close()
+        if reads_on:
             self.busy = False
             self._rpc.loop.add_reader(self._fd, self._read)
             if self._data:
                 self._take()
+
+    def _answer(self, request: bytes) -> bytes:
+        """What answers *request*; may park. Raises FramingError."""
+        if self._is_metrics:
+            return metrics.answer(request, self._rpc.server.counters)
+        if request[0] != binrpc.MAGIC:
+            return self._rpc.answer_json(request[HEADER.size :])
+        head = binrpc.parse_head(request)
+        assert head is not None  # _size() has seen the whole header
+        return self._rpc.answer_binrpc(head.cookie, request[head.total - head.size :])
 
     def _send(self, data: bytes) -> None:
         """Write all of it, waiting for a slow reader. Raises OSError, ResourceError."""

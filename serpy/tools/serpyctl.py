@@ -26,7 +26,7 @@ from serpy.rpc.protocol import RpcFault, call
 from serpy.shm.record import Binding
 from serpy.tools import attributes
 from serpy.tools.provision import Provision
-from serpy.tools.tables import show
+from serpy.tools.tables import say, show
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -80,7 +80,7 @@ class Ctl:
             for name in names:
                 self.rpc("cache.bump", name)
         except (OSError, RpcFault) as exc:
-            sys.stderr.write(f"WARNING: the database is changed, but the server was not told: {exc}\n")
+            say(f"WARNING: the database is changed, but the server was not told: {exc}", sys.stderr)
 
     def show(self, data: object, empty: str = "nothing found") -> None:
         """Print a result."""
@@ -89,7 +89,7 @@ class Ctl:
     def say(self, text: str) -> None:
         """Print a confirmation, unless the output is for a program."""
         if not self.options.json:
-            sys.stdout.write(f"{text}\n")
+            say(text)
 
     def password(self) -> str:
         """The password given with -p, else typed twice."""
@@ -149,7 +149,7 @@ def _user_rm(ctl: Ctl) -> None:
             ctl.rpc("usrloc.delete_uid", "location", uid)
         except RpcFault as exc:
             if exc.code != 404:
-                sys.stderr.write(f"WARNING: the user is removed, but the contacts stay until they expire: {exc}\n")
+                say(f"WARNING: the user is removed, but the contacts stay until they expire: {exc}", sys.stderr)
     ctl.say(f"user {uid} removed")
 
 
@@ -482,7 +482,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, status: int) -> int:
-    sys.stderr.write(f"ERROR: {text}\n")
+    say(f"ERROR: {text}", sys.stderr)
     return status
 
 
