@@ -25,6 +25,7 @@ HOT = [
     "serpy/sip/digest.py",
     "serpy/sip/flow.py",
     "serpy/sip/framing.py",
+    "serpy/sip/heads.py",
     "serpy/sip/host.py",
     "serpy/sip/limits.py",
     "serpy/sip/lines.py",
