@@ -26,6 +26,7 @@ HOT = [
     "serpy/sip/equality.py",
     "serpy/sip/flow.py",
     "serpy/sip/framing.py",
+    "serpy/sip/heads.py",
     "serpy/sip/host.py",
     "serpy/sip/limits.py",
     "serpy/sip/lines.py",
