@@ -23,6 +23,7 @@ HOT = [
     "serpy/sip/authorization.py",
     "serpy/sip/cseq.py",
     "serpy/sip/digest.py",
+    "serpy/sip/equality.py",
     "serpy/sip/flow.py",
     "serpy/sip/framing.py",
     "serpy/sip/host.py",
