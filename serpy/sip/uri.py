@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.errors import ParseError
-from serpy.sip.abnf import IPV6, SCHEME, TEL, URI_TAIL, USERINFO, ascii_lower, is_hostname
+from serpy.sip.abnf import IPV6, SCHEME, TEL, URI_TAIL, USERINFO, ascii_lower
 from serpy.sip.host import normal_host
 from serpy.sip.limits import PORT_MAX, URI_CACHE, URI_MAX
 
@@ -226,8 +226,8 @@ def _parse_sip(scheme: str, text: str, start: int) -> Uri:
         if colon >= 0:
             host = rest[:colon]
             port = parse_port(rest[colon + 1 :], text)
-        if not is_hostname(host):
-            raise ParseError("bad host in URI", value=text)
+    if not normal_host(host):
+        raise ParseError("bad host in URI", value=text)
     return Uri(scheme, user, password, host, port, params, headers, text)
 
 
