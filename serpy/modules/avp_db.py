@@ -133,7 +133,7 @@ class AvpDb:
         except ParseError:
             return None
         self._uri_sweep.start()
-        did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
+        did = self._domains.did(uri.host) if self._domains is not None and uri.host else ""
         return self._uris.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme))
 
     def _load_user(self, uid: str) -> Attributes:

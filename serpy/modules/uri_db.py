@@ -145,7 +145,7 @@ class UriDb:
         if not uri.user or uri.scheme not in _SCHEMES:
             return None
         self._sweep.start()
-        did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
+        did = self._domains.did(uri.host) if self._domains is not None and uri.host else ""
         for row in self._cache.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme)):
             if row[1] & direction:
                 return row
