@@ -248,6 +248,19 @@ def _parse_tel(text: str, start: int) -> Uri:
     return Uri("tel", number, "", "", 0, params, "", text)
 
 
+def telephone_number(user: str) -> str:
+    """The number that *user* writes, of a tel URI or of a SIP URI with user=phone, without visual separators; "" for none.
+
+    Parameters behind the number are left out; with a phone-context it is a number of elsewhere (RFC 3966 §5.1.5).
+    """
+    number, _, params = user.partition(";")
+    if "phone-context" in ascii_lower(params) or TEL.fullmatch(number) is None:
+        return ""
+    for separator in "-.()":
+        number = number.replace(separator, "")
+    return number
+
+
 def unescape(text: str) -> str:
     """*text* with its %HH escapes resolved, as UTF-8 with undecodable bytes kept as surrogates.
 
