@@ -84,7 +84,11 @@ def test_a_number_dialled_by_a_number_is_one_at_the_domain_of_to():
 
 
 def test_a_number_without_any_domain_stays_one():
-    text = request_text(uri="tel:55").replace("sip:alice@example.com", "tel:+4312").replace("sip:bob@example.com", "tel:55")
+    text = (
+        request_text(uri="tel:55")
+        .replace("sip:alice@example.com", "tel:+4312")
+        .replace("sip:bob@example.com", "tel:55")
+    )
     ctx = context(text)
     assert call("tel2sip", ctx) == -1
     assert ctx.request_uri == "tel:55"
