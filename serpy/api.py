@@ -36,6 +36,7 @@ from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.sip.host import normal_host
 from serpy.transaction.user import Outcome
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Server:
         self._ports.clear()
 
     def is_myself(self, host: str, port: int = 0) -> bool:
-        """True when *host*:*port* (0 = 5060) is a listen address or an alias; *host* in any case, brackets allowed."""
+        """True when *host*:*port* (0 = 5060) is a listen address or an alias, however *host* is written."""
         ports = self._ports.get(host)
         if ports is None:
             ports = self._ports_of(host)
@@ -272,9 +273,14 @@ class Server:
                 return True
         return False
 
+    def is_own_host(self, host: str) -> bool:
+        """True when *host* is one of our addresses or names, whatever the port."""
+        ports = self._ports.get(host)
+        return bool(self._ports_of(host) if ports is None else ports)
+
     def _ports_of(self, host: str) -> list[int]:
-        name = host.lower().strip("[]")
-        ports = [port for alias, port in self._aliases if alias == name]
+        name = normal_host(host)
+        ports = [port for alias, port in self._aliases if name and normal_host(alias) == name]
         if len(host) <= HOST_MAX:
             if len(self._ports) >= HOSTS_KNOWN:
                 self._ports.clear()
