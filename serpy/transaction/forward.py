@@ -203,11 +203,10 @@ class Forwarder:
         to_source = ctx.reply_to_source
         received = received_value(via, ctx.flow, to_source=to_source)
         rport = rport_value(via, ctx.flow, to_source=to_source)
-        connection = ctx.flow.connection
-        if not received and not rport and not connection:
+        if not received and not rport:
             return ctx.edits
         at = request.find("via")
-        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport, connection))
+        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport))
         return ctx.edits
 
     def is_loop(self, request: Request) -> bool:
