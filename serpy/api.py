@@ -198,6 +198,7 @@ class Server:
         self.hooks = Hooks()
         self.exports: dict[str, Exports] = {}  # loaded modules by name, in load order
         self.run_dir = ""
+        self.secret = os.urandom(32)  # keys are derived from it; the loader puts the lasting one in its place
         self.started_wall = time.time()
         # Declared only: a compiled attribute of a compiled class cannot hold None.
         self.segment: Segment  # shared memory; modules allocate in init()

@@ -72,6 +72,7 @@ def load(
     servers_of(settings)  # refuse what no child could use
     server = Server(settings)
     server.run_dir = run_dir
+    server.secret = all_defines["COOKIE_SECRET"].encode("utf-8", "surrogateescape")
     server.program = program
     for exports in program.modules:
         server.exports[exports.name] = exports

@@ -71,7 +71,8 @@ def next_address(branch: ClientTransaction) -> ClientTransaction | None:
     if server.is_final() or not server.has_room(1):
         return None
     alternatives = branch.alternatives
-    branch_id = f"{branch.branch_id.rpartition('.')[0]}.{len(server.branches)}"
+    head, _, way = branch.branch_id.rpartition(".")
+    branch_id = f"{head.rpartition('.')[0]}.{len(server.branches)}.{way}"
     following = ClientTransaction(server, branch_id, branch.request_uri)
     following.flow = alternatives[0]
     following.alternatives = alternatives[1:]

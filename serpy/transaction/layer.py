@@ -19,23 +19,24 @@ from serpy.clock import Clock
 from serpy.errors import TransportError
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request, Response
-from serpy.transaction.matching import ServerKey, server_key
+from serpy.transaction.matching import NO_GROUPS, Groups, ServerKey, server_key
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.timers import TimerWheel
 from serpy.transaction.transactions import ClientMachine, ClientTransaction, ServerMachine, ServerTransaction
 from serpy.transaction.user import Outcome, TransactionUser
+from serpy.transaction.ways import Ways, folded
 
 
 class TransactionLayer:
     """What the transactions of one process share. A request we work on is a ``ServerTransaction``, else a residue."""
 
     def __init__(
-        self, settings: TransactionSettings, send: Callable[[Outgoing], None], cookie: str,
+        self, settings: TransactionSettings, send: Callable[[Outgoing], None], ways: Ways,
         make_tag: Callable[[Request], str], clock: Clock,
     ) -> None:  # fmt: skip
         self.settings: Final = settings
         self.send_out: Final = send
-        self.cookie: Final = cookie
+        self.ways: Final = ways
         self.make_tag: Final = make_tag
         self.clock: Final = clock
         self.user: TransactionUser = TransactionUser()
@@ -45,6 +46,7 @@ class TransactionLayer:
         self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
+        self.groups: Groups = NO_GROUPS
         self.servers: dict[ServerKey, ServerMachine] = {}
         self.clients: dict[str, ClientMachine] = {}
         self.wheel: Final = TimerWheel(clock.now())
@@ -69,7 +71,9 @@ class TransactionLayer:
 
     def next_branch_id(self, server: ServerTransaction, loop: int) -> str:
         """The branch parameter of the next branch of *server*."""
-        return f"z9hG4bK{self.cookie}n{server.number}.{loop}.{len(server.branches)}"
+        return self.ways.branch(
+            server.number, loop, len(server.branches), server.flow, server.call_id, self.clock.wall_now()
+        )
 
     def send(self, data: bytes, flow: Flow) -> bool:
         """Send *data*; False when the transport refused it."""
@@ -97,8 +101,13 @@ class TransactionLayer:
 
     def find_branch(self, response: Response) -> ClientMachine | None:
         """The client transaction *response* belongs to (§17.1.3), None for a stray one."""
-        branch = self.clients.get(response.via.branch)
+        name = response.via.branch
+        branch = self.clients.get(name)
         if branch is None:
+            branch = self.clients.get(folded(name))
+            if branch is None:
+                return None
+        if branch.call_id != response.call_id:
             return None
         method = response.method
         if method == (branch.server.method if isinstance(branch, ClientTransaction) else "INVITE"):

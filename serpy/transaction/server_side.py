@@ -48,7 +48,7 @@ def absorb(layer: TransactionLayer, request: Request) -> bool:
 
 def create(layer: TransactionLayer, ctx: Context, request: Request) -> ServerTransaction:
     """A new server transaction for *request*, with its last deadline; an INVITE is answered 100 at once."""
-    flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=layer.reply_to_via)
+    flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=layer.reply_to_via, groups=layer.groups)
     server = ServerTransaction(server_key(request, request.method), request, ctx, flow, layer.next_number())
     layer.servers[server.key] = server
     ctx.transaction = server
