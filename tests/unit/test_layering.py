@@ -140,7 +140,7 @@ LENT = {
     "xmlrpc": {"rpc", "net"},
     "avp": {"script.environment"},
     "eval": {"script.environment", "script.selects"},
-    "auth": {"shm.lock"},
+    "auth": {"shm.lock", "script.networks"},
     "maxfwd": {"config"},
     "trust": {"trust"},
     **{name: {"db"} for name in ("db_mysql", "db_postgres", "db_sqlite")},
