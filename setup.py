@@ -40,6 +40,11 @@ HOT = [
     "serpy/sip/via.py",
     "serpy/sip/writer.py",
     "serpy/transaction/*.py",
+    "serpy/trust/budgets.py",  # not people.py: RPCs are called by their signature
+    "serpy/trust/charges.py",
+    "serpy/trust/counters.py",
+    "serpy/trust/limits.py",
+    "serpy/trust/places.py",
     "serpy/script/attribute_rows.py",
     "serpy/script/builtins.py",
     "serpy/script/formats.py",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import serpy.modules
-from serpy.api import Server
+from serpy.api import BUDGETS, CHARGES, Server
 from serpy.config import KINDS, Settings, Variables
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
@@ -33,8 +33,14 @@ from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
 from serpy.script.hooks import Hooks
+from serpy.script.networks import Networks, parse_network
 from serpy.shm.counters import Counters
+from serpy.shm.kept import Kept
 from serpy.shm.segment import Segment
+from serpy.trust.budgets import MODES, Budgets
+from serpy.trust.charges import Charges
+from serpy.trust.counters import declare_counters
+from serpy.trust.limits import Limits
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -81,6 +87,7 @@ def load(
     server.aliases = aliases_of(settings, server.listeners)
     server.open_database = _Databases(server, check_only=check_only).open
     _make_shared(server, environment)
+    _budget(server, run_dir if not check_only else "")
     _lend(server, program.hooks)
     if not check_only:
         _require_files(server)
@@ -211,6 +218,24 @@ def _make_shared(server: Server, environment: Environment) -> None:
                 variables.declare(group, name, "int" if isinstance(value, int) else "str", value)
     variables.place(server.segment, server.counters)
     server.variables = variables
+
+
+def _budget(server: Server, run_dir: str) -> None:
+    """What strangers may cost, in a memory that outlives this server."""
+    settings = server.settings
+    limits = Limits(settings.trust_size)
+    kept = Kept(run_dir, "budgets", f"serpy budgets 1 {limits.size}", Budgets.size(limits))
+    trusted = [parse_network(word) for text in settings.trusted for word in text.replace(",", " ").split()]
+    budgets = Budgets(
+        kept.memory, limits, secrets.randbits(63), mode=MODES.index(settings.trust_mode),
+        is_trusted=Networks(trusted).holds if trusted else None,
+    )  # fmt: skip
+    declare_counters(server.counters)
+    charges = Charges(budgets, settings.children)
+    server.provide(BUDGETS, budgets)
+    server.provide(CHARGES, charges)
+    server.hooks.on_credentials.append(charges.credentials)
+    server.hooks.on_refused.append(charges.refused)
 
 
 def _require_files(server: Server) -> None:

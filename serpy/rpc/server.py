@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ConfigError, FramingError, ResourceError
 from serpy.net.listen import stream_children
-from serpy.rpc import binrpc, metrics, xmlrpc
+from serpy.rpc import ban, binrpc, metrics, xmlrpc
 from serpy.rpc.addresses import Address
 from serpy.rpc.core import CoreRpc
 from serpy.rpc.http import HttpCalls
@@ -54,6 +54,8 @@ class RpcServer:
             self.registry.add(Rpc(name, call))
         streams = StreamRpc(server, stream_children(server.listeners, server.settings))
         for rpc in streams.methods():
+            self.registry.add(rpc)
+        for rpc in ban.methods(server):
             self.registry.add(rpc)
         for exports in server.exports.values():
             for rpc in exports.rpc:
