@@ -139,7 +139,7 @@ LENT = {
     "xmlrpc": {"rpc", "net"},
     "avp": {"script.environment"},
     "eval": {"script.environment", "script.selects"},
-    "auth": {"shm.lock", "script.networks"},
+    "auth": {"shm.kept", "shm.lock", "script.networks"},
     "maxfwd": {"config"},
     **{name: {"db"} for name in ("db_mysql", "db_postgres", "db_sqlite")},
     **dict.fromkeys(("acc_db", "auth_db", "avp_db", "db_ops", "domain", "gflags", "speeddial", "uri_db"), TABLES),
