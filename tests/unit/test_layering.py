@@ -141,7 +141,7 @@ LENT = {
     "xmlrpc": {"rpc", "net"},
     "avp": {"script.environment"},
     "eval": {"script.environment", "script.selects"},
-    "auth": {"shm.lock", "script.networks"},
+    "auth": {"shm.kept", "shm.lock", "script.networks"},
     "maxfwd": {"config"},
     "trust": {"trust"},
     **{name: {"db"} for name in ("db_mysql", "db_postgres")},
