@@ -11,7 +11,7 @@ Runs in: udp receiver, timer (replicas). Locks: none. RFC: 3261 §8.1.3, §8.2, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
@@ -86,7 +86,7 @@ class Pipeline:
         program: Any = server.program
         self.program = program
         cookie = os.urandom(4).hex()
-        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire)
+        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire, self._too_much, self._after)
         self.replies: Final = StatelessReplies(SECRET, self.send, self.loop.now)
         self.forwarder: Final = Forwarder(server.listeners, self.send, cookie)
         self.layer: Final = TransactionLayer(
@@ -201,8 +201,16 @@ class Pipeline:
 
     def _wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> None:
         """Have *message* wait behind the parked handler of its Call-ID, if there is room."""
-        if not self.order.wait(call_id, data, message, flow) and flow.connection and isinstance(message, Request):
-            self._refuse(message, flow, 503, "", RETRY_LATER)  # nobody repeats it; a datagram comes again by itself
+        if not self.order.wait(call_id, data, message, flow):
+            self._too_much(message, flow)
+
+    def _too_much(self, message: Message, flow: Flow) -> None:
+        """There is no room for *message* behind a parked one."""
+        if isinstance(message, Request):
+            self._refuse(message, flow, 503, "", RETRY_LATER)
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.loop.call_at(self.loop.now() + seconds, callback)
 
     def _go_on(self, data: bytes, message: Message, flow: Flow) -> None:
         """The turn of a message that has waited has come."""

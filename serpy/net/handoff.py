@@ -30,6 +30,8 @@ STREAM_ALIAS: Final = 18  # which connection leads to an address
 STREAM_HELLO: Final = 19  # a TCP receiver has started: its predecessor's connections are gone
 STREAM_LIST: Final = 20  # ctl asks for the connections
 STREAM_LISTED: Final = 21  # one TCP receiver's answer
+STREAM_HOLD: Final = 27  # a receiver has too much of one call from a connection, or takes more again
+STREAM_PROVED: Final = 28  # who is behind a connection has proved who they are
 HTTP: Final = 22  # an HTTP request that came to a SIP port, with its flow: encode_message()
 HTTP_RPC: Final = 23  # the same, which the script allows to call a method: for ctl
 
@@ -49,6 +51,7 @@ SO_RCVBUFFORCE: Final = 33
 OUTBOX_PIECE: Final = 256  # datagrams sent in one turn
 OUTBOX_MAX: Final = 200_000  # for one slot: every alias of very many connections
 OUTBOX_WAIT_S: Final = 1.0  # for room, then try all the same
+OUTBOX_LOOK_S: Final = 0.01  # the same, while another handler waits for that room
 
 Handler = Callable[[bytes, int], None]
 Codec = Callable[..., object]
@@ -113,6 +116,8 @@ KINDS: Final[dict[int, Kind]] = {
     STREAM_HELLO: Kind("stream hello", (STREAMS,), (STREAMS,)),
     STREAM_LIST: Kind("stream list", (CTL,), (STREAMS,)),
     STREAM_LISTED: Kind("stream listed", (STREAMS,), (CTL,)),
+    STREAM_HOLD: Kind("stream hold", (RECEIVER,), (STREAMS,)),
+    STREAM_PROVED: Kind("stream proved", (RECEIVER,), (STREAMS,)),
     HTTP: Kind("http", (STREAMS,), (RECEIVER,)),
     HTTP_RPC: Kind("http rpc", (RECEIVER,), (CTL,)),
     REPLICATE: Kind("replicate", (RECEIVER,), (TIMER,)),
@@ -234,6 +239,7 @@ class Outbox:
         self._loop: Final = loop
         self._channels: Final = channels
         self._waiting: Final[dict[int, dict[object, Letter]]] = {}  # slot -> what waits, by its subject
+        self._parked: Final[set[int]] = set()  # slots whose descriptor somebody waits on: only one handler may
 
     def send(self, slot: int, kind: int, payload: bytes) -> None:
         """Send *payload* now, or after all that waits for that slot."""
@@ -251,6 +257,22 @@ class Outbox:
             self._channels.drop()
             return
         waiting[subject] = (kind, payload)
+
+    def wait_for_room(self, slot: int) -> bool:
+        """Park until the process in *slot* may take more, OUTBOX_WAIT_S at most. False: nobody may park now."""
+        loop = self._loop
+        try:
+            if slot in self._parked:
+                loop.sleep(OUTBOX_LOOK_S)
+                return True
+            self._parked.add(slot)
+            try:
+                loop.wait_writable(self._channels.out_fileno(slot), loop.now() + OUTBOX_WAIT_S)
+            finally:
+                self._parked.discard(slot)
+        except ResourceError:
+            return False
+        return True
 
     def is_waiting(self, slot: int) -> bool:
         """True while something waits for *slot*."""
@@ -282,12 +304,9 @@ class Pump:
         """Send a piece; come back while something is left."""
         outbox = self._outbox
         loop = outbox._loop
-        if not outbox.pump(self._slot):
-            try:
-                loop.wait_writable(outbox._channels.out_fileno(self._slot), loop.now() + OUTBOX_WAIT_S)
-            except ResourceError:  # too many are parked: look again later
-                loop.call_at(loop.now() + OUTBOX_WAIT_S, self.run)
-                return
+        if not outbox.pump(self._slot) and not outbox.wait_for_room(self._slot):
+            loop.call_at(loop.now() + OUTBOX_WAIT_S, self.run)
+            return
         if outbox.is_waiting(self._slot):
             loop.spawn(self.run)
 
@@ -321,5 +340,18 @@ def decode_message(payload: bytes) -> tuple[bytes, int, str, int, int]:
     )
 
 
+def encode_hold(connection: int, *, held: bool) -> bytes:
+    """The payload of STREAM_HOLD: do not read *connection*, or (not *held*) read on."""
+    return bytes((int(held),)) + connection.to_bytes(8, "big")
+
+
+def decode_hold(payload: bytes) -> tuple[int, bool]:
+    """(connection id, held) of such a payload. Raises PayloadError."""
+    if len(payload) != 9 or payload[0] > 1:
+        raise PayloadError(f"{len(payload)} bytes hold no connection")
+    return int.from_bytes(payload[1:], "big"), payload[0] == 1
+
+
 register(MESSAGE, encode_message, decode_message)
+register(STREAM_HOLD, encode_hold, decode_hold)
 register(HTTP, encode_message, decode_message)

@@ -81,6 +81,7 @@ class Farm:
             server.counters = counters
             server.loop = self.loop
             server.channels = channels
+            server.segment = Segment(1 << 20)
             counters.attach(slot)
             bound = type("NoSockets", (), {"children": RECEIVERS, "streams": 2, "accepting": [[None, None]]})()
             worker = TcpWorker(server, channels, bound, slot, slot - self.layout.first_stream)
@@ -298,7 +299,8 @@ def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
     bound = bind_all([listener], 1, settings)
     try:
         server = Server(settings)
-        server.counters = Counters(Segment(1 << 20), 6)
+        server.segment = Segment(1 << 20)
+        server.counters = Counters(server.segment, 6)
         worker = TcpWorker(server, Channels(6), bound, 4, 0)
         assert (worker.title, worker.receiver_sockets(), worker.stream_sockets()) == ("tcp receiver child=0", -1, 0)
     finally:
