@@ -9,7 +9,10 @@ Runs in: every process. Locks: none.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Final
 
@@ -51,7 +54,6 @@ SO_RCVBUFFORCE: Final = 33
 OUTBOX_PIECE: Final = 256  # datagrams sent in one turn
 OUTBOX_MAX: Final = 200_000  # for one slot: every alias of very many connections
 OUTBOX_WAIT_S: Final = 1.0  # for room, then try all the same
-OUTBOX_LOOK_S: Final = 0.01  # the same, while another handler waits for that room
 
 Handler = Callable[[bytes, int], None]
 Codec = Callable[..., object]
@@ -160,6 +162,10 @@ class Channels:
         """The descriptor to wait on until the process in *slot* has room again."""
         return self._out[slot].fileno()
 
+    def backlog(self, slot: int) -> int:
+        """Bytes, as the kernel counts them, that the process in *slot* has not read yet, whoever sent them."""
+        return int.from_bytes(fcntl.ioctl(self._out[slot].fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
     def send(self, slot: int, kind: int, payload: bytes) -> bool:
         """Hand *payload* to the process in *slot*; False = its socket is full, dropped and counted."""
         head = self._heads[slot][kind] if self._heads else self._head(slot, kind)
@@ -239,7 +245,6 @@ class Outbox:
         self._loop: Final = loop
         self._channels: Final = channels
         self._waiting: Final[dict[int, dict[object, Letter]]] = {}  # slot -> what waits, by its subject
-        self._parked: Final[set[int]] = set()  # slots whose descriptor somebody waits on: only one handler may
 
     def send(self, slot: int, kind: int, payload: bytes) -> None:
         """Send *payload* now, or after all that waits for that slot."""
@@ -257,22 +262,6 @@ class Outbox:
             self._channels.drop()
             return
         waiting[subject] = (kind, payload)
-
-    def wait_for_room(self, slot: int) -> bool:
-        """Park until the process in *slot* may take more, OUTBOX_WAIT_S at most. False: nobody may park now."""
-        loop = self._loop
-        try:
-            if slot in self._parked:
-                loop.sleep(OUTBOX_LOOK_S)
-                return True
-            self._parked.add(slot)
-            try:
-                loop.wait_writable(self._channels.out_fileno(slot), loop.now() + OUTBOX_WAIT_S)
-            finally:
-                self._parked.discard(slot)
-        except ResourceError:
-            return False
-        return True
 
     def is_waiting(self, slot: int) -> bool:
         """True while something waits for *slot*."""
@@ -304,9 +293,12 @@ class Pump:
         """Send a piece; come back while something is left."""
         outbox = self._outbox
         loop = outbox._loop
-        if not outbox.pump(self._slot) and not outbox.wait_for_room(self._slot):
-            loop.call_at(loop.now() + OUTBOX_WAIT_S, self.run)
-            return
+        if not outbox.pump(self._slot):
+            try:
+                loop.wait_writable(outbox._channels.out_fileno(self._slot), loop.now() + OUTBOX_WAIT_S)
+            except ResourceError:  # too many are parked: look again later
+                loop.call_at(loop.now() + OUTBOX_WAIT_S, self.run)
+                return
         if outbox.is_waiting(self._slot):
             loop.spawn(self.run)
 

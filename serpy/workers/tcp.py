@@ -60,7 +60,11 @@ log = logging.getLogger(__name__)
 
 PUBLISH_S: Final = 1.0
 LEARNING_S: Final = 0.25  # a successor's wait for the other TCP receivers to say which connections they have
-WAIT_S: Final = 1.0  # for a full hand-off socket, when too many handlers are parked to wait for it
+# A receiver's hand-off socket holds thousands of messages, seconds of work. Connections put no more into it than it does
+# in some hundredths of a second: what waits on them waits in turn, and a newcomer's message does not queue behind it all.
+BACKLOG: Final = 65536  # bytes, as the kernel counts them: about 60 messages
+LOOK_S: Final = 0.002  # until a receiver with such a backlog is looked at again
+LONGEST_WAIT_S: Final = 0.25  # for one turn all the same: others may keep the socket full
 LISTED_BYTES: Final = 60_000  # of connections in one answer: it has to fit a hand-off datagram
 SPARE_DESCRIPTORS: Final = 200
 OWN_PART: Final = 10  # one connection of so many is kept for those that we make
@@ -71,6 +75,14 @@ HTTP_REASONS: Final = {
     404: "Not Found", 411: "Length Required", 413: "Content Too Large", 431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }  # fmt: skip
+
+
+class Line:
+    """The connections that wait for a receiver, in turn; the first of them waits no longer than until *due*."""
+
+    def __init__(self, due: float) -> None:
+        self.waiting: Final[deque[Connection]] = deque()
+        self.due = due
 
 
 class TcpWorker(Worker):
@@ -105,9 +117,8 @@ class TcpWorker(Worker):
         core = server.settings
         status = server.counters.status
         self.directory = Directory()
-        self._blocked: dict[int, deque[Connection]] = {}  # full receiver -> who waits for it, in turn
+        self._lines: dict[int, Line] = {}  # receiver with too much to do -> who waits for it
         self._turn = (-1, 0)  # (receiver, connection): who may send there though others wait
-        self._full = False  # a receiver took no more in this turn
         self._accept_aliases = bool(core.tcp_accept_aliases)
         self._count = _Counts(server.counters)
         _raise_limit(core.tcp_max_connections + SPARE_DESCRIPTORS)
@@ -210,8 +221,8 @@ class TcpWorker(Worker):
         else:
             slot = connection.id % receivers
             letter = HTTP
-        if self._blocked and slot in self._blocked and self._turn != (slot, connection.id):
-            self._blocked[slot].append(connection)
+        if self._turn != (slot, connection.id) and (slot in self._lines or self.channels.backlog(slot) >= BACKLOG):
+            self._wait_for(slot, connection)
             return False
         payload = encode_message(data, connection.listener.index, connection.host, connection.port, connection.id)
         if not self.channels.send(slot, letter, payload):
@@ -249,34 +260,31 @@ class TcpWorker(Worker):
     # --- back-pressure
 
     def _wait_for(self, slot: int, connection: Connection) -> None:
-        self._full = True
-        waiting = self._blocked.get(slot)
-        if waiting is not None:
-            waiting.append(connection)
+        line = self._lines.get(slot)
+        if line is not None:
+            line.waiting.append(connection)
             return
-        self._blocked[slot] = deque((connection,))
+        line = self._lines[slot] = Line(self.loop.now() + LONGEST_WAIT_S)
+        line.waiting.append(connection)
         self._count.add(self._count.paused)
-        self.loop.spawn(lambda: self._until_room(slot))
+        self.loop.call_at(self.loop.now() + LOOK_S, lambda: self._until_room(slot))
 
     def _until_room(self, slot: int) -> None:
-        """Park until the receiver in *slot* takes more, then give those who wait for it a turn each, while it does."""
-        if not self._blocked[slot]:
-            del self._blocked[slot]
-            return
-        if not self._outbox.wait_for_room(slot):
-            self.loop.call_at(self.loop.now() + WAIT_S, lambda: self._until_room(slot))
-            return
-        self.loop.spawn(lambda: self._until_room(slot))  # first, whatever a turn runs into
-        self._full = False
-        waiting = self._blocked[slot]
-        for _ in range(len(waiting)):
-            self._turn = (slot, waiting[0].id)
+        """Give those who wait for the receiver in *slot* a turn each, as long as it takes more."""
+        line = self._lines[slot]
+        again = self.loop.call_at(self.loop.now() + LOOK_S, lambda: self._until_room(slot))  # whatever a turn runs into
+        for _ in range(len(line.waiting)):
+            if self.loop.now() < line.due and self.channels.backlog(slot) >= BACKLOG:
+                break
+            line.due = self.loop.now() + LONGEST_WAIT_S
+            self._turn = (slot, line.waiting[0].id)
             try:
-                waiting.popleft().resume()
+                line.waiting.popleft().resume()
             finally:
                 self._turn = (-1, 0)
-            if self._full:
-                return
+        if not line.waiting:
+            again.cancel()
+            del self._lines[slot]
 
     def _on_hold(self, payload: bytes, _from_slot: int) -> None:
         number, held = decode_hold(payload)
