@@ -90,10 +90,8 @@ class Source:
         """The connection that is missed least: the oldest silent one, else the longest idle of the oldest; None when all
         of these are new or wait for an answer of ours.
         """
-        for connection in self.silent.values():
-            if now - connection.opened_at >= NEWCOMER_S:
-                return connection
-            break  # the others are newer
+        for connection in self.silent.values():  # the oldest; while it is new nobody else has to go for a newer one
+            return connection if now - connection.opened_at >= NEWCOMER_S else None
         found: Connection | None = None
         for looked_at, connection in enumerate(self.spoken.values()):
             if looked_at >= LOOKED_AT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 MESSAGE_MAX: Final = 65535  # bytes; what one UDP datagram can carry
+HEAD_MAX: Final = 32768  # bytes of start line and headers with the empty line; what follows is the body
 STREAM_QUEUE_MAX: Final = 4 * 1024 * 1024  # bytes that wait for the reader of one connection
 STREAM_ALIASES_MAX: Final = 8  # addresses that one connection may lead to besides its own
 HEADERS_MAX: Final = 256  # header lines of one message
