@@ -166,7 +166,8 @@ class Pipeline:
             if mine != self._child:
                 self.handed_off += 1
                 payload = encode_message(data, flow.listener.index, flow.host, flow.port, flow.connection)
-                self.server.channels.send(mine, MESSAGE, payload)
+                if not self.server.channels.send(mine, MESSAGE, payload) and flow.connection:
+                    self._too_much(message, flow)  # nobody repeats it
                 return
         order = self.order
         if not order.begin(call_id):

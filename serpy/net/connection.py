@@ -26,6 +26,7 @@ READ_BYTES: Final = 16384
 TURN_MESSAGES: Final = 4  # a turn of one connection, before the others have theirs
 TURN_BYTES: Final = 16384
 ANSWER_S: Final = 2.0  # for answers to what was handed over, when nothing more can be read
+BUSY_S: Final = 5.0  # for a request that is not answered
 HOLD_S: Final = 7.0  # a receiver lets go after 5 s; this is for one that has died
 SLOW_QUEUE: Final = 65536  # bytes that may wait for one reader also when all together have too many
 DRAINED: Final = 16  # reads of what is not wanted any more, so that closing does not become a reset
@@ -88,8 +89,10 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """True when nobody waits for something of the other."""
-        return not self.owed and not self._queue and not self._framer.is_inside
+        """True when nobody waits for something of the other, or has for long."""
+        if self._queue or self._framer.is_inside:
+            return False
+        return not self.owed or self._hub.loop.now() >= self.used_at + BUSY_S
 
     @property
     def is_waiting(self) -> bool:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BUCKETS: Final = 8192  # for each process; sources that fall into one share their count with it
 _CELL: Final = 4  # bytes
 LOOKED_AT: Final = 8  # of a source's oldest connections, for the one that was idle longest
-NEWCOMER_S: Final = 0.02  # for the first message of a new connection to be read, before it makes room for a newer one
 KNOWN_FOR_ONE: Final = 10  # known connections of a source that give it as much again as its limit …
 FACTOR_MAX: Final = 50  # … up to so many times
 
@@ -86,17 +85,21 @@ class Source:
         """The *limit* of this source: the more of its users are known, the higher."""
         return limit + limit * min(self.known * children // KNOWN_FOR_ONE, FACTOR_MAX - 1)
 
-    def least(self, now: float) -> Connection | None:
-        """The connection that is missed least: the oldest silent one, else the longest idle of the oldest; None when all
-        of these are new or wait for an answer of ours.
+    def oldest_silent(self) -> Connection | None:
+        """The one that has said nothing for longest."""
+        for connection in self.silent.values():
+            return connection
+        return None
+
+    def longest_idle(self, *, busy: bool = False) -> Connection | None:
+        """Of the oldest connections that have brought something the one used longest ago; None when all of these wait for
+        an answer of ours, which does not help them if *busy* ones count, too.
         """
-        for connection in self.silent.values():  # the oldest; while it is new nobody else has to go for a newer one
-            return connection if now - connection.opened_at >= NEWCOMER_S else None
         found: Connection | None = None
         for looked_at, connection in enumerate(self.spoken.values()):
             if looked_at >= LOOKED_AT:
                 break
-            if connection.is_idle and (found is None or connection.used_at < found.used_at):
+            if (busy or connection.is_idle) and (found is None or connection.used_at < found.used_at):
                 found = connection
         return found
 

@@ -34,6 +34,7 @@ PAUSE_S: Final = 0.5  # until the next accept when the process has no descriptor
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 BUFFERED_MAX: Final = 32 * 1024 * 1024  # bytes of unfinished messages; above it strangers have to be quick …
 CHOKED_ABOVE: Final = 4096  # … or short
+ASKED: Final = 8  # silent connections that are read once more before one of them goes
 TOLD_S: Final = 10.0  # between two lines of the log about sources with too many connections
 
 
@@ -203,15 +204,27 @@ class Hub:
     def _make_room(self) -> bool:
         """Close a connection of the source that has most strangers here; False when there is none to spare."""
         worst = self.sources.worst()
-        return worst is not None and self._close_one_of(worst)
+        return worst is not None and self._close_one_of(worst, busy=True)
 
-    def _close_one_of(self, source: Source) -> bool:
-        connection = source.least(self.loop.now())
+    def _close_one_of(self, source: Source, *, busy: bool = False) -> bool:
+        """Close the connection of *source* that is missed least; False when none is to go."""
+        connection = self._still_silent(source) or source.longest_idle(busy=busy)
         if connection is None:
             return False
         self.user.made_room()
         connection.close("makes room")
         return True
+
+    def _still_silent(self, source: Source) -> Connection | None:
+        """The oldest that has brought no message and does not at this moment: what has just come was not read yet."""
+        for _ in range(ASKED):
+            connection = source.oldest_silent()
+            if connection is None:
+                return None
+            connection.ready()
+            if not connection.messages:
+                return connection  # perhaps it has gone by itself
+        return None
 
     def _tell(self, source: Source, count: int) -> None:
         """Say it in the log, not too often: behind that address may be an office."""

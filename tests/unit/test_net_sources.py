@@ -6,9 +6,7 @@ import random
 
 import pytest
 
-from serpy.net.sources import NEWCOMER_S, Sources, SourceTable, source_of
-
-LATER = 1000.0
+from serpy.net.sources import Sources, SourceTable, source_of
 
 
 class Link:
@@ -72,7 +70,7 @@ def test_the_source_with_most_strangers_is_the_worst_whatever_came_and_went():
     assert (len(sources), sources.worst()) == (0, None)
 
 
-def test_silent_connections_are_missed_least_then_the_longest_idle():
+def test_of_those_that_have_spoken_the_longest_idle_is_missed_least():
     sources = Sources(None)
     links = [Link(1, "a", 5.0), Link(2, "a", 3.0), Link(3, "a", 1.0, idle=False), Link(4, "a", 9.0), Link(5, "a")]
     for link in links:
@@ -80,12 +78,15 @@ def test_silent_connections_are_missed_least_then_the_longest_idle():
     source = sources.of("a")
     for link in links[:4]:
         sources.spoke(link)
-    assert source.least(NEWCOMER_S / 2) is None  # the silent one may be about to speak
+    assert source.oldest_silent() is links[4]
+    sources.remove(links[4])
+    assert source.oldest_silent() is None
     gone = []
-    while (link := source.least(LATER)) is not None:
+    while (link := source.longest_idle()) is not None:
         sources.remove(link)
         gone.append(link.id)
-    assert gone == [5, 2, 1, 4]  # 3 waits for an answer
+    assert gone == [2, 1, 4]  # 3 waits for an answer
+    assert source.longest_idle(busy=True) is links[2]
 
 
 def test_known_users_raise_what_their_source_may_have():
