@@ -61,8 +61,8 @@ log = logging.getLogger(__name__)
 PUBLISH_S: Final = 1.0
 LEARNING_S: Final = 0.25  # a successor's wait for the other TCP receivers to say which connections they have
 # A receiver's hand-off socket holds thousands of messages, seconds of work. Connections put no more into it than it does
-# in some hundredths of a second: what waits on them waits in turn, and a newcomer's message does not queue behind it all.
-BACKLOG: Final = 65536  # bytes, as the kernel counts them: about 60 messages
+# in a hundredth of a second or two: what waits on them waits in turn, and a newcomer's message does not queue behind it all.
+BACKLOG: Final = 32768  # bytes, as the kernel counts them: about 30 messages
 LOOK_S: Final = 0.002  # until a receiver with such a backlog is looked at again
 LONGEST_WAIT_S: Final = 0.25  # for one turn all the same: others may keep the socket full
 LISTED_BYTES: Final = 60_000  # of connections in one answer: it has to fit a hand-off datagram
