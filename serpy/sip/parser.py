@@ -204,7 +204,7 @@ def _cut_body(data: bytes, start: int) -> bytes:
     length = content_length(data[:start])
     end = start + length
     if end > len(data):
-        raise ParseError("beyond the message", header="Content-Length", value=str(length))
+        raise ParseError("Content-Length beyond the message", header="Content-Length", value=str(length))
     return data[start:] if length < 0 else data[start:end]
 
 
