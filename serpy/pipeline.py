@@ -11,7 +11,7 @@ Runs in: udp receiver, timer (replicas). Locks: none. RFC: 3261 §8.1.3, §8.2, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
@@ -97,7 +97,7 @@ class Pipeline:
         program: Any = server.program
         self.program = program
         self.ways: Final = Ways(server.secret, name_of(server), os.urandom(4).hex(), BOOT, server.listeners)
-        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire)
+        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire, self._too_much, self._after)
         self.replies: Final = StatelessReplies(SECRET, self.send, self.loop.now)
         self.forwarder: Final = Forwarder(server.listeners, self.send, self.ways)
         self.layer: Final = TransactionLayer(
@@ -197,7 +197,8 @@ class Pipeline:
             if mine != self._child:
                 self.handed_off += 1
                 payload = encode_message(data, flow.listener.index, flow.host, flow.port, flow.connection)
-                self.server.channels.send(mine, MESSAGE, payload)
+                if not self.server.channels.send(mine, MESSAGE, payload) and flow.connection:
+                    self._too_much(message, flow)  # nobody repeats it
                 return
         order = self.order
         if not order.begin(call_id):
@@ -232,8 +233,16 @@ class Pipeline:
 
     def _wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> None:
         """Have *message* wait behind the parked handler of its Call-ID, if there is room."""
-        if not self.order.wait(call_id, data, message, flow) and flow.connection and isinstance(message, Request):
-            self._refuse(message, flow, 503, "", RETRY_LATER)  # nobody repeats it; a datagram comes again by itself
+        if not self.order.wait(call_id, data, message, flow):
+            self._too_much(message, flow)
+
+    def _too_much(self, message: Message, flow: Flow) -> None:
+        """There is no room for *message* behind a parked one."""
+        if isinstance(message, Request):
+            self._refuse(message, flow, 503, "", RETRY_LATER)
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.loop.call_at(self.loop.now() + seconds, callback)
 
     def _go_on(self, data: bytes, message: Message, flow: Flow) -> None:
         """The turn of a message that has waited has come."""

@@ -8,9 +8,19 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from serpy.context.authenticated import OK
 from serpy.context.context import Context
 from serpy.errors import ParseError, TransportError
-from serpy.net.handoff import HTTP, MESSAGE, STREAM_ALIAS, STREAM_FAILED, decode_message
+from serpy.net.handoff import (
+    HTTP,
+    MESSAGE,
+    STREAM_ALIAS,
+    STREAM_FAILED,
+    STREAM_HOLD,
+    STREAM_PROVED,
+    decode_message,
+    encode_hold,
+)
 from serpy.net.streams import ALIAS_ADOPT, child_of, encode_alias
 from serpy.net.udp import UdpReader
 from serpy.pipeline import Pipeline, declare_statistics
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from serpy.net.handoff import Channels
     from serpy.net.listen import Bound
 
+TOLD_OF_MAX: Final = 65536
 NOT_FOUND: Final = b"SIP/2.0 404 Not Found\r\nContent-Length: 0\r\n\r\n"  # AS_HTTP makes it HTTP
 
 
@@ -61,6 +72,9 @@ class UdpWorker(Worker):
             self.channels.on(STREAM_FAILED, self._not_sent)
             self.channels.on(HTTP, self._http)
             self.pipeline.program.hooks.tcp_alias = self._alias
+            self.pipeline.order.pause = self._pause
+            self._told_of: set[int] = set()  # connections whose users have proved who they are
+            server.hooks.on_credentials.append(self._proved)
         self.readers = [
             UdpReader(self.loop, sock, listener, self.pipeline.receive)
             for listener, sock in zip(server.listeners, self.bound.of_child(self.child), strict=True)
@@ -94,6 +108,23 @@ class UdpWorker(Worker):
                 return
         with contextlib.suppress(TransportError):
             self.server.send(Outgoing(NOT_FOUND, Flow(flow.listener, host, port, connection, AS_HTTP | NO_CONNECT)))
+
+    def _pause(self, connection: int, paused: bool) -> None:
+        """Too much of one call has come by *connection*, or there is room again. Lost: that has a deadline over there."""
+        slot = self.layout.first_stream + child_of(connection)
+        if slot < self.layout.slots:
+            self.channels.send(slot, STREAM_HOLD, encode_hold(connection, held=paused))
+
+    def _proved(self, ctx: Context, _who: str, outcome: str) -> None:
+        """Credentials were checked: a connection they came by whole and right is no stranger's any more."""
+        connection = ctx.flow.connection
+        if connection and outcome == OK and connection not in self._told_of:
+            if len(self._told_of) >= TOLD_OF_MAX:
+                self._told_of.clear()
+            self._told_of.add(connection)
+            slot = self.layout.first_stream + child_of(connection)
+            if slot < self.layout.slots:
+                self.channels.send(slot, STREAM_PROVED, connection.to_bytes(8, "big"))
 
     def _alias(self, ctx: Context, port: int) -> int:
         """``force_tcp_alias``: the connection of *ctx* leads to *port* (0 = that of the top Via) of its peer, too."""
