@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.api import FALSE, TRUE, Context, ParseError
-from serpy.modules.nathelper.addresses import is_private, is_same_address
 from serpy.sip.address import bracketed, default_port
 from serpy.sip.flow import Flow
 from serpy.sip.message import Message
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
+from serpy.sip.reach import is_private, is_same_address
 from serpy.sip.received import received_from
 from serpy.sip.uri import Uri
 
