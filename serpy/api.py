@@ -176,6 +176,7 @@ class Hooks:
         self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
         self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream
         self.on_failed: list[Outcome] = []  # all its branches have failed; before the failure route
+        self.on_proven: list[Callable[[str], None]] = []  # (Request-URI): a SOFT target has answered
         self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 

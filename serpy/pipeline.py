@@ -97,6 +97,7 @@ class Pipeline:
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed
+        self.layer.on_proven = server.hooks.on_proven
         server.provide(ANSWERS, self.answers)
         server.provide(FORWARDER, self.forwarder)
         server.provide(TRANSACTION_LAYER, self.layer)
