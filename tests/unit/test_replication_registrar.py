@@ -55,6 +55,7 @@ class Member:
         settings = ReplicationSettings()
         settings.store_replicas = store
         server = Server(SimpleNamespace(server_id=server_id))
+        server.segment = Segment(1 << 20)
         server.provide(LOCATION, self.location)
         server.provide(REPLIES, SimpleNamespace(reply=lambda *_args: True))
         server.provide(TOMBSTONES, self.tombstones)
