@@ -16,7 +16,7 @@ from serpy.sip.address import pack_address
 from serpy.sip.host import normal_host
 
 NO_HOST: Final = 0
-NAME: Final = 1
+HOST_NAME: Final = 1
 NOWHERE: Final = 2  # a name that is valid on one machine or one link, or never
 PUBLIC: Final = 3
 PRIVATE: Final = 4
@@ -29,6 +29,7 @@ _KEPT: Final = 255
 _kinds: Final[dict[str, int]] = {}
 
 _NOWHERE: Final = ("localhost", "invalid", "local", "localdomain")
+_AT_HOME: Final = ("lan", "home", "internal", "intranet", "private", "corp", "arpa")  # RFC 6762 appendix G, 8375
 
 _NETWORKS: Final = tuple(
     (ipaddress.ip_network(text), kind)
@@ -68,7 +69,7 @@ def _look(host: str) -> int:
         return NO_HOST
     packed = pack_address(normal.partition("%")[0])  # a zone says which link it is local to
     if not packed:
-        return NOWHERE if normal.rpartition(".")[2] in _NOWHERE else NAME
+        return NOWHERE if normal.rpartition(".")[2] in _NOWHERE else HOST_NAME
     address = ipaddress.ip_address(packed)
     for network, kind in _NETWORKS:
         if network.version == address.version and address in network:
@@ -84,9 +85,16 @@ def is_private(host: str) -> bool:
 def is_unreachable(host: str, source: str) -> bool:
     """True when what a packet from *source* says of its sender, *host*, leads nobody to it."""
     kind = kind_of(host)
-    if kind in (NAME, PUBLIC):
+    if kind == PUBLIC:
         return False
+    if kind == HOST_NAME:  # one that only a network of its own knows, from outside of it
+        return (host.find(".") < 0 or host.rpartition(".")[2].lower() in _AT_HOME) and kind_of(source) == PUBLIC
     return kind != LOOPBACK or kind_of(source) != LOOPBACK
+
+
+def leads_nowhere(host: str, source: str) -> bool:
+    """The same but for private addresses: whether they lead anywhere depends on who asks."""
+    return kind_of(host) != PRIVATE and is_unreachable(host, source)
 
 
 def is_same_address(written: str, source: str) -> bool:

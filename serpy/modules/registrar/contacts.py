@@ -13,7 +13,7 @@ from serpy.errors import ParseError, ProtocolError
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.address import default_port
 from serpy.sip.host import normal_host
-from serpy.sip.reach import LOOPBACK, NAME, NEVER, NO_HOST, NOWHERE, WILDCARD, kind_of
+from serpy.sip.reach import HOST_NAME, LOOPBACK, NEVER, NO_HOST, NOWHERE, WILDCARD, kind_of
 from serpy.sip.uri import Uri
 
 IsMyself = Callable[[str, int], bool]
@@ -45,7 +45,7 @@ def check_address(uri: Uri, source: str, is_myself: IsMyself | None, *, is_reach
         why = "an unspecified address"
     elif kind == LOOPBACK and not is_reached and source and kind_of(source) != LOOPBACK:
         why = "a loopback address"
-    elif kind not in (NAME, NOWHERE) and is_ours(host, uri, is_myself):
+    elif kind not in (HOST_NAME, NOWHERE) and is_ours(host, uri, is_myself):
         why = "an address of this server"
     if why:
         raise ParseError(f"{why} is no contact", header="Contact", value=uri.text)

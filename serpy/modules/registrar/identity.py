@@ -18,7 +18,7 @@ from serpy.shm.record import MARK, MARK_DIGITS
 from serpy.sip.abnf import ascii_lower, unquote
 from serpy.sip.equality import texts_equal
 from serpy.sip.nameaddr import NameAddr
-from serpy.sip.reach import NAME, PUBLIC, kind_of
+from serpy.sip.reach import HOST_NAME, PUBLIC, kind_of
 from serpy.sip.received import parse_received
 from serpy.sip.uri import parse_uri
 
@@ -106,7 +106,7 @@ def is_ambiguous(uri_text: str) -> bool:
         uri = parse_uri(uri_text)
     except ParseError:
         return False
-    return uri.is_sip and kind_of(uri.host) not in (NAME, PUBLIC)
+    return uri.is_sip and kind_of(uri.host) not in (HOST_NAME, PUBLIC)
 
 
 def place_of(received: str) -> str:
