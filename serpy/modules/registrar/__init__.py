@@ -105,6 +105,8 @@ class Registrar:
         self._aor_name = "aor"
         self._server_id_name = "server_id"
         self._server_id = 0
+        self._date_at = 0
+        self._date = ""
         # set by init and child_init; declared only, because a compiled attribute cannot hold None for an object
         self._location: LocationService
         self._reply: ReplyService
@@ -201,7 +203,15 @@ class Registrar:
             return Outcome(500, "Server Internal Error", error="the binding could not be stored")
         if aor:
             bindings = [binding for binding in bindings if binding.aor == aor]
-        return Outcome(200, "OK", contact=contact_values(bindings, ctx.wall_now))
+        return Outcome(200, "OK", contact=contact_values(bindings, ctx.wall_now), extra=self._date_line(ctx.wall_now))
+
+    def _date_line(self, wall_now: float) -> str:
+        """The Date header (RFC 3261 section 10.3 step 8), made once a second."""
+        now = int(wall_now)
+        if now != self._date_at:
+            self._date_at = now
+            self._date = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
+        return self._date
 
     def _registration(self, ctx: Context, uid: str, aor: str, replica_of: str) -> Registration:
         """What the REGISTER says; *replica_of* names the table when it is a replica."""
@@ -218,6 +228,8 @@ class Registrar:
             contacts = request.contacts
         except ParseError as exc:
             raise ParseError(str(exc), header="Contact") from None
+        if contacts and contacts[0].uri_text == "*" and request.get("contact") != "*":
+            raise ProtocolError('Contact "*" stands alone', reason="Bad Contact")
         replica: Replica | None = None
         if replica_of:
             # Only what the timer process has verified comes in by a multicast listener.

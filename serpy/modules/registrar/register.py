@@ -203,6 +203,8 @@ class Registration:
         for contact in self.contacts:
             if contact.uri_text == "*":
                 star = True
+                if contact.display or contact.params:
+                    raise ProtocolError('Contact "*" stands alone', reason="Bad Contact")
         if star and (len(self.contacts) != 1 or self.expires != 0):
             raise ProtocolError('Contact "*" needs Expires: 0 and no other Contact', reason="Bad Contact")
         return star
