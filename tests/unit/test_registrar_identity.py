@@ -157,6 +157,14 @@ def test_a_contact_that_carries_our_mark_is_kept_without_it():
     assert [each.contact for each in user.bindings] == ["sip:bob@h.example;ob"]
 
 
+def test_what_is_no_ascii_is_escaped_and_the_same_contact():
+    user = User()
+    user.register("<sip:böb@192.0.2.7;ob>")
+    assert [each.contact for each in user.bindings] == ["sip:b%C3%B6b@192.0.2.7;ob"]
+    user.register("<sip:b%c3%b6b@192.0.2.7;ob>")
+    assert len(user.bindings) == 1
+
+
 # -- instances and their flows ------------------------------------------------------------------------------------------
 
 

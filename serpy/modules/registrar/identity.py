@@ -16,7 +16,7 @@ from serpy.api import CALL_ID_MAX, Binding
 from serpy.errors import ParseError
 from serpy.shm.record import MARK, MARK_DIGITS
 from serpy.sip.abnf import ascii_lower, unquote
-from serpy.sip.equality import texts_equal
+from serpy.sip.equality import normal_escapes, texts_equal
 from serpy.sip.nameaddr import NameAddr
 from serpy.sip.reach import HOST_NAME, PUBLIC, kind_of
 from serpy.sip.received import parse_received
@@ -71,14 +71,21 @@ class Phone:
 
 
 def contact_text(contact: NameAddr) -> str:
-    """The URI of *contact* as written; a MARK is ours to make."""
+    """The URI of *contact* as written, but for what is not ASCII, which a URI has to escape; a MARK is ours to make."""
     text = contact.uri_text
+    if not text.isascii():
+        text = "".join([char if char.isascii() or _is_lone(char) else normal_escapes(char) for char in text])
     if _MARK_NAME not in text:
         return text
     try:
-        return contact.uri.without_param(_MARK_NAME).text
+        return parse_uri(text).without_param(_MARK_NAME).text
     except ParseError:
         return text
+
+
+def _is_lone(char: str) -> bool:
+    """True for a byte that is not UTF-8, which the registrar refuses."""
+    return 0xD800 <= ord(char) <= 0xDFFF
 
 
 def instance_of(contact: NameAddr) -> str:
