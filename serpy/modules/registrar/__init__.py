@@ -30,7 +30,7 @@ from serpy.context.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
 from serpy.modules.registrar.contacts import TooManyContactsError
 from serpy.modules.registrar.lookup import Targets, is_multihomed, is_request, to_uid
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
-from serpy.modules.registrar.replica import Replica
+from serpy.modules.registrar.replica import Replica, source_of_replica
 from serpy.modules.registrar.unproven import Unproven
 from serpy.replication.settings import REPLICATION_SETTINGS
 from serpy.replication.tombstones import TOMBSTONES, Tombstones
@@ -249,7 +249,7 @@ class Registrar:
             trusted=trust == -2 or (trust >= 0 and (ctx.flags >> trust) & 1 != 0),
             server_id=self._owner(ctx, replica),
             wall_now=ctx.wall_now,
-            came_from=came_from if replica is None else None,
+            came_from=came_from if replica is None else source_of_replica(request),
         )
         registration.replica = replica
         return registration

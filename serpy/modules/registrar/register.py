@@ -71,7 +71,7 @@ class Policy:
 class Registration:
     """One REGISTER. *expires* is its Expires header in seconds, None when absent or malformed; *received* is where the
     packet came from, "" when the contact is reachable as written; *trusted* accepts a ``received`` Contact parameter.
-    *came_from* is the way of the packet, None when it is not the phone's (replicas).
+    *came_from* is the way of the packet; of a replica that of the phone's, as far as it is known, else None.
     """
 
     def __init__(
@@ -238,9 +238,9 @@ class Registration:
         flags = Binding.NAT if self.nat else 0
         if self.replica is None:
             self._check_contact(uri, phone)
-            if not received and self.came_from is not None and self._keeps_flow(uri, self.came_from):
-                received = str(self.came_from)
-                flags |= Binding.FLOW
+        if not received and self.came_from is not None and self._keeps_flow(uri, self.came_from):
+            received = str(self.came_from)
+            flags |= Binding.FLOW
         return Binding(
             self.uid,
             phone.key(others),
