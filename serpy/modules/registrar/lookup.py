@@ -83,7 +83,7 @@ class Targets:
         limit = MAX_BRANCHES - len(ctx.branches) if self.append_branches else 1
         for binding in self._chosen(bindings, ctx.wall_now):
             if len(targets) < limit or not targets:
-                targets.append(self._target(binding))
+                targets.append(self._target(binding, ctx.wall_now))
         if not targets:
             return False
         first = targets[0]
@@ -101,7 +101,7 @@ class Targets:
             ctx.flags |= 1 << self.load_nat_flag
         return True
 
-    def _target(self, binding: Binding) -> Target:
+    def _target(self, binding: Binding, wall_now: float) -> Target:
         flags = binding.flags & Binding.NAT
         if not binding.received:
             return Target(self._request_uri(binding), "", None, binding.q, flags)
@@ -117,8 +117,10 @@ class Targets:
             dst_uri = "" if self.received_to_uri else binding.received
         elif received is not None and received.transport != "udp":
             dst_uri = f"{binding.received};{OPEN_CONNECTION}"
-        if self.ask_softly and foreign_host(binding):
-            flags |= SOFT
+        if self.ask_softly:
+            host = foreign_host(binding)
+            if host and not self._unproven.is_proven(host, wall_now):
+                flags |= SOFT
         return Target(self._request_uri(binding), dst_uri, listener, binding.q, flags)
 
     def _request_uri(self, binding: Binding) -> str:
@@ -142,27 +144,26 @@ class Targets:
             if REG_ID in binding.instance and not self._is_newest(binding, bindings):
                 continue  # RFC 5626 section 6: one flow of a phone at a time
             chosen.append(binding)
-        if not self.ask_softly:
-            return chosen
-        soft: dict[str, Binding] = {}
-        asked: list[Binding] = []
+        return self._softly(chosen, wall_now) if self.ask_softly else chosen
+
+    def _softly(self, bindings: list[Binding], wall_now: float) -> list[Binding]:
+        """*bindings* with one for each unproven host that may be asked now; dead ones only where there are no others."""
+        unproven = self._unproven
+        soft: list[str] = []
         dead: list[Binding] = []
-        for binding in chosen:
+        asked: list[Binding] = []
+        for binding in bindings:
             host = foreign_host(binding)
-            if host and not self._unproven.is_proven(host, wall_now):
-                if host in soft or not self._unproven.may_ask(host, wall_now):
-                    continue
-                soft[host] = binding
-                if self._unproven.is_dead(host):
-                    dead.append(binding)
-                    continue
-            asked.append(binding)
-        if not asked:
-            asked = dead
-        for host, binding in soft.items():
-            if binding in asked:
-                self._unproven.asked(host, wall_now)
-        return asked
+            if not host or unproven.is_proven(host, wall_now):
+                asked.append(binding)
+            elif host not in soft and unproven.may_ask(host, wall_now):
+                soft.append(host)
+                (dead if unproven.is_dead(host) else asked).append(binding)
+        for binding in asked or dead:
+            host = foreign_host(binding)
+            if host in soft:
+                unproven.asked(host, wall_now)
+        return asked or dead
 
     def _is_newest(self, binding: Binding, bindings: list[Binding]) -> bool:
         """True for the flow that a phone has refreshed last; the first of equals in *bindings*."""
