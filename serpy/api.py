@@ -185,6 +185,7 @@ class Hooks:
         # credentials; *outcome* is one of serpy/context/authenticated.py. Called before the script goes on; must not park.
         self.on_credentials: list[Callable[[Context, str, str], None]] = []
         self.on_refused: list[Callable[[Context, int], None]] = []  # we have answered 403 or 404
+        self.on_proven: list[Callable[[str], None]] = []  # (Request-URI): a SOFT target has answered
         self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 

@@ -121,6 +121,7 @@ class Pipeline:
         self.layer.is_favoured = charges.is_favoured
         self.layer.on_begin = charges.begin
         self.layer.on_end = charges.end
+        self.layer.on_proven = server.hooks.on_proven
         server.provide(ANSWERS, self.answers)
         server.provide(FORWARDER, self.forwarder)
         server.provide(TRANSACTION_LAYER, self.layer)

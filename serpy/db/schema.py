@@ -250,10 +250,12 @@ _TYPES: Final[dict[str, dict[str, str]]] = {
 
 # MySQL keys and defaults need texts with a length, and one key holds at most 768 characters of four bytes.
 _MYSQL_LENGTHS: Final = {
-    "uid": 200, "contact": 500, "did": 128, "username": 128, "auth_username": 128, "dial_username": 128, "dial_did": 128,
+    "uid": 200, "did": 128, "username": 128, "auth_username": 128, "dial_username": 128, "dial_did": 128,
     "id": 128, "name": 64, "table_name": 64, "scheme": 16, "value": 400, "sender": 64,
 }  # fmt: skip
 _MYSQL_LENGTH: Final = 255
+_CONTACT_LENGTH: Final = 1024  # of a contact: in a key they only fit with one byte each, and a URI has no others
+_MYSQL_CONTACT: Final = f"varchar({_CONTACT_LENGTH}) character set ascii collate ascii_bin"
 
 _POSTGRES_FUNCTIONS: Final = (
     # The MySQL functions that published scripts use in db_query; ``unix_timestamp`` of a time without zone reads UTC.
@@ -307,6 +309,8 @@ def _literal(value: str | float) -> str:
 def _type(dialect: str, table: Table, column: Column) -> str:
     """The type of *column*."""
     if dialect == "mysql" and column.kind == "text":
+        if column.name == "contact":
+            return _MYSQL_CONTACT
         known = _MYSQL_LENGTHS.get(column.name, 0)
         unique = {name for group in (table.key, *table.unique) for name in group}
         if known or column.name in unique or column.default is not None:
@@ -460,6 +464,18 @@ def columns_of(database: Database, table: str) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
+def _narrow_contacts(database: Database) -> list[str]:
+    """The tables of a MySQL schema of an earlier version, whose contacts may have 500 characters only."""
+    if database.dialect != "mysql":
+        return []
+    rows = database.execute(
+        "select table_name from information_schema.columns where table_schema = database()"
+        " and column_name = 'contact' and table_name = 'location' and character_maximum_length < ?",
+        (_CONTACT_LENGTH,),
+    )
+    return [str(row[0]) for row in rows]
+
+
 def check(database: Database) -> list[str]:
     """What is wrong with the schema, one sentence each; [] = usable. Raises BackendError when it cannot be read."""
     problems: list[str] = []
@@ -472,6 +488,9 @@ def check(database: Database) -> list[str]:
         if missing:
             problems.append(f"table {table.name} lacks {', '.join(missing)}")
     if not problems:
+        problems.extend(
+            f"contacts in {name} are cut below {_CONTACT_LENGTH} characters" for name in _narrow_contacts(database)
+        )
         problems.extend(_check_version(database))
     return problems
 
@@ -498,6 +517,9 @@ def upgrade(database: Database) -> list[str]:
             if column.name not in present:
                 database.execute(_add_column(database.dialect, table, column))
                 done.append(f"added {table.name}.{column.name}")
+    for name in _narrow_contacts(database):
+        database.execute(f"alter table {quoted(name)} modify {quoted('contact')} {_MYSQL_CONTACT} not null")
+        done.append(f"widened {name}.contact")
     versions: Sequence[Row] = ()
     if columns_of(database, "version"):
         versions = database.select("version", ("table_version",), {"table_name": OWN_ROW})

@@ -52,7 +52,7 @@ def append_branch(ctx: Context, uri: Scalar = None, q: Scalar = None) -> int:
     if uri is not None and uri != "":
         ctx.branches.append(Target(to_str(uri), "", ctx.send_listener, number))
         return TRUE
-    ctx.branches.append(Target(ctx.request_uri, ctx.dst_uri, ctx.send_listener, number))
+    ctx.branches.append(Target(ctx.request_uri, ctx.dst_uri, ctx.send_listener, number, ctx.target_flags))
     ctx.uri_consumed = True
     return TRUE
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.context.context import Context
+from serpy.context.context import SOFT, Context
 from serpy.errors import ProtocolError
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
@@ -139,6 +139,9 @@ def receive_response(
     else:
         branch.gives_up_at = 0.0
         branch.fires_at = 0.0
+    if branch.flags & SOFT and not branch.replied and branch.flow is not None and branch.flow.host == flow.host:
+        for hook in layer.on_proven:
+            hook(branch.request_uri)
     branch.replied = True
     if actions & states.SEND_ACK:
         acknowledge(layer, branch, response)

@@ -14,8 +14,9 @@ from typing import Final
 from serpy.context.context import Context
 from serpy.errors import BackendError, ProtocolError, TransportError
 from serpy.sip.address import default_port, is_address, plain_address
-from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
 from serpy.sip.message import Edits, Request
+from serpy.sip.received import OPEN_CONNECTION
 from serpy.sip.status import PHRASES
 from serpy.sip.uri import Uri, parse_uri
 from serpy.sip.via import Via, via_with_received
@@ -118,7 +119,7 @@ def with_options(flow: Flow, ctx: Context) -> Flow:
     options = ctx.notes.get(FORWARD_OPTIONS)
     if not isinstance(options, int):
         return flow
-    return Flow(flow.listener, flow.host, flow.port, flow.connection, options)
+    return Flow(flow.listener, flow.host, flow.port, flow.connection, options | flow.options)
 
 
 class Forwarder:
@@ -157,6 +158,8 @@ class Forwarder:
             if self.route is not None and listener is None and ctx.send_listener is None:
                 wanted = self.routed(transport, host, wanted)
             flow = self.flow_to(transport, host, uri.port or default_port(transport), wanted)
+            if uri.param(OPEN_CONNECTION) is not None and flow.transport != "udp":
+                flow = Flow(flow.listener, flow.host, flow.port, 0, NO_CONNECT)
             if len(self._hops) >= MAX_CACHED_HOPS:
                 self._hops.clear()
             self._hops[next_hop] = flow

@@ -44,6 +44,7 @@ class TransactionLayer:
         self.watched_flags = 0  # requests with one of these flags are reported to on_answer and on_failed
         self.on_answer: list[Outcome] = []  # a final answer, or 183, has gone upstream
         self.on_failed: list[Outcome] = []  # every branch has failed, before the failure route
+        self.on_proven: list[Callable[[str], None]] = []  # a SOFT branch, its Request-URI, was answered
         self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False

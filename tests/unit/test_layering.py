@@ -132,7 +132,7 @@ LENT = {
     "tm": {"transaction", "net", "rpc.asked"},
     "sl": {"transaction"},
     "usrloc": {"shm", *TABLES},
-    "registrar": {"replication"},
+    "registrar": {"replication", "shm"},
     "replication": {"replication", "net"},
     "nathelper": {"rtp"},
     "rtpengine": {"rtp"},

@@ -50,7 +50,7 @@ class Setup:
     @property
     def answer(self):
         found = self.replies.sent[-1]
-        return (found.status, found.reason, found.headers)
+        return (found.status, found.reason, [line for line in found.headers if not line.startswith("Date: ")])
 
 
 def register(*headers, uri="sip:example.com", **more):
@@ -67,6 +67,22 @@ def test_a_register_is_answered_with_all_contacts():
     assert setup.answer == (200, "OK", ["Contact: <sip:b@192.0.2.9>;q=0.5;expires=600"])
     setup.save("Contact: <sip:c@192.0.2.9>;expires=120")
     assert setup.answer[2] == ["Contact: <sip:b@192.0.2.9>;q=0.5;expires=600, <sip:c@192.0.2.9>;expires=120"]
+
+
+def test_a_phone_is_told_what_time_it_is():
+    """RFC 3261 section 10.3 step 8."""
+    setup = Setup()
+    setup.save("Contact: <sip:b@192.0.2.9>")
+    assert "Date: Tue, 14 Nov 2023 22:13:20 GMT" in setup.replies.sent[-1].headers
+
+
+@pytest.mark.parametrize("contact", ["<*>", '"x" <*>', "*;q=0.5", "*;expires=0", "<*>;expires=0", "*, *"])
+def test_a_star_is_one_only_when_it_stands_alone(contact):
+    setup = Setup()
+    setup.add(binding())
+    assert setup.save(f"Contact: {contact}", "Expires: 0")[0] == 0
+    assert setup.answer[0] == 400
+    assert setup.contacts() == ["sip:b@192.0.2.9"]
 
 
 def test_a_register_without_contact_only_asks():
@@ -184,7 +200,7 @@ def test_the_quiet_variants_leave_the_outcome_in_attributes(name, contact, resul
 def test_memory_variants_mark_the_binding(name, flags):
     setup = Setup()
     setup.save("Contact: <sip:b@h>", name=name)
-    assert setup.location.bindings("location", "bob")[0].flags == flags
+    assert setup.location.bindings("location", "bob")[0].flags & Binding.MEM == flags
 
 
 @pytest.mark.parametrize(

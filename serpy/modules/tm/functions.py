@@ -172,6 +172,7 @@ class Tm:
             ctx.last_error = E_BAD_REQUEST
             return FALSE
         ctx.dst_uri = target
+        ctx.target_flags = 0
         ctx.uri_consumed = False
         return self.t_relay(ctx)
 
@@ -183,10 +184,10 @@ class Tm:
             return FALSE
         server = self._transaction(ctx, request)
         server.is_copy = True
-        kept, branches = ctx.dst_uri, ctx.branches
-        ctx.dst_uri, ctx.branches, ctx.uri_consumed = target, [], False
+        kept, branches, flags = ctx.dst_uri, ctx.branches, ctx.target_flags
+        ctx.dst_uri, ctx.branches, ctx.uri_consumed, ctx.target_flags = target, [], False, 0
         result = relay(self.layer, self.forwarder, server, ctx)
-        ctx.dst_uri, ctx.branches, ctx.uri_consumed = kept, branches, False
+        ctx.dst_uri, ctx.branches, ctx.uri_consumed, ctx.target_flags = kept, branches, False, flags
         return TRUE if result > 0 else FALSE
 
     def t_newtran(self, ctx: Context) -> int:
