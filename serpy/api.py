@@ -209,6 +209,7 @@ class Server:
         self.loop: Loop  # likewise
         self.channels: Channels
         self.send: Callable[[Outgoing], None] = _not_sending
+        self.learn_flow: Callable[[str, str, int], None] = _forgetting  # (transport, host, port) of a user: Guard.learn
         self.open_database: Callable[[str], Database] = _no_database
         self._databases: dict[str, Database] = {}
 
@@ -291,6 +292,10 @@ class Server:
 
 def _not_sending(outgoing: Outgoing) -> None:
     raise UsageError(f"process {os.getpid()} has no SIP sockets to send {outgoing.flow!r}")
+
+
+def _forgetting(_transport: str, _host: str, _port: int) -> None:
+    """A process without SIP sockets has no guard."""
 
 
 def _no_database(url: str) -> Database:

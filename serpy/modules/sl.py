@@ -37,6 +37,7 @@ NAME: Final = "sl"
 # What sl_reply_error says for each core error (minus the status); anything else is a 500.
 ERROR_PHRASES: Final = {
     400: "Bad Request",
+    403: "Destination Not Allowed",
     416: "Unsupported URI Scheme",
     440: "Max-Breadth Exceeded",
     477: "Unfortunately error on sending to next hop occurred",

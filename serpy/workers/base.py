@@ -33,6 +33,8 @@ from serpy.errors import ResourceError, SerpyError
 from serpy.limited_log import RateLimit
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
 from serpy.net.loop import Loop
+from serpy.net.guard import COUNTER as HELD_BACK
+from serpy.net.guard import Guard
 from serpy.net.sender import Sender
 from serpy.net.streams import StreamSender
 
@@ -172,7 +174,13 @@ class Worker:
     def _fill_server(self) -> None:
         server = self.server
         streams = StreamSender(self.channels, self.layout, server.counters.status.respawns)
-        self.sender = Sender(self.bound.of_child(self.receiver_sockets()), streams if self.layout.streams else None)
+        guard = Guard(server.listeners, private_relay=bool(server.settings.private_relay))
+        held_back = server.counters.declare(*HELD_BACK)
+        guard.count = lambda: server.counters.add(held_back)
+        self.sender = Sender(
+            self.bound.of_child(self.receiver_sockets()), guard, streams if self.layout.streams else None
+        )
+        server.learn_flow = guard.learn
         server.slot = self.slot
         server.role = self.role
         server.child = self.child
