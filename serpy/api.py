@@ -36,6 +36,7 @@ from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.sip.host import normal_host
 from serpy.transaction.user import Outcome
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
     from serpy.transaction.layer import TransactionLayer
     from serpy.transaction.settings import TransactionSettings
     from serpy.transaction.user import TransactionUser
+    from serpy.trust.budgets import Budgets
+    from serpy.trust.charges import Charges
 
 __all__ = [
-    "ANSWERS", "CALL_ID_MAX", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
+    "ANSWERS", "BUDGETS", "CALL_ID_MAX", "CHARGES", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
     "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
     "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
@@ -153,6 +156,8 @@ REPLIES: Final[Service[ReplyService]] = Service("replies")
 DOMAINS: Final[Service[DomainService]] = Service("domains")
 CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
 RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask Server.resolver()
+BUDGETS: Final[Service[Budgets]] = Service("budgets")  # of the server, see serpy/trust
+CHARGES: Final[Service[Charges]] = Service("charges")  # what requests did, charged to their budgets
 # Between tm, sl and the pipeline alone.
 TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
 TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
@@ -176,6 +181,10 @@ class Hooks:
         self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
         self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream
         self.on_failed: list[Outcome] = []  # all its branches have failed; before the failure route
+        # Whoever checked credentials tells, once for each check: (ctx, who, outcome). *who* is user@realm as claimed, "" without
+        # credentials; *outcome* is one of serpy/context/authenticated.py. Called before the script goes on; must not park.
+        self.on_credentials: list[Callable[[Context, str, str], None]] = []
+        self.on_refused: list[Callable[[Context, int], None]] = []  # we have answered 403 or 404
         self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 
@@ -209,7 +218,6 @@ class Server:
         self.loop: Loop  # likewise
         self.channels: Channels
         self.send: Callable[[Outgoing], None] = _not_sending
-        self.learn_flow: Callable[[str, str, int], None] = _forgetting  # (transport, host, port) of a user: Guard.learn
         self.open_database: Callable[[str], Database] = _no_database
         self._databases: dict[str, Database] = {}
 
@@ -261,7 +269,7 @@ class Server:
         self._ports.clear()
 
     def is_myself(self, host: str, port: int = 0) -> bool:
-        """True when *host*:*port* (0 = 5060) is a listen address or an alias; *host* in any case, brackets allowed."""
+        """True when *host*:*port* (0 = 5060) is a listen address or an alias, however *host* is written."""
         ports = self._ports.get(host)
         if ports is None:
             ports = self._ports_of(host)
@@ -271,9 +279,14 @@ class Server:
                 return True
         return False
 
+    def is_own_host(self, host: str) -> bool:
+        """True when *host* is one of our addresses or names, whatever the port."""
+        ports = self._ports.get(host)
+        return bool(self._ports_of(host) if ports is None else ports)
+
     def _ports_of(self, host: str) -> list[int]:
-        name = host.lower().strip("[]")
-        ports = [port for alias, port in self._aliases if alias == name]
+        name = normal_host(host)
+        ports = [port for alias, port in self._aliases if name and normal_host(alias) == name]
         if len(host) <= HOST_MAX:
             if len(self._ports) >= HOSTS_KNOWN:
                 self._ports.clear()
@@ -292,10 +305,6 @@ class Server:
 
 def _not_sending(outgoing: Outgoing) -> None:
     raise UsageError(f"process {os.getpid()} has no SIP sockets to send {outgoing.flow!r}")
-
-
-def _forgetting(_transport: str, _host: str, _port: int) -> None:
-    """A process without SIP sockets has no guard."""
 
 
 def _no_database(url: str) -> Database:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.api import ANSWERS, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
+from serpy.api import ANSWERS, BUDGETS, CHARGES, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
 from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
@@ -46,6 +46,10 @@ from serpy.transaction.timers import Timed
 from serpy.transaction.transactions import NO_EDITS, ClientMachine
 from serpy.transaction.user import TransactionUser
 from serpy.transaction.ways import Ways
+from serpy.trust.budgets import Budgets, no_budgets
+from serpy.trust.charges import Charges
+from serpy.trust.counters import PublishedBudgets
+from serpy.trust.limits import MALFORMED
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
 
 RETRY_LATER: Final = ("Retry-After: 10",)  # seconds; what a 503 of ours says
 PUBLISH_S: Final = 1.0
+PROBE_MAX: Final = 64  # bytes; what is no SIP and no longer is a keep-alive of some kind
+SIP: Final = b"SIP/"
 
 # Made when the master imports this file, so all children and their successors sign alike: the ACK to a stateless
 # final may reach the successor of the child that sent it.
@@ -107,6 +113,14 @@ class Pipeline:
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed
+        budgets = server.find(BUDGETS) or no_budgets()
+        self.budgets: Final[Budgets] = budgets
+        self._held: Final = budgets.held
+        budgets.clock = self.loop
+        charges = server.find(CHARGES) or Charges(budgets)
+        self.layer.is_favoured = charges.is_favoured
+        self.layer.on_begin = charges.begin
+        self.layer.on_end = charges.end
         server.provide(ANSWERS, self.answers)
         server.provide(FORWARDER, self.forwarder)
         server.provide(TRANSACTION_LAYER, self.layer)
@@ -131,6 +145,7 @@ class Pipeline:
             self._core: Final = Published(server.counters, CORE, self)
             self._tm: Final = Published(server.counters, TM, self.layer)
             self._sl: Final = Published(server.counters, SL, self.replies)
+            self._budgets: Final = PublishedBudgets(server.counters, budgets)
             self._publish()
 
     def _configure(self, settings: Settings) -> None:
@@ -143,6 +158,9 @@ class Pipeline:
         self.answers.to_source = self._force_rport = bool(settings.force_rport)
         if settings.mhomed:
             self.forwarder.route = source_address
+        limits = self.budgets.limits
+        self.layer.max_live = settings.max_transactions or limits.transactions
+        self.layer.max_kept = settings.max_kept << 20 or limits.kept_bytes
         if settings.check_via:
             self.strays.is_myself = self.server.is_myself
 
@@ -163,6 +181,8 @@ class Pipeline:
 
     def receive(self, data: bytes, flow: Flow) -> None:
         """Take in one datagram. May park; never raises for what a peer sent."""
+        if self._held[0] and not self.budgets.admits(data, flow):
+            return
         if len(data) < KEEPALIVE_MAX and is_keepalive(data):
             self.keepalives += 1
             return
@@ -241,6 +261,8 @@ class Pipeline:
                 return
             check_request(request)
         except ProtocolError as exc:
+            if exc.status == 400:
+                self.budgets.charge(flow, MALFORMED)
             self._refuse(request, flow, exc.status, exc.reason, refusal_headers(request, exc))
             return
         if request.method == "ACK" and self.replies.absorbs(request):
@@ -334,6 +356,8 @@ class Pipeline:
     def _refuse_unparsed(self, data: bytes, flow: Flow, exc: ProtocolError) -> None:
         """Answer what ``parse_message`` refused, when enough of it can be read; never a response, never an ACK."""
         self.malformed += 1
+        if len(data) > PROBE_MAX or SIP in data:  # what phones and NATs say to keep a flow is no offence
+            self.budgets.charge(flow, MALFORMED)
         request = parse_for_reply(data)
         if request is not None:
             self._refuse(request, flow, exc.status, exc.reason)
@@ -360,6 +384,8 @@ class Pipeline:
     def _publish(self) -> None:
         """Copy the statistics to the shared page, once a second."""
         self.loop.call_at(self.loop.now() + PUBLISH_S, self._publish)
+        self.budgets.tick()
+        self._budgets.publish()
         self._core.publish()
         self._tm.publish()
         self._sl.publish()

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 COUNTER: Final = ("core.held_back", "messages that must not leave for that address: see private_relay")
 
 KEPT: Final = 8192  # addresses whose class is remembered
-KNOWN_KEPT: Final = 8192  # registered phones at addresses that are not public
 LOOK_S: Final = 10.0  # how often the addresses of this machine are looked at, at most
 OWN: Final = 4  # an address of this machine, in place of its class
 
@@ -43,7 +42,9 @@ IFCONF_MAX: Final = 512  # addresses
 
 
 class Guard:
-    """The guard of one process. *count* is called for each message that is held back."""
+    """The guard of one process. ``count`` is called for each message that is held back, ``is_known`` asked whether a user
+    has authenticated from there, or the administrator trusts it.
+    """
 
     def __init__(self, listeners: Sequence[Listener], *, private_relay: bool) -> None:
         self._listeners: Final = listeners
@@ -53,9 +54,9 @@ class Guard:
         self._own: set[str] = set()
         self._look_at = 0.0
         self._classes: dict[str, int] = {}
-        self._known: dict[tuple[str, str, int], bool] = {}
         self._log: Final = LimitedLog(log)
         self.count: Callable[[], None] = _uncounted
+        self.is_known: Callable[[Flow], bool] = _unknown
 
     def check(self, flow: Flow) -> None:
         """Raise HeldBackError when nothing may leave by *flow*."""
@@ -72,14 +73,6 @@ class Guard:
             kind = self._class_of(flow.host)
         return kind == PUBLIC or self._may(kind, flow)
 
-    def learn(self, transport: str, host: str, port: int) -> None:
-        """A user has registered from there: what goes to this very port is not held back."""
-        if self._class_of(host) in (PUBLIC, NEVER):
-            return
-        if len(self._known) >= KNOWN_KEPT:
-            self._known.clear()  # each look-up tells us again
-        self._known[transport, host, port] = True
-
     def is_private(self, flow: Flow) -> bool:
         """``to_ip == private``: no public address, or one of this machine at a port that we do not listen on."""
         kind = self._class_of(flow.host)
@@ -93,7 +86,7 @@ class Guard:
         scope = flow.listener.scope
         if scope == LOOPBACK or (kind == PRIVATE and scope == PRIVATE) or self._is_ours(flow):
             return True
-        return (flow.transport, flow.host, flow.port) in self._known
+        return self.is_known(flow)
 
     def _is_ours(self, flow: Flow) -> bool:
         return (flow.transport, flow.host, flow.port) in self._sockets
@@ -138,6 +131,10 @@ _WORDS: Final = {
     LOOPBACK: "this machine,",
     OWN: "a port of this machine that is not ours,",
 }
+
+
+def _unknown(_flow: Flow) -> bool:
+    return False
 
 
 def _uncounted() -> None:

@@ -67,9 +67,20 @@ def address_class(host: str) -> int:
     return _look_up(_IPV4, packed) if packed else NEVER
 
 
+_KEPT: Final = 4096
+_private: Final[dict[str, bool]] = {}
+
+
 def is_private(host: str) -> bool:
-    """True for what is no public unicast address."""
-    return address_class(host) != PUBLIC
+    """``src_ip == private``: true for what is no public unicast address."""
+    found = _private.get(host)
+    if found is None:
+        found = address_class(host) != PUBLIC
+        if len(host) <= ADDRESS_MAX:
+            if len(_private) >= _KEPT:
+                _private.clear()
+            _private[host] = found
+    return found
 
 
 def _without_zone(host: str) -> bytes:

@@ -17,13 +17,14 @@ from serpy.sip.address import default_port, is_address, plain_address
 from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import Flow, Listener, Outgoing
 from serpy.sip.message import Edits, Request
+from serpy.sip.status import PHRASES
 from serpy.sip.uri import Uri, parse_uri
 from serpy.sip.via import Via, via_with_received
 from serpy.sip.writer import build_request
 from serpy.transaction.matching import NO_GROUPS, Groups, is_loop, loop_value
 from serpy.transaction.ways import Ways
 
-# Core errors a script function leaves in ``ctx.last_error``: minus the status ``sl_reply_error`` answers with.
+# Core errors a script function leaves in ``ctx.last_error`` and returns; what callers are told is ``outward_status``.
 E_SEND: Final = -477
 E_RESOLVE: Final = -478
 E_BAD_URI: Final = -479
@@ -35,6 +36,17 @@ E_CANCELLED: Final = -487
 E_LOOP: Final = -482
 E_MAX_BREADTH: Final = -440
 E_OTHER: Final = -500  # also: nothing left to try, more than MAX_BRANCHES
+
+# What no RFC knows stays inside (RFC 3261 §21): a request that cannot be sent counts as answered 503, which is 500 for
+# the caller (§16.9, §16.7); an address that leads nowhere, at the moment or at all, has a status of its own.
+_OUTWARD: Final = {477: 500, 478: 480, 479: 404}
+
+
+def outward_status(error: int) -> int:
+    """The status that a caller is answered for the core error *error*; 500 for what is none."""
+    status = _OUTWARD.get(-error, -error)
+    return status if status in PHRASES else 500
+
 
 MAX_CACHED_HOPS: Final = 4096
 FORWARD_OPTIONS: Final = "forward_options"  # note of a Context: Flow.options for what is forwarded

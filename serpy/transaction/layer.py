@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.clock import Clock
-from serpy.errors import HeldBackError, TransportError
+from serpy.context.context import Context
+from serpy.errors import HeldBackError, ResourceError, TransportError
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request, Response
 from serpy.transaction.matching import NO_GROUPS, Groups, ServerKey, server_key
@@ -52,6 +53,15 @@ class TransactionLayer:
         self.clients: dict[str, ClientMachine] = {}
         self.wheel: Final = TimerWheel(clock.now())
         self._number = 0
+        # What one process may keep; 0 = no limit. The last quarter is for who is favoured.
+        self.max_live = 0
+        self.max_kept = 0
+        self.is_favoured: Callable[[Context], bool] | None = None
+        self.on_begin: Callable[[Context], None] | None = None  # a request that is ``counted`` has its transaction
+        self.on_end: Callable[[Context, int], None] | None = None  # and is let go, with its last status
+        self.live: int = 0  # requests we work on
+        self.kept: int = 0  # bytes of messages in them
+        self.turned_away: int = 0  # requests for which there was no room
         # statistics, totals since the start of the process
         self.created: int = 0
         self.local_replies: int = 0
@@ -69,6 +79,32 @@ class TransactionLayer:
         """The number of the next server transaction."""
         self._number += 1
         return self._number
+
+    def make_room(self, ctx: Context, request: Request) -> None:
+        """Raise ResourceError when there is no room for *request*. What ends a call always has it."""
+        if self.live * 4 < self.max_live * 3 and self.kept * 4 < self.max_kept * 3:
+            return
+        if request.method == "BYE" or request.method == "CANCEL":  # noqa: PLR1714 - faster
+            return
+        if self.live < self.max_live and self.kept < self.max_kept:
+            is_favoured = self.is_favoured
+            if is_favoured is None or is_favoured(ctx):
+                return
+        self.turned_away += 1
+        raise ResourceError(f"{self.live} requests are worked on already, {self.kept >> 20} MiB of them are kept")
+
+    def keep(self, server: ServerTransaction, size: int) -> None:
+        """Count *size* bytes more that *server* keeps."""
+        server.kept += size
+        self.kept += size
+
+    def let_go(self, server: ServerTransaction) -> None:
+        """*server* keeps nothing any more."""
+        if server.ctx.counted and self.on_end is not None:
+            self.on_end(server.ctx, server.status)
+        self.live -= 1
+        self.kept -= server.kept
+        server.kept = 0
 
     def next_branch_id(self, server: ServerTransaction, loop: int) -> str:
         """The branch parameter of the next branch of *server*."""

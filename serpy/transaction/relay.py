@@ -174,6 +174,7 @@ def _one_branch(
         return E_OTHER
     branch = ClientTransaction(server, branch_id, request_uri)
     branch.data = data
+    layer.keep(server, len(data))
     branch.flow = flow
     branch.on_reply = ctx.on_reply
     branch.flags = flags

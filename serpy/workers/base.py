@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import setproctitle
 
 from serpy import log as serpy_log
-from serpy.api import STORE
+from serpy.api import BUDGETS, STORE
 from serpy.db.writer import StoreClient
 from serpy.errors import ResourceError, SerpyError
 from serpy.limited_log import RateLimit
@@ -177,10 +177,13 @@ class Worker:
         guard = Guard(server.listeners, private_relay=bool(server.settings.private_relay))
         held_back = server.counters.declare(*HELD_BACK)
         guard.count = lambda: server.counters.add(held_back)
+        budgets = server.find(BUDGETS)
+        if budgets is not None:
+            budgets.clock = self.loop
+            guard.is_known = budgets.is_known
         self.sender = Sender(
             self.bound.of_child(self.receiver_sockets()), guard, streams if self.layout.streams else None
         )
-        server.learn_flow = guard.learn
         server.slot = self.slot
         server.role = self.role
         server.child = self.child

@@ -81,7 +81,7 @@ def test_a_request_that_could_not_leave_after_all_is_answered_as_if_503_had_come
     bench = TcpBench(main=relay)
     _, invite = bench.receive(request(uri=TCP_URI))
     bench.pipeline.not_sent(invite.data)
-    assert names(bench.advance(0.1)) == ["503 192.0.2.1"]
+    assert names(bench.advance(0.1)) == ["500 192.0.2.1"]
 
 
 @pytest.mark.parametrize(

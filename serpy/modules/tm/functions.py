@@ -8,6 +8,7 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Final
 
@@ -40,13 +41,15 @@ from serpy.sip.message import Request
 from serpy.transaction import server_side
 from serpy.transaction.ending import destroy
 from serpy.transaction.forking import cancel_request
-from serpy.transaction.forward import E_BAD_REQUEST, Forwarder
+from serpy.transaction.forward import E_BAD_REQUEST, Forwarder, outward_status
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.relay import relay
 from serpy.transaction.response_context import statuses
 from serpy.transaction.settings import DURATIONS, SWITCHES, VALUES, TransactionSettings
 from serpy.transaction.stateless import redirect_contacts
 from serpy.transaction.transactions import ServerTransaction
+
+log = logging.getLogger(__name__)
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
@@ -72,6 +75,7 @@ class Tm:
         self.default_code = 500
         self.default_reason = "Server Internal Error"
         self.disable_6xx_block = 0
+        self.pass_503 = 0
         self.auto_inv_100 = 1
         self.auto_inv_100_reason = "Trying"
         self.restart_fr_on_each_reply = 1
@@ -157,7 +161,8 @@ class Tm:
         if result < 0:
             ctx.last_error = result
             if ctx.kind != FAILURE:
-                server.relay_error = -result
+                server.relay_error = outward_status(result)
+                log.debug("t_relay: core error %d, answered %d unless the script answers", result, server.relay_error)
         return result
 
     def t_relay_to_udp(self, ctx: Context, host: str | int | None, port: str | int | None = None) -> int:
@@ -558,6 +563,9 @@ PARAMS: Final = (
     Param("default_code", "int", 500, "status when no answer is left to choose"),
     Param("default_reason", "str", "Server Internal Error", "its reason"),
     Param("disable_6xx_block", "int", 0, "a 6xx does not cancel the other branches"),
+    Param(
+        "pass_503", "int", 0, "1: a 503 goes to the caller as it is; 0: as 500, which says nothing about this server"
+    ),
     Param("fr_timer_avp", "avp", "", "attribute with this request's fr_timer in seconds"),
     Param("fr_inv_timer_avp", "avp", "", "attribute with this request's fr_inv_timer in seconds"),
     Param("contacts_avp", "avp", "", "accepted, no effect"),
