@@ -46,9 +46,12 @@ class Guard:
     has authenticated from there, or the administrator trusts it.
     """
 
-    def __init__(self, listeners: Sequence[Listener], *, private_relay: bool) -> None:
+    def __init__(
+        self, listeners: Sequence[Listener], *, private_relay: bool, addresses: Callable[[], set[str]] | None = None
+    ) -> None:
         self._listeners: Final = listeners
         self._everything: Final = private_relay
+        self._addresses: Callable[[], set[str]] = addresses or machine_addresses
         self._sockets: Final = {(each.transport, each.host, each.port) for each in listeners if not each.multicast}
         self._groups: Final = {(each.host, each.port) for each in listeners if each.multicast}
         self._own: set[str] = set()
@@ -120,7 +123,7 @@ class Guard:
             return
         self._look_at = now + LOOK_S
         own = {_plain(each.host) for each in self._listeners if not each.multicast}
-        own.update(machine_addresses())
+        own.update(self._addresses())
         if own != self._own:
             self._own = own
             self._classes.clear()

@@ -31,10 +31,10 @@ from serpy.api import BUDGETS, STORE
 from serpy.db.writer import StoreClient
 from serpy.errors import ResourceError, SerpyError
 from serpy.limited_log import RateLimit
-from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
-from serpy.net.loop import Loop
 from serpy.net.guard import COUNTER as HELD_BACK
 from serpy.net.guard import Guard
+from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
+from serpy.net.loop import Loop
 from serpy.net.sender import Sender
 from serpy.net.streams import StreamSender
 
