@@ -60,6 +60,7 @@ HOT = [
     "serpy/script/selects.py",
     "serpy/script/unique.py",
     "serpy/shm/*.py",
+    "serpy/net/guard.py",
     "serpy/net/handoff.py",
     "serpy/net/loop.py",
     "serpy/net/sender.py",

@@ -129,6 +129,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("udp_receive_buffer", 0, "bytes of the UDP receive buffers, 0: the -b option's value", 0),
     # SIP
     _bool("check_via", 0, "forward only replies whose top Via names us"),
+    _bool("private_relay", 0, "let messages go from public addresses to private networks and this machine"),
     _bool("dns", 0, "compare Via and source address by DNS before adding received="),
     _bool("rev_dns", 0, "the same by reverse DNS"),
     _bool("phone2tel", 1, "a SIP URI with user=phone is looked up as a tel URI"),
@@ -258,6 +259,7 @@ class Settings:
     tos: int
     udp_receive_buffer: int
     check_via: int
+    private_relay: int
     dns: int
     rev_dns: int
     phone2tel: int

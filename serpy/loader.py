@@ -24,6 +24,7 @@ from serpy.config import KINDS, Settings, Variables
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net import waiters
+from serpy.net.guard import COUNTER as HELD_BACK
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of, stream_children
 from serpy.net.nameservers import servers_of
@@ -207,6 +208,7 @@ def _make_shared(server: Server, environment: Environment) -> None:
     if streams:
         for name, text in COUNTERS:
             server.counters.declare(name, text)
+    server.counters.declare(*HELD_BACK)
     variables = Variables()
     for exports in server.exports.values():
         for group, names in exports.variables.items():

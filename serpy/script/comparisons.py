@@ -105,7 +105,9 @@ def _address(coder: Coder, node: tree.Binary, left: tree.Core) -> str:
     right = node.right
     if node.operator == "=~" and not isinstance(right, tree.Address):
         return match(coder, code, right)
-    if isinstance(right, (tree.Address, tree.String, tree.Word)):
+    if isinstance(right, tree.Word) and right.value == "private":
+        result = "HOOKS.to_is_private(ctx)" if left.name == "to_ip" else f"is_private({code})"
+    elif isinstance(right, (tree.Address, tree.String, tree.Word)):
         result = _constant_address(coder, code, right)
     else:
         result = f"address_equals({code}, {coder.value(right).text})"

@@ -21,6 +21,7 @@ from serpy.script.networks import in_network, parse_network
 from serpy.script.patterns import REGEX_FLAGS, posix_pattern
 from serpy.script.runtime import MAX_DEPTH, is_reply
 from serpy.script.scalars import Scalar, to_int, to_str
+from serpy.sip.classes import is_private
 from serpy.sip.flow import Listener
 
 log = logging.getLogger("serpy.script")
@@ -35,6 +36,7 @@ class Hooks:
         self.forward: Callable[[Context, str, int, str], int] = _no_forward  # (ctx, host, port, transport) -> code
         self.is_myself: Callable[[str, int], bool] = _never_myself
         self.is_my_address: Callable[[str], bool] = _never_my_address
+        self.to_is_private: Callable[[Context], bool] = _to_is_private  # to_ip == private
         self.find_listener: Callable[[str, str, int], Listener | None] = _no_listener
         self.cfg_get: Callable[[str, str], int | str] | None = None
         self.server_id: Callable[[], int] = _zero
@@ -134,6 +136,10 @@ def _no_forward(_ctx: Context, host: str, port: int, transport: str) -> int:
 
 def _never_myself(_host: str, _port: int) -> bool:
     return False
+
+
+def _to_is_private(ctx: Context) -> bool:
+    return ctx.out_flow is not None and is_private(ctx.out_flow.host)
 
 
 def _never_my_address(_host: str) -> bool:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.context.context import Context
-from serpy.errors import BackendError, ProtocolError, TransportError
+from serpy.errors import BackendError, HeldBackError, ProtocolError, TransportError
 from serpy.sip.address import default_port, is_address, plain_address
+from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
 from serpy.sip.message import Edits, Request
 from serpy.sip.received import OPEN_CONNECTION
@@ -29,6 +30,7 @@ E_SEND: Final = -477
 E_RESOLVE: Final = -478
 E_BAD_URI: Final = -479
 E_BAD_REQUEST: Final = -400
+E_HELD_BACK: Final = -403  # by the guard of destinations
 E_TIMEOUT: Final = -408
 E_BUSY: Final = -503  # too many handlers wait for a name already
 E_CANCELLED: Final = -487
@@ -122,6 +124,13 @@ def with_options(flow: Flow, ctx: Context) -> Flow:
     return Flow(flow.listener, flow.host, flow.port, flow.connection, options | flow.options)
 
 
+def stands_in(listener: Listener, wanted: Listener) -> bool:
+    """True when *listener* may send what came in, or was to leave, by *wanted*: a loopback address reaches everything
+    here, so it does not speak for the others.
+    """
+    return not listener.multicast and (listener.scope != LOOPBACK or wanted.scope == LOOPBACK or wanted.multicast)
+
+
 class Forwarder:
     """Next hops and stateless forwarding of one process."""
 
@@ -168,7 +177,7 @@ class Forwarder:
             raise BackendError(f"no resolver for {host!r:.120}")
         found: list[Flow] = []
         for transport, address, port in self.resolve(uri):
-            if self.can_reach(transport, address):
+            if self.can_reach(transport, address, wanted):
                 if self.route is not None and listener is None and ctx.send_listener is None:
                     wanted = self.routed(transport, address, wanted)
                 found.append(with_options(self.flow_to(transport, address, port, wanted), ctx))
@@ -181,17 +190,19 @@ class Forwarder:
         address = self.route(host) if self.route is not None else ""
         found = wanted
         for listener in self.listeners:
-            if listener.host == address and listener.transport == transport and not listener.multicast:
+            if listener.host == address and listener.transport == transport and stands_in(listener, wanted):
                 if listener.port == wanted.port:
                     return listener
                 if found is wanted:
                     found = listener
         return found
 
-    def can_reach(self, transport: str, host: str) -> bool:
-        """True when some listener can send there."""
+    def can_reach(self, transport: str, host: str, wanted: Listener) -> bool:
+        """True when *wanted*, or some listener in its place, can send there."""
         ipv6 = ":" in host
-        return any(each.transport == transport and each.ipv6 == ipv6 and not each.multicast for each in self.listeners)
+        return any(
+            each.transport == transport and each.ipv6 == ipv6 and stands_in(each, wanted) for each in self.listeners
+        )
 
     def flow_to(self, transport: str, host: str, port: int, wanted: Listener) -> Flow:
         """A flow to *host*:*port* from *wanted* when it fits, else from the first that does, at its address if possible.
@@ -203,7 +214,7 @@ class Forwarder:
             return Flow(wanted, host, port)
         found: Listener | None = None
         for listener in self.listeners:
-            if listener.transport == transport and listener.ipv6 == ipv6 and not listener.multicast:
+            if listener.transport == transport and listener.ipv6 == ipv6 and stands_in(listener, wanted):
                 if listener.host == wanted.host:
                     return Flow(listener, host, port)
                 if found is None:
@@ -286,6 +297,9 @@ class Forwarder:
             return self._send_to_group(ctx, request, flow, data)
         try:
             self.send(Outgoing(data, flow))
+        except HeldBackError:
+            ctx.last_error = E_HELD_BACK
+            return False
         except TransportError:
             ctx.last_error = E_SEND
             return False

@@ -17,7 +17,7 @@ from typing import Final
 
 from serpy.clock import Clock
 from serpy.context.context import Context
-from serpy.errors import ResourceError, TransportError
+from serpy.errors import HeldBackError, ResourceError, TransportError
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request, Response
 from serpy.transaction.matching import NO_GROUPS, Groups, ServerKey, server_key
@@ -49,6 +49,7 @@ class TransactionLayer:
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
         self.groups: Groups = NO_GROUPS
+        self.was_held_back = False  # why ``send`` was refused last
         self.servers: dict[ServerKey, ServerMachine] = {}
         self.clients: dict[str, ClientMachine] = {}
         self.wheel: Final = TimerWheel(clock.now())
@@ -116,7 +117,8 @@ class TransactionLayer:
         """Send *data*; False when the transport refused it."""
         try:
             self.send_out(Outgoing(data, flow))
-        except TransportError:
+        except TransportError as exc:
+            self.was_held_back = isinstance(exc, HeldBackError)
             return False
         return True
 

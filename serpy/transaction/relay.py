@@ -19,6 +19,7 @@ from serpy.transaction.forward import (
     E_BAD_URI,
     E_BUSY,
     E_CANCELLED,
+    E_HELD_BACK,
     E_LOOP,
     E_MAX_BREADTH,
     E_OTHER,
@@ -187,7 +188,9 @@ def _one_branch(
     if len(flows) > 1:
         branch.alternatives = same_listener(flows)
     server.append_branch(branch)
-    return 0 if start(layer, branch) else E_SEND
+    if start(layer, branch):
+        return 0
+    return E_HELD_BACK if layer.was_held_back else E_SEND
 
 
 def _is_asked(server: ServerTransaction, flow: Flow) -> bool:

@@ -67,6 +67,7 @@ class UdpWorker(Worker):
         self.pipeline.set_owner(self.child, self.bound.children)
         self.pipeline.forwarder.resolve = server.resolver().resolve
         self.pipeline.forwarder.to_group = Handover(self.channels, self.layout.timer).send
+        self.pipeline.program.hooks.to_is_private = self._to_is_private
         self.channels.on(MESSAGE, self._handed_over)
         if self.layout.streams:
             self.channels.on(STREAM_FAILED, self._not_sent)
@@ -88,6 +89,9 @@ class UdpWorker(Worker):
     def describe(self, current: object) -> object:
         """A timer by the Call-ID it belongs to."""
         return f"a timer of Call-ID {call_id_of(current)}" if isinstance(current, Timed) else current
+
+    def _to_is_private(self, ctx: Context) -> bool:
+        return ctx.out_flow is not None and self.sender.guard.is_private(ctx.out_flow)
 
     def _handed_over(self, payload: bytes, _from_slot: int) -> None:
         data, index, host, port, connection = decode_message(payload)
