@@ -62,7 +62,7 @@ class UdpWorker(Worker):
             self.channels.on(HTTP, self._http)
             self.pipeline.program.hooks.tcp_alias = self._alias
         self.readers = [
-            UdpReader(self.loop, sock, listener, self.pipeline.receive)
+            UdpReader(self.loop, sock, listener, self.pipeline.receive, self.pipeline.budgets.be_busy)
             for listener, sock in zip(server.listeners, self.bound.of_child(self.child), strict=True)
             if sock is not None and not listener.multicast  # those are read by the timer process
         ]
