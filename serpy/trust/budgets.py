@@ -416,8 +416,11 @@ class Budgets:
         return is_fine or self.mode == WATCH
 
     def allows_row(self, flow: Flow, *, named: bool) -> bool:
-        """True when a row of accounting may be written for a request that came over *flow*; counted."""
-        if named or self.mode == OFF or self.is_known(flow):
+        """True when a row of accounting may be written for a request that failed and came over *flow*; counted.
+
+        Only where sources are held at all: a script without that may know its callers by other means.
+        """
+        if named or not self.holds_sources or self.mode == OFF or self.is_known(flow):
             return True
         if self._takes(self.names.place(flow.host), of.ROW, self.now()):
             return True
