@@ -107,6 +107,7 @@ class Pipeline:
         self.budgets: Final[Budgets] = budgets
         self._held: Final = budgets.held
         budgets.clock = self.loop
+        self.replies.is_proven = budgets.is_proven
         if budgets.mode == ON:
             self.loop.waiters.share(budgets.is_known, self.loop.max_parked)
         charges = server.find(CHARGES) or Charges(budgets)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.clock import Clock
 from serpy.limited_log import RateLimit
 from serpy.shm.known import Known
-from serpy.shm.strangers import BANNED, FREE, QUIET, WORD, Strangers
+from serpy.shm.strangers import BANNED, FREE, PLAUSIBLE, QUIET, WORD, Strangers
 from serpy.trust import limits as of
 from serpy.trust.limits import Limit, Limits
 from serpy.trust.places import Names, Place, names_in
@@ -121,12 +121,12 @@ class Budgets:
     def be_busy(self) -> None:
         """More comes than this receiver can work off."""
         if self.mode == ON:
-            self.words[_BUSY_UNTIL] = (self.now() + BUSY_S * of.TICKS) & WORD
+            self.words[_BUSY_UNTIL] = (self.now() + BUSY_S * of.TICKS) & WORD or 1
             self.words[_HELD] = 1
 
     def _is_ahead(self, instant: int) -> bool:
         left = (instant - self.now()) & WORD
-        return 0 < left < 1 << 31
+        return instant != 0 and 0 < left <= PLAUSIBLE
 
     # --- the early look
 
@@ -242,7 +242,7 @@ class Budgets:
 
     def is_proven(self, flow: Flow) -> bool:
         """True when the peer receives what we send to where *flow* comes from."""
-        if flow.transport != "udp":
+        if flow.transport != "udp" or self.mode != ON or self.is_known(flow):
             return True
         at = self.strangers.find(self.names.place(flow.host).net)
         return at >= 0 and self.strangers.is_proven(at, self.now())
@@ -315,8 +315,8 @@ class Budgets:
         for word in (_HELD_UNTIL, _NAMES_HELD_UNTIL):
             if word == _HELD_UNTIL or names:
                 known = int(self.words[word])
-                if not self._is_ahead(known) or (until - known) & WORD < 1 << 31:
-                    self.words[word] = until
+                if not self._is_ahead(known) or (until - known) & WORD <= PLAUSIBLE:
+                    self.words[word] = until or 1
         self.words[_HELD] = 1
 
     # --- credentials
@@ -330,7 +330,7 @@ class Budgets:
         known = self.known
         known.note(self.names.flow(place, flow.port, flow.transport), max(seconds, of.FLOW_S) * of.TICKS, now)
         for name in names:
-            if known.note(self.names.known_pair(place, self.names.number(name)), of.PAIR_S * of.TICKS, now):
+            if known.note(self.names.known_pair(place, self.names.number(name)), of.PAIR_S * of.TICKS, now, now):
                 self._one_more_pair(place.net, now)
                 if place.is_ipv6:
                     self._one_more_pair(place.wide, now)

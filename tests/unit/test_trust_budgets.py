@@ -376,6 +376,19 @@ def test_a_clock_that_has_run_for_months_changes_nothing():
     assert town.passes()
 
 
+@pytest.mark.parametrize("days", [1, 400, 775.9])
+def test_a_server_that_begins_on_a_machine_up_for_long_holds_nobody(days):
+    town = Town(now=days * DAY_S)
+    town.budgets.right_password(udp(port=5071), ["alice@example.com"], 600)
+    town.charge(of.UNANSWERED, 50)
+    town.charge(of.UNKNOWN, 15)
+    town.guess(5)
+    assert town.budgets.held[0] == 0
+    assert town.budgets.allows_call(udp(), "alice@example.com")
+    town.charge(of.UNKNOWN, 20)
+    assert town.passes(register("alice"), udp(port=1))
+
+
 def test_a_flood_of_sources_evicts_no_ban_and_no_known_phone():
     town = Town()
     town.budgets.right_password(udp(port=5071), ["alice@example.com"], 600)
