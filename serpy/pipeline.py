@@ -46,7 +46,7 @@ from serpy.transaction.timers import Timed
 from serpy.transaction.transactions import NO_EDITS, ClientMachine
 from serpy.transaction.user import TransactionUser
 from serpy.transaction.ways import Ways
-from serpy.trust.budgets import Budgets, no_budgets
+from serpy.trust.budgets import ON, Budgets, no_budgets
 from serpy.trust.charges import Charges
 from serpy.trust.counters import PublishedBudgets
 from serpy.trust.limits import MALFORMED
@@ -117,6 +117,9 @@ class Pipeline:
         self.budgets: Final[Budgets] = budgets
         self._held: Final = budgets.held
         budgets.clock = self.loop
+        self.replies.is_proven = budgets.is_proven
+        if budgets.mode == ON:
+            self.loop.waiters.share(budgets.is_known, self.loop.max_parked)
         charges = server.find(CHARGES) or Charges(budgets)
         self.layer.is_favoured = charges.is_favoured
         self.layer.on_begin = charges.begin

@@ -77,7 +77,7 @@ class UdpWorker(Worker):
             self._told_of: set[int] = set()  # connections whose users have proved who they are
             server.hooks.on_credentials.append(self._proved)
         self.readers = [
-            UdpReader(self.loop, sock, listener, self.pipeline.receive)
+            UdpReader(self.loop, sock, listener, self.pipeline.receive, self.pipeline.budgets.be_busy)
             for listener, sock in zip(server.listeners, self.bound.of_child(self.child), strict=True)
             if sock is not None and not listener.multicast  # those are read by the timer process
         ]

@@ -236,3 +236,33 @@ def test_users_of_ours_are_not_counted():
     made.right_password(bench.flow(), ["alice@192.0.2.1"], 600)
     sent = [bench.receive(ask(n, "INVITE"))[-1].what for n in range(30)]
     assert sent == ["INVITE"] * 30
+
+
+# --- octets to addresses that may be forged
+
+
+def lavish(bench, ctx):
+    bench.sl.reply(ctx, 302, "x", [f"Contact: <sip:bob@192.0.2.2;n={'9' * 800}>"])
+
+
+def test_an_answer_has_at_most_twice_the_octets_of_its_request():
+    bench = Bench(budgets=budgets(), main=lavish)
+    small = ask(1)
+    assert bench.receive(small) == []
+    large = bench.receive(ask(2, extra=("Subject: " + "x" * 400,)))
+    assert names(large) == ["302 192.0.2.1"]
+
+
+def test_a_small_answer_is_always_sent():
+    bench = Bench(budgets=budgets(), **answering(404))
+    tiny = "OPTIONS sip:a@b SIP/2.0\r\nv:SIP/2.0/UDP 1;branch=z9hG4bKa\r\nf:<sip:x@e>;tag=1\r\nt:<sip:x@e>\r\ni:1\r\nCSeq:1 OPTIONS\r\n\r\n"
+    assert names(bench.receive(tiny)) == ["404 192.0.2.1"]
+
+
+def test_who_receives_what_we_send_there_gets_any_answer():
+    made = budgets()
+    bench = Bench(budgets=made, main=lavish)
+    made.right_password(bench.flow((CALLER[0], 9)), ["alice@192.0.2.1"], 60)
+    made.charge(bench.flow(), of.UNKNOWN)
+    made.right_password(bench.flow((CALLER[0], 9)), ["alice@192.0.2.1"], 60)
+    assert names(bench.receive(ask(1))) == ["302 192.0.2.1"]

@@ -233,7 +233,7 @@ class AccDb:
     ) -> Fields | None:  # fmt: skip
         """Make a row and hand it to the store; None when that failed, or when a stranger has caused too many already."""
         charges = self._charges
-        if charges is not None and not charges.allows_row(ctx):
+        if charges is not None and status >= 300 and not charges.allows_row(ctx):
             return None
         row = self._row.make(
             table, ctx, request, arrived, status, response, to_tag, uri, self._server.loop.wall_now()
