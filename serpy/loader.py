@@ -70,7 +70,7 @@ def load(
     _assign(settings, program)
     servers_of(settings)  # refuse what no child could use
     server = Server(settings)
-    server.run_dir = run_dir
+    server.run_dir = "" if check_only else run_dir  # a check leaves nothing there
     server.program = program
     for exports in program.modules:
         server.exports[exports.name] = exports

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.api import ANSWERS, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
+from serpy.api import ANSWERS, DIALOG_WATCHER, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
 from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
@@ -41,7 +41,7 @@ from serpy.transaction.stateless import StatelessReplies
 from serpy.transaction.statistics import SL, TM, Published, Statistic, declare
 from serpy.transaction.timers import Timed
 from serpy.transaction.transactions import NO_EDITS
-from serpy.transaction.user import TransactionUser
+from serpy.transaction.user import DialogWatcher, TransactionUser
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -94,6 +94,7 @@ class Pipeline:
         )
         self.answers: Final = Answers(self.replies, self.layer)
         self.layer.user = server.find(TRANSACTION_USER) or TransactionUser()
+        self.layer.dialogs = server.find(DIALOG_WATCHER) or DialogWatcher()
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed

@@ -37,8 +37,8 @@ EXITED: Final = 1  # exit, or a function returned 0
 DROPPED: Final = 2  # drop
 FAILED: Final = 3  # a run-time error ended the script
 
-PerBranchHeaders = Callable[["Flow", "Listener"], list[str]]
-"""(how the request came in, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
+PerBranchHeaders = Callable[["Context", "Flow"], list[str]]
+"""(the request's, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
 
 
 class Target:
@@ -95,6 +95,7 @@ class Context:
         self.status = 0  # t_check_status: winning code in failure_route, this reply's code in onreply_route
         self.final_sent = False  # a final reply to this request has gone out, stateful or stateless
         self.last_error = 0  # last core error, negative; what sl_reply_error answers for
+        self.dialog = 0  # which record of the memory of calls is meant, 0 = none (modules/rr)
         self.reply_to_source = False  # force_rport: answer to the source port (RFC 3581)
         # script run time
         self.retcode = 1  # $?; routes store it only where they may read it (optimize.py)

@@ -131,6 +131,7 @@ LENT = {
     "sl": {"transaction"},
     "usrloc": {"shm", *TABLES},
     "registrar": {"replication"},
+    "rr": {"shm", "net.steering", "transaction.user"},
     "replication": {"replication", "net"},
     "nathelper": {"rtp"},
     "rtpengine": {"rtp"},
