@@ -13,6 +13,8 @@ from typing import Final
 
 WAYS: Final = 8
 _SET_WORDS: Final = WAYS * 2
+_SPREAD: Final = 0x9E3779B97F4A7C15  # the low bits of similar keys are alike
+_WORD: Final = (1 << 64) - 1
 
 
 class CallLimits:
@@ -36,7 +38,7 @@ class CallLimits:
     def count(self, key: int) -> int:
         """The calls that count for *key* in all receivers."""
         total = 0
-        start = (key & self._mask) * _SET_WORDS
+        start = self._set_of(key)
         for slab in range(self._slabs):
             at = self._find(slab * self._row + start, key)
             if at >= 0:
@@ -45,7 +47,7 @@ class CallLimits:
 
     def add(self, key: int) -> bool:
         """One more; False when there is no room to count it."""
-        start = self._own + (key & self._mask) * _SET_WORDS
+        start = self._own + self._set_of(key)
         at = self._find(start, key)
         if at < 0:
             at = self._vacant(start)
@@ -57,9 +59,12 @@ class CallLimits:
 
     def take(self, key: int) -> None:
         """One less."""
-        at = self._find(self._own + (key & self._mask) * _SET_WORDS, key)
+        at = self._find(self._own + self._set_of(key), key)
         if at >= 0 and self._words[at + 1]:
             self._words[at + 1] -= 1
+
+    def _set_of(self, key: int) -> int:
+        return ((key * _SPREAD & _WORD) >> 40 & self._mask) * _SET_WORDS
 
     def _find(self, start: int, key: int) -> int:
         words = self._words

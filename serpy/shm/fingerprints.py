@@ -20,8 +20,9 @@ from serpy.sip.host import normal_host
 from serpy.sip.uri import Uri, parse_uri, unescape
 
 NONE: Final = 0  # no number is 0
-SHORT: Final = (1 << 30) - 1  # mask of the numbers that share a word
+SHORT: Final = (1 << 30) - 1  # mask of the short numbers, two of which share a word
 _BITS: Final = 61
+_ALL: Final = (1 << _BITS) - 1
 _WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)  # enough for every number below 2^64
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
@@ -32,6 +33,7 @@ class Fingerprints:
 
     def __init__(self, secret: bytes) -> None:
         self.prime: Final = secret_prime(secret)
+        self._factor: Final = int.from_bytes(blake2b(b"factor", digest_size=8, key=secret[:64]).digest(), "big") | 1
         self._targets: Final[dict[str, int]] = {}
         self._endpoints: Final[dict[str, int]] = {}
 
@@ -39,6 +41,10 @@ class Fingerprints:
         """The number of *text*, never 0."""
         data = text.encode("ascii") if text.isascii() else text.encode("utf-8", "surrogateescape")
         return int.from_bytes(b"\1" + data, "big") % self.prime or 1
+
+    def short(self, number: int) -> int:
+        """*number* in 30 bits, never 0. Its own low bits would not do: texts that differ at their beginning share them."""
+        return (number * self._factor & _ALL) >> (_BITS - 30) or 1
 
     def target(self, uri_text: str) -> int:
         """The number of where a URI leads: user (unescaped), host, port and maddr; NONE when it cannot be parsed."""
@@ -71,7 +77,7 @@ class Fingerprints:
         text = f"{host}:{port}"
         found = self._endpoints.get(text)
         if found is None:
-            found = self.of(f"{_host(host)}:{port}") & SHORT or 1
+            found = self.short(self.of(f"{_host(host)}:{port}"))
             if len(text) <= _KEPT_LENGTH:
                 if len(self._endpoints) >= _KEPT:
                     self._endpoints.clear()

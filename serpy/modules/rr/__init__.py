@@ -123,6 +123,7 @@ class RecordRouting:
     def start(self, server: Server) -> None:
         """In a receiver: take over its part of the memory of calls."""
         if self.calls is not None and server.role == "udp receiver":
+            self._bind()
             self.calls.attach(server.child)
 
     def _secret(self, run_dir: str) -> bytes:

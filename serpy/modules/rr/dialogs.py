@@ -285,7 +285,8 @@ class Dialogs(DialogWatcher):
         host = 0 if route is None else prints.host(route.param("maddr") or route.host)
         minute = _minute(ctx.wall_now)
         caller = self.cookies.caller_of(cookie)
-        verdict = rule.judge_alone(cookie, caller, asked, _host(prints, target), host, minute)
+        number = prints.short(asked.target) if asked.target else 0
+        verdict = rule.judge_alone(cookie, caller, asked, number, _host(prints, target), host, minute)
         if verdict == rule.BELONGS:
             self.count(BY_COOKIE)
         return verdict

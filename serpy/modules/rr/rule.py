@@ -27,8 +27,9 @@ STRANGE: Final = -2  # does not belong to a dialog of ours
 ELSEWHERE: Final = -3  # belongs, but comes from a host that its side has never used: the sender may prove who it is
 
 NEVER: Final = ("REGISTER", "PUBLISH")  # have no place in a dialog
-EARLY: Final = ("NOTIFY", "PRACK", "UPDATE", "BYE")  # may be the first that is heard of a leg
-EARLY_S: Final = 32  # 64*T1: so long after the first answer
+# May be the first that is heard of a leg. Never BYE: the callee sends none before its 2xx, which we relay (RFC 3261 §15).
+EARLY: Final = ("NOTIFY", "PRACK", "UPDATE")
+EARLY_S: Final = 32  # 64*T1: so long after the first 2xx other notifiers may speak up (RFC 6665 §4.4.1)
 ALONE_MINUTES: Final = 12 * 60  # so long a cookie counts without a record
 
 
@@ -73,7 +74,10 @@ def _may_be_first(table: CallTable, at: int, asked: Asked, now: int) -> bool:
     if asked.is_down or asked.method not in EARLY:
         return False
     answered = int(table.words[at + layout.BEGAN]) & layout.TIME_MASK
-    return (not answered or now - answered <= EARLY_S) and branch_to(table, at, asked.source) >= 0
+    is_call = int(table.words[at + layout.META]) >> 4 & 15 == layout.INVITE
+    if answered and (is_call or asked.method != "NOTIFY" or now - answered > EARLY_S):
+        return False
+    return branch_to(table, at, asked.source) >= 0
 
 
 def _goes_to(table: CallTable, side: int, asked: Asked) -> bool:
@@ -100,10 +104,13 @@ def _comes_from(table: CallTable, side: int, asked: Asked) -> bool:
     return asked.source_host in (hosts >> 30, hosts & SHORT)
 
 
-def judge_alone(cookie: Cookie, caller: int, asked: Asked, target_host: int, hop_host: int, minute: int) -> int:
+def judge_alone(
+    cookie: Cookie, caller: int, asked: Asked, target: int, target_host: int, hop_host: int, minute: int
+) -> int:  # fmt: skip
     """The verdict when there is no record: by what the cookie says about the caller.
 
-    *caller* is Contact << 30 | host, *target_host* that of the Request-URI, *hop_host* that of the next Route (0 = none).
+    *caller* is Contact << 30 | host, all numbers are short: *target* and *target_host* are those of the Request-URI,
+    *hop_host* that of the next Route (0 = none).
     """
     if not 0 <= minute - cookie.minute <= ALONE_MINUTES:
         return STRANGE
@@ -111,7 +118,7 @@ def judge_alone(cookie: Cookie, caller: int, asked: Asked, target_host: int, hop
     host = caller & SHORT
     if asked.is_down:
         return BELONGS if cookie.level & NAMED and asked.source_host == host else STRANGE
-    is_contact = asked.target != 0 and asked.target & SHORT == contact
+    is_contact = target != 0 and target == contact
     if cookie.level & BY_GATEWAY:
         return BELONGS if is_contact and not hop_host else STRANGE
     if hop_host:
@@ -121,7 +128,7 @@ def judge_alone(cookie: Cookie, caller: int, asked: Asked, target_host: int, hop
 
 def caller_bits(prints: Fingerprints, contact: int, host: str) -> int:
     """What a cookie keeps of a caller."""
-    return (contact & SHORT) << 30 | prints.host(host)
+    return (prints.short(contact) if contact else 0) << 30 | prints.host(host)
 
 
 def next_hop(prints: Fingerprints, route: Uri | None) -> int:
