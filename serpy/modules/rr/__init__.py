@@ -312,8 +312,8 @@ class RecordRouting:
             return ""
         return self.router.cookies.make(ctx.avps, ctx.message.call_id)
 
-    def call_limit(self, ctx: Context, kind: str, key: str, limit: int) -> int:
-        """True when fewer than *limit* calls count for *key*, and this one will until it ends. Always true in a dialog."""
+    def call_limit(self, ctx: Context, kind: str, key: str, most: str | int | None) -> int:
+        """True when fewer than *most* calls count for *key*, and this one will until it ends. Always true in a dialog."""
         calls = self.calls
         request = ctx.request
         if calls is None or request is None or request.method != "INVITE" or request.to_tag:
@@ -324,7 +324,11 @@ class RecordRouting:
             return TRUE
         if len(state.limits) >= MAX_LIMITS:
             return TRUE
-        if limit > 0 and calls.counts(number, limit, ctx.wall_now):
+        limit = _limit(most)
+        if limit < 0:
+            log.debug("call_limit: %.120r is no number, so there is no limit", most)
+            return TRUE
+        if calls.counts(number, limit, ctx.wall_now):
             state.limits.append(number)
             return TRUE
         calls.count(LIMITED)
@@ -363,6 +367,12 @@ def _no_more(parts: tuple[str | int, ...]) -> None:
 
 def _is_ours(render: object) -> bool:
     return isinstance(getattr(render, "__self__", None), RecordRoute)
+
+
+def _limit(most: str | int | None) -> int:
+    """The number *most*, -1 for none."""
+    text = str(most)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _parameters(text: str) -> str:
@@ -449,7 +459,7 @@ def exports() -> Exports:
             Function(
                 "call_limit",
                 module.call_limit,
-                (Arg.STR, Arg.FORMAT, Arg.INT),
+                (Arg.STR, Arg.FORMAT, Arg.VALUE),
                 summary='true when fewer calls than this count for a key of this kind: call_limit("user", "%$fu.uid", 3)',
             ),
         ),
