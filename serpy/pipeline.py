@@ -304,8 +304,12 @@ class Pipeline:
         branch = self.layer.find_branch(response)
         if branch is not None:
             receive_response(self.layer, branch, response, flow, ctx)
-        elif not self.forwarder.forward_response(response, flow, ctx.edits if ctx is not None else NO_EDITS):
-            self.stray_responses += 1
+        else:
+            edits = ctx.edits if ctx is not None else NO_EDITS
+            if self.forwarder.forward_response(response, flow, edits):
+                self.layer.dialogs.passed(response, edits, flow)
+            else:
+                self.stray_responses += 1
 
     # --- out: what the script forwards, and what is refused
 

@@ -400,6 +400,7 @@ _ATTR_TYPES: Final[tuple[tuple[str, int, str, int, int, int], ...]] = (
     ("gw_ip", 2, "string", 33, MULTIVALUE, _GLOBAL),
     ("gw_port", 0, "int", 33, 0, _GLOBAL),
     ("gw_acl", 2, "string", 33, 0, _USER | _DOMAIN | _GLOBAL),
+    ("call_limit", 0, "int", 33, 0, _USER | _DOMAIN | _GLOBAL),
     ("replicate", 2, "string", 33, MULTIVALUE, _GLOBAL),
 )
 # name, type, value, flags

@@ -52,5 +52,8 @@ class DialogWatcher:
     ) -> None:  # fmt: skip
         """*response*, from *flow*, goes upstream: a provisional or a 2xx. *ctx* is None when the request has been let go."""
 
+    def passed(self, response: Response, edits: Edits, flow: Flow) -> None:
+        """*response*, from *flow*, has been forwarded without a transaction."""
+
     def ended(self, dialog: int, request: Request, status: int) -> None:
         """*request* has got its final answer, from whomever."""

@@ -238,6 +238,19 @@ def test_a_refused_refresh_changes_nothing():
     assert call.says("BYE", "sip:alice@203.0.113.7:5099", up=True) == STRANGE
 
 
+def test_a_call_that_is_forwarded_without_a_transaction_is_learnt_from_its_answers():
+    call = Call().invite()
+    ours = call.route.removeprefix("Route: ")
+    assert call.says("ACK", TO_BOB) == 0
+    lines = [
+        "SIP/2.0 200 OK", "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1", "From: <sip:x@example.com>;tag=a1",
+        "To: <sip:y@example.com>;tag=b1", "Call-ID: call-1", "CSeq: 1 INVITE", f"Record-Route: {ours}", f"Contact: <{TO_BOB}>", "", "",
+    ]  # fmt: skip
+    call.watcher.passed(parse_message("\r\n".join(lines).encode()), Edits(), BOB)
+    assert call.says("ACK", TO_BOB) == 1
+    assert call.says("BYE", TO_ALICE, up=True) == 1
+
+
 def test_each_phone_that_rings_or_answers_is_a_leg():
     call = Call().invite()
     for number in range(12):

@@ -324,6 +324,20 @@ class Dialogs(DialogWatcher):
         except ParseError as exc:
             log.debug("nothing learnt from an answer: %s", exc)
 
+    def passed(self, response: Response, edits: Edits, flow: Flow) -> None:
+        """The same for a request without a transaction: our Record-Route in the answer says what call it is."""
+        if response.status < 300 and response.has("record-route"):
+            try:
+                for value in response.record_routes:
+                    text = value.uri.param("avp")
+                    if text and self.is_mine(value.uri):
+                        cookie = self.cookies.open(text, response.call_id, response.from_tag, response.to_tag)
+                        if cookie is not None and cookie.head:
+                            self.answered(cookie.key or self._key(cookie), None, response, edits, flow)
+                        return
+            except ParseError as exc:
+                log.debug("nothing learnt from an answer: %s", exc)
+
     def _learn(
         self, at: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None, now: int
     ) -> None:
