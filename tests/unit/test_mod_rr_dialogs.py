@@ -1,7 +1,5 @@
 """Which requests belong to a dialog: the rule, request by request, against the memory of one call."""
 
-from types import SimpleNamespace
-
 import pytest
 from support.contexts import LISTENER, FakeReplies, configure, context, function, sent_values, server
 
@@ -9,6 +7,7 @@ from serpy.api import CALLS, DIALOG_WATCHER, REPLIES, Authenticated, Flow
 from serpy.context.avps import FROM_URI, GLOBAL
 from serpy.modules import rr
 from serpy.modules.rr.cookie import DIALOG_COOKIE
+from serpy.net.loop import Loop
 from serpy.sip.message import Edits
 from serpy.sip.parser import parse_message
 
@@ -25,7 +24,7 @@ class Call:
 
     def __init__(self, *, run_dir="", method="INVITE", server_of=None, **parameters):
         self.server = server_of or server(LISTENER, run_dir=str(run_dir))
-        self.server.loop = SimpleNamespace(wall_now=lambda: self.now)
+        self.server.loop = self.loop = Loop()
         self.server.started_wall = NOW
         self.server.role, self.server.child = "udp receiver", 0
         self.replies = FakeReplies()
@@ -42,10 +41,18 @@ class Call:
         self.first = None
         self.route = ""
 
+    @property
+    def now(self):
+        return self.loop.wall_now()
+
+    @now.setter
+    def now(self, wall):
+        self.loop._wall_offset = wall - self.loop.now()
+
     def restart(self, run_dir):
         """The same call in a server that was started again."""
         again = Call(run_dir=run_dir, **self.parameters)
-        again.__dict__.update(first=self.first, route=self.route, now=self.now, method=self.method)
+        again.first, again.route, again.now, again.method = self.first, self.route, self.now, self.method
         return again
 
     def text(self, method, uri, *headers, from_="a1", to="", cseq=1, call_id="call-1", vias=1, body=""):

@@ -20,6 +20,17 @@ from serpy.limited_log import LimitedLog
 from serpy.modules.rr import rule
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
 from serpy.modules.rr.cookie import NAMED, Cookie, DialogCookies
+from serpy.modules.rr.reading import (
+    LONGEST_S,
+    contact_host_of,
+    contact_of,
+    endpoint_of_line,
+    endpoint_of_text,
+    host_of_text,
+    minute_of,
+    number_of,
+    text_of,
+)
 from serpy.modules.rr.sides import (
     CONFIRMED,
     GATEWAY,
@@ -40,10 +51,10 @@ from serpy.net.steering import owner
 from serpy.shm import calls as layout
 from serpy.shm.call_limits import CallLimits
 from serpy.shm.calls import CallTable, in_memory, open_file, stamp
-from serpy.shm.fingerprints import NONE, Fingerprints
-from serpy.sip.message import Edits, Message, Request, Response
-from serpy.sip.nameaddr import cached_nameaddr, split_commas
-from serpy.sip.uri import Uri, parse_uri
+from serpy.shm.fingerprints import Fingerprints
+from serpy.sip.message import Edits, Request, Response
+from serpy.sip.nameaddr import cached_nameaddr
+from serpy.sip.uri import Uri
 from serpy.transaction.user import DialogWatcher
 
 if TYPE_CHECKING:
@@ -58,7 +69,6 @@ ANSWERED_S: Final = 12 * 3600
 AFTER_S: Final = 32  # 64*T1: so long the end of a call is repeated
 AFTER_REFER_S: Final = 300  # who has transferred a call hangs up, and hears how it went on
 SUBSCRIPTION_S: Final = 3600  # RFC 6665 leaves it to the package; REFER has none
-LONGEST_S: Final = 30 * 86400
 TIMED: Final = 1 << 10  # flag of a record: session timers run (RFC 4028)
 ALARM: Final = 80  # per cent
 LEGACY_S: Final = 12 * 3600  # cookies without a head are taken so long after the memory was made
@@ -151,12 +161,12 @@ class Dialogs(DialogWatcher):
         if not tag:
             return None  # RFC 2543: nothing to tell two calls apart by
         self._serial = self._serial + 1 & 0xFFFFFFFF
-        contact = self.contact(request, ctx.edits)
+        contact = contact_of(self.prints, request, ctx.edits)
         level = NAMED if ctx.authenticated is not None else 0
         if self._is_gateway(ctx, ctx.flow.host):
             level |= BY_GATEWAY
         text, cookie = self.cookies.make_dialog(
-            avps, request.call_id, tag, self._serial, _minute(ctx.wall_now), level,
+            avps, request.call_id, tag, self._serial, minute_of(ctx.wall_now), level,
             rule.caller_bits(self.prints, contact, ctx.flow.host),
         )  # fmt: skip
         cookie.key = self._key(cookie)
@@ -193,7 +203,7 @@ class Dialogs(DialogWatcher):
             if self.limits.add(key):
                 words[at + layout.LIMITS + number] = key
         self._describe_caller(ctx, request, cookie, at + layout.CALLER)
-        table.write_text(at, _text(request))
+        table.write_text(at, text_of(request))
         table.done(at)
         self.count(CALLS)
         self._show_count()
@@ -211,12 +221,12 @@ class Dialogs(DialogWatcher):
             flags |= PROXIED
         table.words[side] = self.prints.of(cookie.tag)
         table.words[side + layout.INFO] = flags
-        learn_contact(table, side, self.contact(request, ctx.edits))
-        learn_contact_host(table, side, self._contact_host(request))
+        learn_contact(table, side, contact_of(self.prints, request, ctx.edits))
+        learn_contact_host(table, side, contact_host_of(self.prints, request))
         learn_hop(table, side, self.prints.endpoint(flow.host, flow.port), self.prints.host(flow.host))
         at = request.find("record-route")
         if at >= 0:
-            learn_route(table, side, self._endpoint_of_line(request, at))
+            learn_route(table, side, endpoint_of_line(self.prints, request, at))
 
     def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
         table = self.table
@@ -264,9 +274,7 @@ class Dialogs(DialogWatcher):
     def _asked(self, ctx: Context, request: Request, is_down: bool, target: str, route: Uri | None) -> rule.Asked:
         prints = self.prints
         flow = ctx.flow
-        asked = rule.Asked()
-        asked.method = request.method
-        asked.is_down = is_down
+        asked = rule.Asked(request.method, is_down=is_down)
         asked.other_tag = prints.of(request.to_tag if is_down else request.from_tag)
         asked.target = prints.target(target)
         asked.source = prints.endpoint(flow.host, flow.port)
@@ -277,16 +285,16 @@ class Dialogs(DialogWatcher):
             asked.hop = rule.next_hop(prints, route)
             asked.hop_is_ours = self.is_mine(route)
         else:
-            asked.target_hop = _endpoint(prints, target)
+            asked.target_hop = endpoint_of_text(prints, target)
         return asked
 
     def _judge_alone(self, ctx: Context, cookie: Cookie, asked: rule.Asked, target: str, route: Uri | None) -> int:
         prints = self.prints
         host = 0 if route is None else prints.host(route.param("maddr") or route.host)
-        minute = _minute(ctx.wall_now)
+        minute = minute_of(ctx.wall_now)
         caller = self.cookies.caller_of(cookie)
         number = prints.short(asked.target) if asked.target else 0
-        verdict = rule.judge_alone(cookie, caller, asked, number, _host(prints, target), host, minute)
+        verdict = rule.judge_alone(cookie, caller, asked, number, host_of_text(prints, target), host, minute)
         if verdict == rule.BELONGS:
             self.count(BY_COOKIE)
         return verdict
@@ -303,7 +311,7 @@ class Dialogs(DialogWatcher):
             side = tagged_leg(table, at, asked.other_tag, asked.source)
             if side < 0:
                 return
-            learn_contact(table, side, self.contact(request, ctx.edits))
+            learn_contact(table, side, contact_of(self.prints, request, ctx.edits))
         learn_hop(table, side, asked.source, asked.source_host)
         meta = int(table.words[at + layout.META])
         expires = table.expires(at)
@@ -359,16 +367,16 @@ class Dialogs(DialogWatcher):
         status = response.status
         method = response.method
         if method in REFRESHES:
-            learn_contact(table, side, self.contact(response, edits))
-            learn_contact_host(table, side, self._contact_host(response))
+            learn_contact(table, side, contact_of(self.prints, response, edits))
+            learn_contact_host(table, side, contact_host_of(self.prints, response))
             if is_first:
                 self._learn_set(response, side)
         if status < 200:
             self._rings(at, now)
             return
         if request is not None and not is_first and method in REFRESHES and asker >= 0 and ctx is not None:
-            learn_contact(table, asker, self.contact(request, ctx.edits))
-            learn_contact_host(table, asker, self._contact_host(request))
+            learn_contact(table, asker, contact_of(self.prints, request, ctx.edits))
+            learn_contact_host(table, asker, contact_host_of(self.prints, request))
         if is_first:
             table.words[side + layout.INFO] |= CONFIRMED
         self._lives(at, request, response, method, now, is_first=is_first)
@@ -409,7 +417,7 @@ class Dialogs(DialogWatcher):
         if meta & layout.STATE != layout.ANSWERED:
             return
         if method in {"INVITE", "UPDATE"}:
-            interval = _number(response.get("session-expires"))
+            interval = number_of(response.get("session-expires"))
             meta = meta | TIMED if interval else meta & ~TIMED
             expires = now + (interval + AFTER_S if interval else ANSWERED_S)
         elif kind == layout.INVITE:
@@ -422,7 +430,7 @@ class Dialogs(DialogWatcher):
             if state.startswith("terminated"):
                 expires = min(expires, now + AFTER_S)
             elif "expires=" in state:
-                expires = now + _number(state.partition("expires=")[2]) + AFTER_S
+                expires = now + number_of(state.partition("expires=")[2]) + AFTER_S
         words[at + layout.META] = meta
         words[at + layout.LASTS] = now << layout.TIME_BITS | expires
 
@@ -476,77 +484,6 @@ class Dialogs(DialogWatcher):
         self.table.sweep_all(stamp(now))
         return self.limits.count(key) < limit
 
-    # -- what messages say
-
-    def contact(self, message: Message, edits: Edits) -> int:
-        """The number of the first Contact as it leaves, NONE for none."""
-        at = message.find("contact")
-        if at < 0 or edits.is_removed(at):
-            return NONE
-        try:
-            if edits.replaced is not None and at in edits.replaced:
-                line = edits.replaced[at]
-                first = split_commas(line[line.find(":") + 1 :])
-                return self.prints.target(cached_nameaddr(f"m:{first[0]}").uri_text) if first else NONE
-            contacts = message.contacts
-            return self.prints.target(contacts[0].uri_text) if contacts else NONE
-        except ParseError:
-            return NONE
-
-    def _contact_host(self, message: Message) -> int:
-        """The number of the host in the Contact as it came."""
-        try:
-            contacts = message.contacts
-            return self.prints.host(contacts[0].uri.host) if contacts and contacts[0].uri.host else NONE
-        except ParseError:
-            return NONE
-
-    def _endpoint_of_line(self, message: Message, at: int) -> int:
-        """The number of the first value of the Record-Route line *at*."""
-        try:
-            first = split_commas(message.value(at))
-            return self.prints.endpoint_of(cached_nameaddr(f"r:{first[0]}").uri) if first else NONE
-        except ParseError:
-            return NONE
-
-
-def _text(request: Request) -> bytes:
-    """What people see of a call: Call-ID, caller, callee."""
-    parts = [request.call_id, request.from_.uri_text, request.to.uri_text]
-    room = (72, 67, 67)
-    return b"\0".join([part.encode("utf-8", "surrogateescape")[:size] for part, size in zip(parts, room, strict=True)])
-
-
-def _parsed(uri_text: str) -> Uri | None:
-    try:
-        return parse_uri(uri_text)
-    except ParseError:
-        return None
-
 
 def _nobody(uri: Uri) -> bool:  # noqa: ARG001 - the interface
     return False
-
-
-def _minute(wall: float) -> int:
-    return stamp(wall) // 60 & 0xFFFFFF
-
-
-def _endpoint(prints: Fingerprints, uri_text: str) -> int:
-    uri = _parsed(uri_text)
-    return NONE if uri is None else prints.endpoint_of(uri)
-
-
-def _host(prints: Fingerprints, uri_text: str) -> int:
-    uri = _parsed(uri_text)
-    return NONE if uri is None or not uri.host else prints.host(uri.param("maddr") or uri.host)
-
-
-def _number(text: str | None) -> int:
-    """The number that *text* begins with, 0 for none; at most LONGEST_S."""
-    digits = ""
-    for char in (text or "").strip(" \t")[:10]:
-        if not "0" <= char <= "9":
-            break
-        digits += char
-    return min(int(digits or "0"), LONGEST_S)

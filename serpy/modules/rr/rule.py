@@ -36,9 +36,9 @@ ALONE_MINUTES: Final = 12 * 60  # so long a cookie counts without a record
 class Asked:
     """What is asked about a request. Numbers as in ``fingerprints``; *hop* is the next Route below ours, 0 = none."""
 
-    def __init__(self) -> None:
-        self.method = ""
-        self.is_down = False
+    def __init__(self, method: str, *, is_down: bool) -> None:
+        self.method: Final = method
+        self.is_down: Final = is_down
         self.other_tag = 0
         self.target = 0
         self.target_hop = 0
