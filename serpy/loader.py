@@ -78,7 +78,7 @@ def load(
     _assign(settings, program)
     servers_of(settings)  # refuse what no child could use
     server = Server(settings)
-    server.run_dir = run_dir
+    server.run_dir = "" if check_only else run_dir  # a check leaves nothing there
     server.secret = all_defines["COOKIE_SECRET"].encode("utf-8", "surrogateescape")
     server.program = program
     for exports in program.modules:

@@ -15,7 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.api import ANSWERS, BUDGETS, CHARGES, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
+from serpy.api import (
+    ANSWERS,
+    BUDGETS,
+    CHARGES,
+    DIALOG_WATCHER,
+    FORWARDER,
+    TRANSACTION_LAYER,
+    TRANSACTION_SETTINGS,
+    TRANSACTION_USER,
+)
 from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
@@ -44,7 +53,7 @@ from serpy.transaction.statistics import SL, TM, Published, Statistic, declare
 from serpy.transaction.strays import Strays
 from serpy.transaction.timers import Timed
 from serpy.transaction.transactions import NO_EDITS, ClientMachine
-from serpy.transaction.user import TransactionUser
+from serpy.transaction.user import DialogWatcher, TransactionUser
 from serpy.transaction.ways import Ways
 from serpy.trust.budgets import ON, Budgets, no_budgets
 from serpy.trust.charges import Charges
@@ -110,6 +119,7 @@ class Pipeline:
         self.strays: Final = Strays(self.ways, self.layer.settings, self.send, self.loop)
         self.answers: Final = Answers(self.replies, self.layer)
         self.layer.user = server.find(TRANSACTION_USER) or TransactionUser()
+        self.layer.dialogs = server.find(DIALOG_WATCHER) or DialogWatcher()
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed
@@ -354,7 +364,9 @@ class Pipeline:
         if branch is not None:
             receive_response(self.layer, branch, response, flow, ctx)
         else:
-            self.strays.pass_on(response, ctx.edits if ctx is not None else NO_EDITS)
+            edits = ctx.edits if ctx is not None else NO_EDITS
+            if self.strays.pass_on(response, edits):
+                self.layer.dialogs.passed(response, edits, flow)
 
     # --- out: what the script forwards, and what is refused
 

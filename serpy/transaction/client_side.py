@@ -231,6 +231,8 @@ def late_response(
 def late_2xx(layer: TransactionLayer, server: ServerMachine, response: Response, edits: Edits) -> None:
     """Pass on a 2xx to INVITE: what went upstream for it before, routes and all; else with the edits of the default route."""
     layer.relayed_replies += 1
+    if server.dialog:
+        layer.dialogs.answered(server.dialog, None, response, edits, None)
     if 200 <= server.status < 300 and to_tag_of(server.last_reply) == response.to_tag:
         layer.send(server.last_reply, server.flow)
         return

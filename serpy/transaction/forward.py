@@ -249,7 +249,7 @@ class Forwarder:
         """What the script asked to put above everything, e.g. Record-Route for this way out."""
         lines: list[str] = []
         for make in ctx.per_branch_headers:
-            lines.extend(make(ctx.flow, flow.listener))
+            lines.extend(make(ctx, flow))
         return lines
 
     def build(

@@ -24,7 +24,7 @@ from serpy.transaction.matching import NO_GROUPS, Groups, ServerKey, server_key
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.timers import TimerWheel
 from serpy.transaction.transactions import ClientMachine, ClientTransaction, ServerMachine, ServerTransaction
-from serpy.transaction.user import Outcome, TransactionUser
+from serpy.transaction.user import DialogWatcher, Outcome, TransactionUser
 from serpy.transaction.ways import Ways, folded
 
 
@@ -41,6 +41,7 @@ class TransactionLayer:
         self.make_tag: Final = make_tag
         self.clock: Final = clock
         self.user: TransactionUser = TransactionUser()
+        self.dialogs: DialogWatcher = DialogWatcher()
         self.watched_flags = 0  # requests with one of these flags are reported to on_answer and on_failed
         self.on_answer: list[Outcome] = []  # a final answer, or 183, has gone upstream
         self.on_failed: list[Outcome] = []  # every branch has failed, before the failure route

@@ -133,6 +133,7 @@ LENT = {
     "sl": {"transaction"},
     "usrloc": {"shm", *TABLES},
     "registrar": {"replication", "shm"},
+    "rr": {"shm", "net.steering", "transaction.user"},
     "replication": {"replication", "net"},
     "nathelper": {"rtp"},
     "rtpengine": {"rtp"},
