@@ -12,8 +12,7 @@ from serpy.context import avps
 from serpy.script import formats, selects, tree
 from serpy.script.coder import Coder
 from serpy.script.exports import Arg, Function
-from serpy.script.faults import REGEX_HINT, did_you_mean
-from serpy.script.patterns import compile_regex
+from serpy.script.faults import did_you_mean
 
 
 class BadArgumentError(Exception):
@@ -40,11 +39,8 @@ def code_argument(coder: Coder, node: tree.Node, kind: Arg, function: Function, 
         return _format(coder, node)
     if kind in (Arg.AVP, Arg.TRACK):
         return _attribute(coder, node, kind)
-    if kind is Arg.REGEX:
-        try:
-            return coder.unit.constant(compile_regex(_text(node, "a regular expression in quotes")), "re")
-        except re.error as error:
-            raise BadArgumentError(f"bad regular expression: {error}", REGEX_HINT) from None
+    if kind in (Arg.REGEX, Arg.MATCH, Arg.SUBST):
+        return _expression(coder, node, kind)
     if kind is Arg.ROUTE:
         return _route(coder, node, function)
     if kind is Arg.LOC and isinstance(node, tree.Integer):
@@ -60,6 +56,16 @@ def _text(node: tree.Node, wanted: str) -> str:
     if isinstance(node, tree.Integer):
         return str(node.value)
     raise BadArgumentError(f"expected {wanted}", "this argument must be a constant")
+
+
+def _expression(coder: Coder, node: tree.Node, kind: Arg) -> str:
+    if kind is Arg.SUBST:
+        text = _text(node, "/expression/replacement/flags in quotes")
+        substitution = coder.substitution(text, node.position)
+        return "None" if substitution is None else coder.unit.constant(substitution, "subst")
+    text = _text(node, "a regular expression in quotes")
+    pattern = coder.pattern(text, node.position, replaces=kind is Arg.MATCH)
+    return "None" if pattern is None else coder.unit.constant(pattern, "re")
 
 
 def _integer(coder: Coder, node: tree.Node) -> str:

@@ -43,7 +43,9 @@ class Arg(Enum):
     VALUE = "a string, $avp or @select"  # "fparam": resolved per call -> str | int | None (None = undefined)
     FORMAT = "a format string"  # xl_lib, expanded per call -> str
     TEMPLATE = "a format string, kept in parts"  # the function expands it itself -> serpy.script.formats.Format
-    REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> re.Pattern[str]
+    REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> serpy.script.patterns.Pattern
+    MATCH = "a regular expression whose match is replaced"  # the same -> Pattern, for replaced()
+    SUBST = "a substitution"  # constant "/expression/replacement/flags" -> serpy.script.substitution.Substitution
     FLAG = "a flag"  # number, name or quoted name -> int
     AVP = "an attribute"  # "$x", "$fu.x[1]" -> serpy.context.avps.AvpName
     TRACK = "an attribute list"  # "$fd" "$tu" …: the name of a list -> serpy.context.avps.AvpName with name ""

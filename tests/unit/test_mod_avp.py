@@ -8,9 +8,15 @@ from support.contexts import context, function, request_text, sent_values
 from serpy.api import UsageError
 from serpy.context.avps import FROM_URI, FROM_USER, GLOBAL, TO_USER, parse_avp_name
 from serpy.modules import avp
+from serpy.modules.avp.edit import name_pattern
+from serpy.script.substitution import parse_substitution
 
 
 def call(name, ctx, *args):
+    if name == "subst_attr":
+        args = (args[0], parse_substitution(args[1]))
+    elif name == "del_attrs":
+        args = (name_pattern(*args),)
     return function(avp.exports(), name)(ctx, *args)
 
 
@@ -148,7 +154,7 @@ def test_values_are_substituted():
     assert ctx.avps.newest(FROM_URI, "a") == "+43 0043"
     assert call("subst_attr", ctx, A, "/none/x/") == -1
     assert call("subst_attr", ctx, parse_avp_name("$none"), "/a/x/") == -1
-    with pytest.raises(UsageError):
+    with pytest.raises(ValueError, match="not of the form"):
         call("subst_attr", ctx, A, "/a/b")
 
 

@@ -101,8 +101,8 @@ def _values(module: TextOps) -> list[Function]:
 
 
 def _text(module: TextOps) -> list[Function]:
-    both = (Arg.REGEX, Arg.FORMAT)
-    one = (Arg.STR,)
+    both = (Arg.MATCH, Arg.FORMAT)
+    one = (Arg.SUBST,)
     rows: list[tuple[str, Callable[..., int], tuple[Arg, ...], Routes, str]] = [
         ("replace", module.replace, both, _EDITS, "replace the first match"),
         ("replace_all", module.replace_all, both, _EDITS, "replace every match"),

@@ -8,7 +8,6 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from serpy.api import (
@@ -35,6 +34,7 @@ from serpy.context.context import FAILURE, ONREPLY
 from serpy.modules.tm.routes import ScriptRoutes
 from serpy.modules.tm.rpc import CANCEL, TmRpc
 from serpy.rpc.asked import Answers
+from serpy.script.patterns import Pattern
 from serpy.sip.address import is_address
 from serpy.sip.message import Request
 from serpy.transaction import server_side
@@ -300,7 +300,7 @@ class Tm:
 
     # --- asking
 
-    def t_check_status(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def t_check_status(self, ctx: Context, expression: Pattern) -> int:
         """Match the current status: the winner's, this reply's, or the last one sent."""
         status = ctx.status
         server = ctx.transaction
