@@ -44,6 +44,7 @@ from serpy.sip.flow import AS_IS, CLOSE
 from serpy.sip.limits import HEADERS_MAX
 from serpy.sip.message import Request
 from serpy.sip.parser import canonical_name
+from serpy.sip.text import reason_text
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class XmlRpc:
             return FALSE
         if ctx.final_sent:
             return FALSE
-        document = build_fault(code, reason, escape_cr=bool(self.escape_cr))
+        document = build_fault(code, reason_text(reason), escape_cr=bool(self.escape_cr))
         ctx.final_sent = True
         return TRUE if self._send(ctx.flow, 200, "OK", document) else FALSE
 

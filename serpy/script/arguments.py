@@ -13,6 +13,7 @@ from serpy.script import formats, selects, tree
 from serpy.script.coder import Coder
 from serpy.script.exports import Arg, Function
 from serpy.script.faults import did_you_mean
+from serpy.sip.text import reason_text
 
 
 class BadArgumentError(Exception):
@@ -37,6 +38,12 @@ def code_argument(coder: Coder, node: tree.Node, kind: Arg, function: Function, 
         return _value(coder, node)
     if kind is Arg.FORMAT:
         return _format(coder, node)
+    if kind is Arg.LINES:
+        return _lines(coder, node)
+    if kind is Arg.STATUS:
+        return _status(coder, node)
+    if kind is Arg.REASON:
+        return _reason(coder, node)
     if kind in (Arg.AVP, Arg.TRACK):
         return _attribute(coder, node, kind)
     if kind in (Arg.REGEX, Arg.MATCH, Arg.SUBST):
@@ -126,6 +133,51 @@ def _format(coder: Coder, node: tree.Node) -> str:
     if parsed.constant is not None:
         return repr(parsed.constant)
     return f"{coder.unit.constant(parsed.expand, 'fmt')}(ctx)"
+
+
+def _lines(coder: Coder, node: tree.Node) -> str:
+    """Text for header lines: line ends count where they are written in the script, those in values become spaces."""
+    if isinstance(node, tree.String):
+        try:
+            parsed = formats.parse_format(node.value, coder.unit.environment)
+        except ValueError as error:
+            raise BadArgumentError(str(error)) from None
+        if parsed.constant is not None:
+            return repr(parsed.constant)
+        return f"{coder.unit.constant(parsed.expand_in_line, 'fmt')}(ctx)"
+    if isinstance(node, tree.Word):
+        return repr(node.value)
+    if isinstance(node, tree.Integer):
+        return repr(str(node.value))
+    if isinstance(node, tree.Binary) and node.operator == "+" and not _is_number(node.left):
+        parts = [
+            repr(part.value) if isinstance(part, tree.String) else _lines(coder, part)
+            for part in (node.left, node.right)
+        ]
+        return f"({parts[0]} + {parts[1]})"
+    return f"header_value({coder.as_str(node)})"
+
+
+def _is_number(node: tree.Node) -> bool:
+    """True when ``+`` may add, because the leftmost operand may be a number."""
+    while isinstance(node, tree.Binary) and node.operator == "+":
+        node = node.left
+    return not isinstance(node, (tree.String, tree.SelectRef))
+
+
+def _status(coder: Coder, node: tree.Node) -> str:
+    text = str(node.value) if isinstance(node, tree.Integer) else node.value if isinstance(node, tree.String) else ""
+    is_code = len(text) == 3 and text.isascii() and text.isdigit() and "100" <= text <= "699"
+    if isinstance(node, (tree.Integer, tree.String)) and text[:1] not in ("$", "@", "%") and not is_code:
+        raise BadArgumentError(f"{text!r} is no status", "a status is a number from 100 to 699")
+    return _value(coder, node)
+
+
+def _reason(coder: Coder, node: tree.Node) -> str:
+    if isinstance(node, tree.String) and reason_text(node.value) != node.value:
+        coder.unit.faults.warn(node.position, "control characters in a reason phrase: each is sent as a space")
+        return _value(coder, tree.String(node.position, reason_text(node.value)))
+    return _value(coder, node)
 
 
 def _prepared(coder: Coder, node: tree.Node, kind: Arg, prepare: Callable[[object], object] | None) -> str:

@@ -53,20 +53,27 @@ def _positive(coder: Coder, left: tree.Node, operator: str, right: tree.Node) ->
 
 def match(coder: Coder, subject: str, right: tree.Node) -> str:
     """``subject =~ right`` for text code *subject*."""
-    if not isinstance(right, (tree.String, tree.Address)):
+    text = _constant_text(right)
+    if text is None:
         return f"search_dynamic({coder.as_str(right)}, {subject})"
-    pattern = coder.pattern(right.value, right.position)
+    pattern = coder.pattern(text, right.position)
     if pattern is None:
         return "False"
     search = pattern.search
-    if (
-        pattern.engine == "re"
-        and pattern.compiled is not None
-        and right.value.startswith("^")
-        and "|" not in right.value
-    ):
-        search = Anchored(pattern.compiled).holds
+    compiled = pattern.compiled
+    if pattern.engine == "re" and compiled is not None and text.startswith("^") and "|" not in text:
+        search = Anchored(compiled).holds
     return f"{coder.unit.constant(search, 're')}({subject})"
+
+
+def _constant_text(node: tree.Node) -> str | None:
+    """The text of a constant, also of one in pieces (``"^sip:" + PREFIX``); None for what is made at run time."""
+    if isinstance(node, (tree.String, tree.Address)):
+        return node.value
+    if isinstance(node, tree.Binary) and node.operator == "+":
+        left, right = _constant_text(node.left), _constant_text(node.right)
+        return left + right if left is not None and right is not None else None
+    return None
 
 
 def _core_text(coder: Coder, code: str, left: tree.Core, right: tree.Node) -> str:

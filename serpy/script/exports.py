@@ -42,6 +42,9 @@ class Arg(Enum):
     INT = "an integer"  # number, numeric string, or expression -> int
     VALUE = "a string, $avp or @select"  # "fparam": resolved per call -> str | int | None (None = undefined)
     FORMAT = "a format string"  # xl_lib, expanded per call -> str
+    LINES = "header lines, a format string"  # values of attributes and selects stay on their line -> str
+    STATUS = "a status from 100 to 699"  # a VALUE; a constant is checked -> str | int | None
+    REASON = "a reason phrase"  # a VALUE; controls in a constant become spaces, with a warning -> str | int | None
     TEMPLATE = "a format string, kept in parts"  # the function expands it itself -> serpy.script.formats.Format
     REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> serpy.script.patterns.Pattern
     MATCH = "a regular expression whose match is replaced"  # the same -> Pattern, for replaced()

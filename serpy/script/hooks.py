@@ -17,7 +17,7 @@ from serpy.errors import ParseError
 from serpy.limited_log import LimitedLog
 from serpy.script.exports import FALSE, TRUE
 from serpy.script.networks import in_network, parse_network
-from serpy.script.patterns import pattern_from_data
+from serpy.script.patterns import PatternsFromData
 from serpy.script.posix import BadExpressionError
 from serpy.script.runtime import MAX_DEPTH, is_reply
 from serpy.script.scalars import Scalar, to_int, to_str
@@ -43,6 +43,7 @@ class Hooks:
         self.max_while_loops = 100
         self.vars: Final[dict[str, int | str]] = {}  # $var(name): survives the message
         self.reports: Final = LimitedLog(log)
+        self._patterns: Final = PatternsFromData()
 
     # ---- operands
 
@@ -80,7 +81,7 @@ class Hooks:
     def search_dynamic(self, pattern: Scalar, value: Scalar) -> bool:
         """``=~`` with a pattern that is not a constant; a bad one matches nothing."""
         try:
-            return bool(pattern_from_data(to_str(pattern)).search(to_str(value)))
+            return bool(self._patterns.get(to_str(pattern)).search(to_str(value)))
         except BadExpressionError as error:
             self.reports.warning("=~", "bad regular expression made by the script: %.120r: %s", to_str(pattern), error)
             return False

@@ -152,20 +152,24 @@ def compile_name_pattern(text: str) -> re.Pattern[str]:
     return _compiled(parse(text, lines=False, any_case=False))
 
 
-_from_data: Final[dict[str, Pattern]] = {}
+class PatternsFromData:
+    """The expressions that a running script has made, the last ones kept."""
 
+    def __init__(self) -> None:
+        self.kept: Final[dict[str, Pattern]] = {}
 
-def pattern_from_data(text: str) -> Pattern:
-    """An expression that was made by the running script; the last ones are kept. Raises BadExpressionError."""
-    found = _from_data.pop(text, None)
-    if found is None:
-        if len(text) > DATA_MAX:
-            raise BadExpressionError(f"more than {DATA_MAX} characters", 0)
-        found = compile_pattern(text, from_data=True)
-        if len(_from_data) >= _KEPT:
-            del _from_data[next(iter(_from_data))]
-    _from_data[text] = found  # the newest is the last
-    return found
+    def get(self, text: str) -> Pattern:
+        """The expression *text*. Raises BadExpressionError."""
+        kept = self.kept
+        found = kept.pop(text, None)
+        if found is None:
+            if len(text) > DATA_MAX:
+                raise BadExpressionError(f"more than {DATA_MAX} characters", 0)
+            found = compile_pattern(text, from_data=True)
+            if len(kept) >= _KEPT:
+                del kept[next(iter(kept))]
+        kept[text] = found  # the newest is the last
+        return found
 
 
 class Anchored:

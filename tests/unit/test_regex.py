@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import posix
 
-from serpy.script import patterns, re2_engine
-from serpy.script.patterns import compile_pattern, pattern_from_data
+from serpy.script import re2_engine
+from serpy.script.patterns import PatternsFromData, compile_pattern
 from serpy.script.posix import BadExpressionError, parse
 from serpy.script.re2_engine import Machine, decoded, encoded
 from serpy.script.spelling import python_flags, python_text, re2_text
@@ -238,12 +238,13 @@ def test_without_re2_an_expression_that_takes_for_ever_is_refused(monkeypatch, t
 
 
 def test_expressions_from_data_are_kept_and_not_too_many_of_them():
-    assert pattern_from_data("^a") is pattern_from_data("^a")
+    found = PatternsFromData()
+    assert found.get("^a") is found.get("^a")
     for number in range(200):
-        pattern_from_data(f"^{number}")
-    assert len(patterns._from_data) <= 32
+        found.get(f"^{number}")
+    assert len(found.kept) <= 32
     with pytest.raises(BadExpressionError):
-        pattern_from_data("a" * 2000)
+        found.get("a" * 2000)
 
 
 # ---- replacing

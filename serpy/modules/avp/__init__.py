@@ -21,6 +21,7 @@ from serpy.script.substitution import Substitution
 from serpy.sip.abnf import is_token, parse_number
 from serpy.sip.nameaddr import parse_nameaddr
 from serpy.sip.parser import canonical_name
+from serpy.sip.text import header_value
 from serpy.sip.uri import parse_uri
 
 log = logging.getLogger(__name__)
@@ -215,12 +216,11 @@ _LISTS = ("fr", "tr", "fu", "tu", "fd", "td", "g")
 
 
 def _header_value(ctx: Context, name: AvpName) -> str | None:
-    """The attribute as a header value; None when there is none or it would not stay on its line."""
+    """The attribute as a header value; None when there is none."""
     value = value_of(ctx, name)
     if value is None:
         return None
-    text = str(value).strip(" \t\r\n")
-    return None if "\r" in text or "\n" in text else text
+    return header_value(str(value).strip(" \t\r\n"))
 
 
 def exports() -> Exports:

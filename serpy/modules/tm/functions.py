@@ -473,7 +473,7 @@ def exports() -> Exports:
             Function("t_on_reply", tm.t_on_reply, route, 0, _R | _F | _O | _B, "arm an onreply route", "onreply_route"),
             Function("t_on_branch", tm.t_on_branch, route, 0, _R | _F, "arm a branch route", "branch_route"),
             Function("t_set_fr", tm.t_set_fr, (Arg.INT, Arg.INT), 1, _R | _F | _O | _B, "timers of this transaction"),
-            Function("t_reply", tm.t_reply, (Arg.VALUE, Arg.VALUE), 0, _R | _F | _O, "answer statefully"),
+            Function("t_reply", tm.t_reply, (Arg.STATUS, Arg.REASON), 0, _R | _F | _O, "answer statefully"),
             Function("t_retransmit_reply", tm.t_retransmit_reply, (), 0, _R, "send the last answer again"),
             Function("t_check_status", tm.t_check_status, (Arg.REGEX,), 0, _R | _F | _O, "match the status"),
             Function("t_lookup_request", tm.t_lookup_request, (), 0, _R, "has this request a transaction"),
