@@ -118,6 +118,7 @@ def test_a_core_file_imports_only_what_lies_below_it(path):
 FOR_ALL = {
     "api", "errors", "context", "sip", "limited_log",
     "script.exports", "script.formats", "script.param_sets", "script.attribute_rows",
+    "script.patterns", "script.posix", "script.substitution",
 }  # fmt: skip
 TABLES = {
     "db.cache",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +48,8 @@ from serpy.modules.rr.parameters import FEWEST_CALLS, MAX_CALLS, params
 from serpy.modules.rr.rpc import CallsRpc
 from serpy.modules.rr.rule import ELSEWHERE
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
+from serpy.script.patterns import Pattern, compile_pattern
+from serpy.script.posix import BadExpressionError
 from serpy.sip.message import Request
 
 log = logging.getLogger(__name__)
@@ -93,11 +94,11 @@ class RecordRouting:
         self._server = server
         router = self.router
         router.force_send_socket = self.force_send_socket != 0
-        accepted: re.Pattern[str] | None = None
+        accepted: Pattern | None = None
         if self.cookie_filter:
             try:
-                accepted = re.compile(self.cookie_filter, re.IGNORECASE)
-            except re.error as exc:
+                accepted = compile_pattern(self.cookie_filter)
+            except BadExpressionError as exc:
                 raise ConfigError(f"rr: cookie_filter is not a regular expression: {exc}") from exc
         secret = mac_key(self._secret(server.run_dir))
         router.cookies = DialogCookies(secret, accepted)
@@ -241,7 +242,7 @@ class RecordRouting:
             state.extra += added
         return TRUE
 
-    def check_route_param(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def check_route_param(self, ctx: Context, expression: Pattern) -> int:
         """True when the parameters of our own Route, as it came back, match *expression*."""
         own = state_of(ctx).own_route
         if own is None:

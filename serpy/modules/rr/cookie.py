@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import binascii
 import hmac
-import re
 from hashlib import blake2b
 from typing import Final
 
 from serpy.api import Avp, Avps
+from serpy.script.patterns import Pattern
 
 DIALOG_COOKIE: Final = 1
 """The AVP flag ``dialog_cookie``: reserved, always the lowest bit."""
@@ -106,7 +106,7 @@ class Cookie:
 class DialogCookies:
     """Makes and opens cookies with the key *secret*. Attributes whose names *accepted* does not match stay inside."""
 
-    def __init__(self, secret: bytes, accepted: re.Pattern[str] | None = None) -> None:
+    def __init__(self, secret: bytes, accepted: Pattern | None = None) -> None:
         self.secret: Final = secret
         self._accepted: Final = accepted
         self._names: Final[dict[str, bool]] = {}  # what _accepted says to a name of at most MAX_COOKIE bytes
@@ -206,7 +206,7 @@ class DialogCookies:
         if self._accepted is None or self._accepts(self._accepted, name):
             cookie.push(list_id, name, value if isinstance(value, str) else _clamped(value))
 
-    def _accepts(self, accepted: re.Pattern[str], name: str) -> bool:
+    def _accepts(self, accepted: Pattern, name: str) -> bool:
         known = self._names.get(name)
         if known is None:
             known = accepted.search(name) is not None
