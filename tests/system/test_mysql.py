@@ -62,7 +62,7 @@ def test_a_contact_of_1024_characters_is_stored_and_an_older_table_is_widened(se
     head = f"sip:alice@{alice.contact.partition('@')[2].partition(';')[0]};p="
     contact = head + "x" * (1024 - len(head))
     server.mysql.sql("alter table location modify contact varchar(500) not null", "ser")
-    assert server.ctl("db", "check").returncode != 0
+    assert server.ctl("db", "check", check=False).returncode != 0
     assert "widened location.contact" in server.ctl("db", "upgrade").stdout
     assert server.ctl("db", "check").returncode == 0
     assert alice.register(contact=f"<{contact}>").status == 200

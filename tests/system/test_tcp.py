@@ -210,6 +210,28 @@ def test_an_answer_finds_the_port_in_via_when_the_connection_has_gone(server, ph
             assert connection.recv(65536).startswith(b"SIP/2.0 200 ")
 
 
+def test_a_phone_is_called_over_the_connection_it_registered_by_and_then_at_its_contact_by_tcp(server, phones):
+    """Its Contact names a port of its own and no transport: RFC 5626 section 5.3, and never a guess at UDP."""
+    alice = phones("alice", "udp")
+    with socket.socket() as waiting:
+        waiting.bind(("127.0.0.1", 0))
+        waiting.listen()
+        waiting.settimeout(PATIENCE_S)
+        bob = server.tcp_phone("bob")
+        assert bob.register(contact=f"<sip:bob@127.0.0.1:{waiting.getsockname()[1]}>").status == 200
+        alice.send(alice.request("MESSAGE", bob.aor, from_="sip:carol@foreign.example"))
+        bob.reply(bob.expect("MESSAGE"), 200)
+        assert alice.final().status == 200
+        bob.close()
+        wait_for(lambda: not any(row["source"].endswith(f":{bob.port}") for row in server.json("rpc", "core.tcp_list")))
+        alice.send(alice.request("MESSAGE", bob.aor, from_="sip:carol@foreign.example"))
+        connection, _ = waiting.accept()
+        with connection:
+            connection.settimeout(PATIENCE_S)
+            assert connection.recv(65536).startswith(b"MESSAGE sip:bob@127.0.0.1")
+    phones("bob", "udp").register(expires=0, contact="*")
+
+
 @pytest.mark.parametrize(
     ("stream", "answer"),
     [
