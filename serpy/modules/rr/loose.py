@@ -70,7 +70,7 @@ class LooseRouter:
             routes = request.routes
             if not routes:
                 return NOT_DRIVEN  # 1.
-            top = routes[0].uri
+            top = routes[0].route_uri
             top_is_mine = self.is_mine(top)
             state = state_of(ctx)
             if self.is_mine(ctx.uri):
@@ -91,11 +91,11 @@ class LooseRouter:
         self, ctx: Context, request: Request, state: RouteState, routes: list[NameAddr], *, preloaded: bool
     ) -> int:
         """The previous hop was a loose router: take our Route values off and go on to the next."""
-        top = routes[0].uri
+        top = routes[0].route_uri
         self._restore(ctx, request, state, top)
         used = 1
         if top.param("r2") is not None and len(routes) > 1:
-            second = routes[1].uri
+            second = routes[1].route_uri
             if self.is_mine(second):
                 used = 2
                 self._force_listener(ctx, second)
@@ -106,7 +106,7 @@ class LooseRouter:
             return NOT_DRIVEN if preloaded else TRUE
         following = routes[used]
         self._note_next(ctx, state, following.uri_text)
-        if following.uri.param("lr") is not None:
+        if following.route_uri.param("lr") is not None:
             _remove_first(ctx, request, used, len(routes))
             ctx.dst_uri = following.uri_text
             return TRUE
@@ -124,14 +124,14 @@ class LooseRouter:
         used = 0
         if top_is_mine and own.param("r2") is not None:
             used = 1
-            self._force_listener(ctx, routes[0].uri)
+            self._force_listener(ctx, routes[0].route_uri)
         if used == len(routes):
             log.debug("strict router left no target: %.120r", routes[0].uri_text)
             return NOT_DRIVEN
         state.processed = True
         following = routes[used]
         self._note_next(ctx, state, following.uri_text)
-        if following.uri.param("lr") is None:
+        if following.route_uri.param("lr") is None:
             _remove_first(ctx, request, used + 1, len(routes))
             ctx.request_uri = following.uri_text
             return TRUE
