@@ -50,7 +50,7 @@ class Setup:
     @property
     def answer(self):
         found = self.replies.sent[-1]
-        return (found.status, found.reason, found.headers)
+        return (found.status, found.reason, [line for line in found.headers if not line.startswith("Date: ")])
 
 
 def register(*headers, uri="sip:example.com", **more):
@@ -67,6 +67,36 @@ def test_a_register_is_answered_with_all_contacts():
     assert setup.answer == (200, "OK", ["Contact: <sip:b@192.0.2.9>;q=0.5;expires=600"])
     setup.save("Contact: <sip:c@192.0.2.9>;expires=120")
     assert setup.answer[2] == ["Contact: <sip:b@192.0.2.9>;q=0.5;expires=600, <sip:c@192.0.2.9>;expires=120"]
+
+
+def test_a_phone_may_set_its_clock_by_the_answer():
+    setup = Setup()
+    setup.save("Contact: <sip:b@192.0.2.9>")
+    assert setup.replies.sent[-1].headers[-1] == "Date: Tue, 14 Nov 2023 22:13:20 GMT"
+    setup.save("Contact: <sip:b@192.0.2.9>;expires=1")
+    assert (setup.replies.sent[-1].status, setup.answer[2]) == (423, setup.replies.sent[-1].headers)
+
+
+def test_a_script_that_adds_the_date_itself_gets_no_second_one():
+    setup = Setup()
+    ctx = register("Contact: <sip:b@192.0.2.9>")
+    ctx.reply_headers.append("Date: Tue, 14 Nov 2023 22:13:20 GMT")
+    setup.save(ctx=ctx)
+    assert not [line for line in setup.replies.sent[-1].headers if line.startswith("Date")]
+
+
+@pytest.mark.parametrize(
+    "contact", [["<*>"], ["*", "<sip:b@192.0.2.9>"], ["*;expires=0"], ["<sip:b@192.0.2.9>, *"], ["*", "*"]]
+)
+def test_the_wildcard_is_one_only_alone_bare_and_with_expires_0(contact):
+    setup = Setup()
+    setup.add(binding())
+    headers = [f"Contact: {value}" for value in contact]
+    if "expires" not in contact[0]:
+        headers.append("Expires: 0")
+    assert setup.save(*headers)[0] == 0
+    assert setup.answer[0] == 400
+    assert setup.contacts() == ["sip:b@192.0.2.9"]
 
 
 def test_a_register_without_contact_only_asks():

@@ -31,6 +31,7 @@ from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Regi
 from serpy.modules.registrar.replica import Replica
 from serpy.replication.settings import REPLICATION_SETTINGS
 from serpy.replication.tombstones import TOMBSTONES, Tombstones
+from serpy.sip.date import date_line
 from serpy.sip.received import received_from
 
 if TYPE_CHECKING:
@@ -182,7 +183,10 @@ class Registrar:
             return Outcome(500, "Server Internal Error", error="the binding could not be stored")
         if aor:
             bindings = [binding for binding in bindings if binding.aor == aor]
-        return Outcome(200, "OK", contact=contact_values(bindings, ctx.wall_now))
+        now = ctx.wall_now
+        # §10.3 step 8: phones set their clocks by it; a script may have added one
+        has_date = any(line[:5].lower() == "date:" for line in ctx.reply_headers)
+        return Outcome(200, "OK", contact=contact_values(bindings, now), extra="" if has_date else date_line(now))
 
     def _registration(self, ctx: Context, uid: str, aor: str, replica_of: str) -> Registration:
         """What the REGISTER says; *replica_of* names the table when it is a replica."""
