@@ -52,9 +52,11 @@ if TYPE_CHECKING:
     from serpy.transaction.layer import TransactionLayer
     from serpy.transaction.settings import TransactionSettings
     from serpy.transaction.user import TransactionUser
+    from serpy.trust.budgets import Budgets
+    from serpy.trust.charges import Charges
 
 __all__ = [
-    "ANSWERS", "CALL_ID_MAX", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
+    "ANSWERS", "BUDGETS", "CALL_ID_MAX", "CHARGES", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
     "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
     "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
@@ -154,6 +156,8 @@ REPLIES: Final[Service[ReplyService]] = Service("replies")
 DOMAINS: Final[Service[DomainService]] = Service("domains")
 CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
 RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask Server.resolver()
+BUDGETS: Final[Service[Budgets]] = Service("budgets")  # of the server, see serpy/trust
+CHARGES: Final[Service[Charges]] = Service("charges")  # what requests did, charged to their budgets
 # Between tm, sl and the pipeline alone.
 TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
 TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
@@ -177,6 +181,10 @@ class Hooks:
         self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
         self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream
         self.on_failed: list[Outcome] = []  # all its branches have failed; before the failure route
+        # Whoever checked credentials tells, once for each check: (ctx, who, outcome). *who* is user@realm as claimed, "" without
+        # credentials; *outcome* is one of serpy/context/authenticated.py. Called before the script goes on; must not park.
+        self.on_credentials: list[Callable[[Context, str, str], None]] = []
+        self.on_refused: list[Callable[[Context, int], None]] = []  # we have answered 403 or 404
         self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 
@@ -195,6 +203,7 @@ class Server:
         self.hooks = Hooks()
         self.exports: dict[str, Exports] = {}  # loaded modules by name, in load order
         self.run_dir = ""
+        self.secret = os.urandom(32)  # keys are derived from it; the loader puts the lasting one in its place
         self.started_wall = time.time()
         # Declared only: a compiled attribute of a compiled class cannot hold None.
         self.segment: Segment  # shared memory; modules allocate in init()

@@ -9,6 +9,7 @@ Runs in: every process. Locks: none; ``set_now`` is called by the ctl process on
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,22 @@ def _socket_path(name: str, path: str) -> None:
         raise ConfigError(f"{name}: the path of a unix socket has at most {UNIX_PATH_MAX} bytes")
 
 
+def _one_of(*words: str) -> Callable[[str, str], None]:
+    def check(name: str, value: str) -> None:
+        if value not in words:
+            raise ConfigError(f"{name} is one of {', '.join(words)}, not {value[:60]!r}")
+
+    return check
+
+
+def _network(name: str, value: str) -> None:
+    for part in value.replace(",", " ").split():
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            raise ConfigError(f"{name} takes addresses and networks, not {part[:60]!r}", hint="192.0.2.0/24") from None
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     # processes
     _int("debug", 0, "log threshold: -1 errors, 0 warnings, 1 notices, 2 lifecycle, 3 per message", -5, 9),
@@ -123,6 +140,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _str("user_agent_header", "", "the whole User-Agent header line"),
     _int("max_while_loops", 100, "passes after which a while loop is ended", 0),
     _inert("onsend_route_reply", "str", ""),
+    # trust
+    Setting("trust_mode", "str", "on", "budgets of strangers: on, off, or watch: count, but refuse nothing", check=_one_of("off", "watch", "on")),
+    Setting("trust_size", "str", "office", "how generous they are: office, isp or farm", check=_one_of("office", "isp", "farm")),
+    Setting("trusted", "list", "", "addresses and networks without budgets of their own, repeatable", check=_network),
+    _int("max_transactions", 0, "requests that one receiver works on at once, 0: as trust_size says", 0),
+    _int("max_kept", 0, "MiB of messages it keeps for them, 0: as trust_size says", 0),
     # DNS
     _int("dns_retr_time", -1, "seconds until a DNS query is repeated, -1: 2", -1, 60),
     _int("dns_retr_no", -1, "repetitions of a DNS query, -1: 2", -1, 10),
@@ -242,6 +265,11 @@ class Settings:
     server_header: str
     user_agent_header: str
     max_while_loops: int
+    trust_mode: str
+    trust_size: str
+    trusted: list[str]
+    max_transactions: int
+    max_kept: int
     dns_retr_time: int
     dns_retr_no: int
     dns_total_time: int

@@ -104,6 +104,7 @@ class Context:
         self.out_flow: Flow | None = None
         self.out_data = b""
         self.authenticated: Authenticated | None = None
+        self.counted = ""  # whom a stranger calls, when that is being counted
         # per-message scratch space of modules, by module name; no module reads another's
         self.notes: dict[str, object] = {}
 

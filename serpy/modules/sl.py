@@ -26,6 +26,7 @@ from serpy.api import (
     Rpc,
     Server,
 )
+from serpy.context.hooks import call_all
 from serpy.transaction.answers import Answers
 from serpy.transaction.forward import outward_status
 from serpy.transaction.stateless import redirect_contacts
@@ -74,6 +75,9 @@ class Sl:
         answers = self._bound()
         if 300 <= status < 400 and not any(line[:8].lower() == "contact:" for line in headers):
             headers = [*headers, *redirect_contacts(ctx)]
+        if status == 404 or status == 403:  # noqa: PLR1714 - faster
+            assert self.server is not None
+            call_all(self.server.hooks.on_refused, ctx, status)
         if self.bind_tm:
             return answers.answer(ctx, status, reason, headers, body)
         return answers.replies.reply(ctx, status, reason, headers, body)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.net.loop import Loop
-from serpy.sip.flow import Flow, Listener
+from serpy.sip.flow import SEEN, Flow, Listener
 
 LARGEST: Final = 65535
 BATCH: Final = 32  # datagrams per wake-up, before timers and other sockets get their turn
@@ -54,7 +54,7 @@ class UdpReader:
             except OSError:  # BlockingIOError: empty. Others are about an earlier send; nothing was received either
                 break
             count += 1
-            flow = Flow(self._listener, address[0], address[1])
+            flow = Flow(self._listener, address[0], address[1], 0, SEEN)
             loop.current = (data, flow)  # for the report of a bug
             self._receive(data, flow)
         loop.arrivals += count

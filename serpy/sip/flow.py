@@ -10,10 +10,11 @@ from typing import Final
 
 from serpy.sip.address import bracketed
 
-# What becomes of the connection a message leaves by (``Flow.options``, bits).
+# How a message leaves, and what becomes of its connection (``Flow.options``, bits).
 CLOSE: Final = 1  # close it when the message has left
 NO_CONNECT: Final = 2  # use one that is open, or do not send at all
 AS_HTTP: Final = 4  # the message answers an HTTP request: its status line must say so
+SEEN: Final = 16  # a message has come from there: what goes back to it is not held back (``net/guard.py``)
 AS_IS: Final = 8  # the bytes are no SIP message, or a part of one: nothing is added to them
 
 

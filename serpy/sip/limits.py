@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Final
 
 MESSAGE_MAX: Final = 65535  # bytes; what one UDP datagram can carry
-STREAM_HEAD_MAX: Final = 32768  # bytes of start line and headers on a connection; what follows is the body
 STREAM_QUEUE_MAX: Final = 4 * 1024 * 1024  # bytes that wait for the reader of one connection
 STREAM_MESSAGE_S: Final = 10.0  # seconds from the first byte of a message on a connection to its last
 STREAM_ALIASES_MAX: Final = 8  # addresses that one connection may lead to besides its own

@@ -314,8 +314,7 @@ def with_mark(data: bytes) -> bytes:
         at = data.find(b"\n" + MARK, end)
     line_end = b"\n" if data.find(b"\r\n") < 0 and data.find(b"\n") >= 0 else b"\r\n"
     at = end_of_lines(data)
-    line = MARK + line_end if data.endswith(b"\n", 0, at) else line_end + MARK
-    return data[:at] + line + data[at:]
+    return data[:at] + _new_line(data, at, MARK, line_end) + data[at:]
 
 
 def end_of_lines(data: bytes) -> int:
@@ -328,9 +327,16 @@ def end_of_lines(data: bytes) -> int:
 
 
 def add_line(sdp: Sdp, changes: Changes, line: bytes) -> None:
-    """Have *changes* put *line* behind the last line: in a multipart body that one may have no end."""
+    """Have *changes* put *line* behind the last line that says something."""
     at = end_of_lines(sdp.data)
-    changes.replace(at, at, line + sdp.line_end if sdp.data.endswith(b"\n", 0, at) else sdp.line_end + line)
+    changes.replace(at, at, _new_line(sdp.data, at, line, sdp.line_end))
+
+
+def _new_line(data: bytes, at: int, line: bytes, line_end: bytes) -> bytes:
+    """*line* so that it can be put at *at*: in a multipart body the line before may have no end, or the half of one."""
+    if data.endswith(b"\n", 0, at):
+        return line + line_end
+    return (b"\n" if data.endswith(b"\r", 0, at) else line_end) + line
 
 
 def _rewrite_session(
@@ -389,8 +395,7 @@ def _replace_address(changes: Changes, old: Address, target: Target) -> None:
 
 
 def _connection_line(sdp: Sdp, media: Media, address: bytes) -> bytes:
-    line = b"c=IN " + address
-    return line + sdp.line_end if sdp.data.endswith(b"\n", 0, media.insert_at) else sdp.line_end + line
+    return _new_line(sdp.data, media.insert_at, b"c=IN " + address, sdp.line_end)
 
 
 # ---- where the description is in a body ----------------------------------------------------------------------------

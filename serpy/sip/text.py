@@ -9,9 +9,9 @@ import re
 from typing import Final
 
 # Controls, DEL, C1; the marks that turn the direction of a line; line and paragraph separators; lone surrogates.
-_HIDDEN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb]"
-)
+_MARKS: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb"
+_HIDDEN: Final = re.compile(f"[\x00-\x1f{_MARKS}]")
+_HIDDEN_IN_LOGS: Final = re.compile(f"[\x00-\x08\x0a-\x1f{_MARKS}]")
 _BREAKS: Final = re.compile("[\x00\r\n]")
 
 
@@ -20,6 +20,18 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _HIDDEN.sub(_escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """*text*, which has several lines of our own, with everything but their ends as ``printable()`` writes it."""
+    return "\n".join([printable(line) for line in text.split("\n")])
+
+
+def one_line(text: str) -> str:
+    r"""*text* as ``printable()`` writes it, but with tabs, and line ends as ``\r\n``: a line of a log."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _HIDDEN_IN_LOGS.sub(_escaped, text.replace("\r", "\\r").replace("\n", "\\n"))
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from serpy.errors import ParseError
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.nameaddr import NameAddr, split_commas, without_empty_end
-from serpy.sip.parser import parse_request
+from serpy.sip.parser import parse_for_reply, parse_request
 from serpy.sip.via import via_with_received
 
 # Requests whose 101..299 answers carry Record-Route: they make a dialog (RFC 3261 §12.1.1; 6665; 3515)
@@ -212,7 +212,15 @@ def _without_bare_tag(request: Request, line: str) -> str:
 
 
 def _sent(sent_request: bytes | Request) -> Request:
-    return sent_request if isinstance(sent_request, Request) else parse_request(sent_request)
+    if isinstance(sent_request, Request):
+        return sent_request
+    try:
+        return parse_request(sent_request)
+    except ParseError:  # of a large one that waits for its answer only the head is kept
+        head = parse_for_reply(sent_request)
+        if head is None:
+            raise
+        return head
 
 
 def _start_hop_request(request: Request, method: str, to_line: str) -> list[str]:

@@ -47,7 +47,7 @@ def relay(layer: TransactionLayer, forwarder: Forwarder, server: ServerTransacti
     if layer.now() >= server.expires_at:
         return E_TIMEOUT
     loop = loop_value(request)
-    if forwarder.has_been_here(request) and is_loop(request, forwarder.cookie, loop):
+    if forwarder.has_been_here(request) and is_loop(request, forwarder.ways.sign, loop):
         return E_LOOP
     # One target and no branch route: nothing to keep apart, so no Target either.
     is_single = not ctx.branches and not ctx.uri_consumed and not ctx.on_branch
@@ -173,6 +173,7 @@ def _one_branch(
         return E_OTHER
     branch = ClientTransaction(server, branch_id, request_uri)
     branch.data = data
+    layer.keep(server, len(data))
     branch.flow = flow
     branch.on_reply = ctx.on_reply
     branch.flags = flags

@@ -20,6 +20,7 @@ from serpy.sip.message import Request
 from serpy.sip.status import reason_phrase
 from serpy.sip.writer import build_reply
 from serpy.transaction.forward import received_value, reply_flow, rport_value
+from serpy.transaction.matching import NO_GROUPS, Groups
 from serpy.transaction.warning import warning_line
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class StatelessReplies:
         self.signature: list[str] = []  # header lines of every answer: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
+        self.groups: Groups = NO_GROUPS
         self.acks_until = 0.0  # no ACK can be ours after this instant
         # statistics
         self.sent: int = 0
@@ -101,7 +103,7 @@ class StatelessReplies:
             via = request.via
             received = received_value(via, flow, to_source=to_source)
             rport = rport_value(via, flow, to_source=to_source)
-            target = reply_flow(request, flow, to_source=to_source, to_via=self.reply_to_via)
+            target = reply_flow(request, flow, to_source=to_source, to_via=self.reply_to_via, groups=self.groups)
         except ParseError:
             pass
         if self.warns:

@@ -84,6 +84,7 @@ class ServerTransaction(ServerMachine):
         self.relay_error = 0  # a failed t_relay: answer this at the end of the script unless something else did
         self.is_watched = False  # somebody wants to know how it ends
         self.is_copy = False  # t_replicate: what the branches answer goes nowhere
+        self.kept = 0  # bytes of messages, as the layer counts them
         self.cancel_reason = ""  # header lines that tell the branches why they are cancelled (RFC 3326)
         # per-transaction timers, 0.0 = the module's
         self.fr_s = 0.0

@@ -16,7 +16,7 @@ from serpy.net.udp import UdpReader
 from serpy.pipeline import Pipeline, declare_statistics
 from serpy.replication.handover import Handover
 from serpy.script.exports import FALSE, TRUE
-from serpy.sip.flow import AS_HTTP, NO_CONNECT, Flow, Outgoing
+from serpy.sip.flow import AS_HTTP, NO_CONNECT, SEEN, Flow, Outgoing
 from serpy.transaction.deadlines import call_id_of
 from serpy.transaction.timers import Timed
 from serpy.workers.base import Worker
@@ -77,7 +77,7 @@ class UdpWorker(Worker):
 
     def _handed_over(self, payload: bytes, _from_slot: int) -> None:
         data, index, host, port, connection = decode_message(payload)
-        flow = Flow(self.server.listeners[index], host, port, connection)
+        flow = Flow(self.server.listeners[index], host, port, connection, SEEN)
         self.loop.current = (data, flow)
         self.pipeline.receive(data, flow)
 

@@ -70,7 +70,9 @@ def test_a_response_for_nobody_is_counted():
         "SIP/2.0 200 OK", "Via: SIP/2.0/UDP 192.0.2.100;branch=z9hG4bKx", "From: <sip:a@b>;tag=1",
         "To: <sip:a@b>;tag=2", "Call-ID: c", "CSeq: 1 OPTIONS", "Content-Length: 0", "", "",
     )  # fmt: skip
-    assert counted(("\r\n".join(lines), BOB), main=relay) == {"core.responses": 1, "core.stray_responses": 1}
+    assert counted(("\r\n".join(lines), BOB), main=relay) == {
+        "core.responses": 1, "core.stray_responses": 1, "core.stray_foreign": 1,
+    }  # fmt: skip
 
 
 def test_the_master_makes_them_known_before_the_first_child():

@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    CHARGES,
     FALSE,
     STORE,
     TRUE,
@@ -39,6 +40,7 @@ from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:
     from serpy.db.interface import Value
+    from serpy.trust.charges import Charges
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class AccDb:
         self.server_id_column = "server_id"
         self._server: Server  # set by init()
         self._store: StoreService | None = None
+        self._charges: Charges | None = None
         self._row: Row  # set by init()
         self._log_bit = 0
         self._missed_bit = 0
@@ -121,6 +124,7 @@ class AccDb:
             raise ConfigError("two accounting values share one column", hint="each _column parameter needs its own")
         self._row = Row(columns, self.log_fmt, _attributes(self.attrs), server.settings.server_id)
         self._lost = server.counters.declare("acc_db.lost", "accounting rows that the store could not take")
+        self._charges = server.find(CHARGES)
         hooks = server.hooks
         hooks.watched_flags |= self._log_bit | self._missed_bit
         hooks.on_answer.append(self.answered)
@@ -227,7 +231,10 @@ class AccDb:
         self, table: str, ctx: Context, request: Request, arrived: float, status: int, response: Response | None,
         to_tag: str, uri: str,
     ) -> Fields | None:  # fmt: skip
-        """Make a row and hand it to the store; None when that failed."""
+        """Make a row and hand it to the store; None when that failed, or when a stranger has caused too many already."""
+        charges = self._charges
+        if charges is not None and not charges.allows_row(ctx):
+            return None
         row = self._row.make(
             table, ctx, request, arrived, status, response, to_tag, uri, self._server.loop.wall_now()
         )  # fmt: skip
