@@ -22,6 +22,7 @@ HOT = [
     "serpy/sip/address.py",
     "serpy/sip/authorization.py",
     "serpy/sip/cseq.py",
+    "serpy/sip/date.py",
     "serpy/sip/digest.py",
     "serpy/sip/equality.py",
     "serpy/sip/flow.py",

@@ -8,13 +8,19 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §11.2.
 
 from __future__ import annotations
 
+from typing import Final
+
 from serpy.api import REPLIES, STOP, TRUE, Context, Exports, Function, Param, ParseError, ReplyService, Server
+
+# Without blanks: the answer to a stranger is to be no longer than needed.
+METHODS: Final = "INVITE,ACK,CANCEL,BYE,OPTIONS,REGISTER,MESSAGE,INFO,UPDATE,PRACK,SUBSCRIBE,NOTIFY,REFER"
 
 
 class Options:
     """The module: the header values of the answer."""
 
     def __init__(self) -> None:
+        self.allow = METHODS
         self.accept = "*/*"
         self.accept_encoding = ""
         self.accept_language = "en"
@@ -41,6 +47,7 @@ class Options:
 
     def _headers(self, ctx: Context) -> list[str]:
         lines = [
+            f"Allow: {self.allow}",
             f"Accept: {self.accept}",
             f"Accept-Encoding: {self.accept_encoding}",
             f"Accept-Language: {self.accept_language}",
@@ -65,6 +72,13 @@ def exports() -> Exports:
             Function("options_reply", module.options_reply, summary="answer OPTIONS for the server itself with 200"),
         ),
         params=(
+            Param(
+                "allow",
+                "str",
+                METHODS,
+                "value of Allow: the methods that are taken here; PUBLISH is not",
+                attribute="allow",
+            ),
             Param("accept", "str", "*/*", "value of Accept", attribute="accept"),
             Param("accept_encoding", "str", "", "value of Accept-Encoding", attribute="accept_encoding"),
             Param("accept_language", "str", "en", "value of Accept-Language", attribute="accept_language"),

@@ -44,12 +44,13 @@ class UriTests:
 
     def add_uri_param(self, ctx: Context, text: str) -> int:
         """Add ``name=value`` to the Request-URI."""
-        added = text.lstrip(";")
+        added = text.strip(";")
         try:
             uri = ctx.uri
             if not added or not uri.is_sip:
                 return FALSE
-            changed = str(uri.replaced(params=f"{uri.params};{added}" if uri.params else added))
+            params = uri.params.rstrip(";")
+            changed = str(uri.replaced(params=f"{params};{added}" if params else added))
             parse_uri(changed)
         except ParseError:
             return FALSE

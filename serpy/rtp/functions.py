@@ -16,7 +16,7 @@ from serpy.errors import ParseError
 from serpy.rtp.flags import Flags, parse_flags
 from serpy.rtp.session import ANSWER, NOTHING, OFFER, Directions
 from serpy.sip.message import Request, Response
-from serpy.sip.sdp import Address, Changes, Target, find_sdp, parse_sdp, rewrite
+from serpy.sip.sdp import Address, Changes, Target, add_line, find_sdp, parse_sdp, rewrite
 
 if TYPE_CHECKING:
     from serpy.context.context import Context
@@ -132,9 +132,7 @@ class RtpFunctions:
             if not place.is_null:
                 changes.replace(place.start, place.end, target.address())
         if bits & _ADD_DIRECTION:
-            line = b"a=direction:active"
-            ended = sdp.data.endswith(b"\n")
-            changes.replace(len(sdp.data), len(sdp.data), line + sdp.line_end if ended else sdp.line_end + line)
+            add_line(sdp, changes, b"a=direction:active")
         text = changes.apply()
         if bits & _ADD_MARK:
             text = rewrite(parse_sdp(text), {})

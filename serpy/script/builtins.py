@@ -170,7 +170,8 @@ def userphone(ctx: Context) -> int:
 def _with_phone(uri: Uri) -> Uri:
     if uri.param("user") is not None:
         return uri
-    return uri.replaced(params=f"{uri.params};user=phone" if uri.params else "user=phone")
+    params = uri.params.rstrip(";")
+    return uri.replaced(params=f"{params};user=phone" if params else "user=phone")
 
 
 def set_reply_close(ctx: Context) -> int:

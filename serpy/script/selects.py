@@ -118,11 +118,16 @@ def _uri_reader(read: Callable[[Context], str | None], parts: tuple[Part, ...]) 
         raise _unknown(parts, _URI_PARTS)
     if part == "params" and len(parts) > 1:
         name = str(parts[1]).lower()
+        other = name.replace("_", "-")  # @from.uri.params.phone_context
 
         def parameter(ctx: Context) -> str | None:
             text = read(ctx)
             try:
-                return None if text is None else parse_uri(text).param(name)
+                if text is None:
+                    return None
+                uri = parse_uri(text)
+                found = uri.param(name)
+                return uri.param(other) if found is None and other != name else found
             except ParseError:
                 return None
 

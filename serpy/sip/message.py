@@ -36,8 +36,8 @@ from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
 _NEEDED: Final = FROM | TO | CALL_ID | CSEQ
 _SINGLE: Final = FROM | TO | CALL_ID | CSEQ | MAX_FORWARDS
 _NOT_PARSED: Final = -1
-# Methods whose Contact is where the other side will send its requests.
-_TARGETING: Final = ("INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")
+# Methods whose Contact is where requests will be sent.
+_TARGETING: Final = ("INVITE", "REGISTER", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")
 
 
 class Edits:
@@ -466,7 +466,8 @@ class Request(Message):
             if self.seen & CONTACT and self.method in _TARGETING:
                 header = "Contact"
                 for contact in self.contacts:
-                    contact.uri  # noqa: B018
+                    if contact.uri_text != "*" or self.method != "REGISTER":
+                        contact.uri  # noqa: B018
         except ParseError as exc:
             raise _named(exc, header) from exc
 

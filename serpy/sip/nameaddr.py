@@ -59,15 +59,15 @@ class NameAddr:
 
     @property
     def route_uri(self) -> Uri:
-        """The URI of a Route or Record-Route value, with the parameters of a loose router that stand outside its brackets.
+        """The URI of a Route value, with the parameters that stand outside its brackets. Raises ParseError.
 
-        Raises ParseError. Some stacks write ``<sip:host>;lr`` or no brackets at all, which makes parameters of the URI
-        parameters of the header (RFC 3261 §20.34 wants the brackets).
+        Some stacks (FreeSWITCH) write ``<sip:host>;lr`` or no brackets at all, which makes what we have put into the URI
+        parameters of the header (RFC 3261 §20.34 wants the brackets); no parameter of that header means anything else.
         """
         uri = self.uri
-        if not self.params or "lr" not in self.params or uri.params or not uri.is_sip:
+        if not self.params or not uri.is_sip:
             return uri
-        return uri.replaced(params=render_params(self.params)[1:])
+        return uri.replaced(params=(uri.params.rstrip(";") + render_params(self.params)).lstrip(";"))
 
     def __str__(self) -> str:
         if self.uri_text == "*":
@@ -100,6 +100,17 @@ def cached_nameaddr(line: str) -> NameAddr:
 def render_params(params: dict[str, str]) -> str:
     """*params* as ``;name=value;bare``."""
     return "".join([f";{name}={value}" if value else f";{name}" for name, value in params.items()])
+
+
+def without_empty_end(text: str) -> str:
+    """*text*, a value or its line, without the semicolon that some phones end it with: nothing can be added behind it.
+
+    We read such a value, but an empty parameter is in no grammar (RFC 3261 §25.1), so we never write one.
+    """
+    return text.rstrip("; \t\r\n") if text[-1:] in _EMPTY_ENDS else text
+
+
+_EMPTY_ENDS: Final = (";", " ", "\t", "\n")
 
 
 def parse_nameaddr(text: str) -> NameAddr:

@@ -163,30 +163,36 @@ def _field(data: bytes, at: int, end: int) -> int:
     return end if space < 0 else space
 
 
-def _behind(space: int, end: int) -> int:
-    """Where the word behind the blank at *space* starts. Never above *end*: compiled slices must not run backwards."""
-    return space + 1 if space < end else end
+def _behind(data: bytes, space: int, end: int) -> int:
+    """Where the word behind the blanks at *space* starts: one by the grammar, some phones write more.
+
+    Never above *end*: compiled slices must not run backwards.
+    """
+    while space < end and data[space] == 32:
+        space += 1
+    return space
 
 
 def _media(data: bytes, at: int, end: int, session: Session) -> Media:
     """m= <media> <port>[/<number of ports>] <proto> <fmt> …"""
-    kind_end = _field(data, at + 2, end)
-    start = _behind(kind_end, end)
+    at = _behind(data, at + 2, end)
+    kind_end = _field(data, at, end)
+    start = _behind(data, kind_end, end)
     port_end = _field(data, start, end)
-    proto_start = _behind(port_end, end)
+    proto_start = _behind(data, port_end, end)
     proto_end = _field(data, proto_start, end)
     word = data[start:port_end]
     slash = word.find(b"/")
     if slash >= 0:
         word = word[:slash]
     port = _number(word)
-    if port < 0 or kind_end == at + 2 or port_end >= end:
+    if port < 0 or kind_end == at or port_end >= end:
         raise ParseError("bad m= line", value=data[at:end].decode("latin-1"))
-    kind = data[at + 2 : kind_end].decode("latin-1")
+    kind = data[at:kind_end].decode("latin-1")
     transport = data[proto_start:proto_end].upper().decode("latin-1")
     media = Media(session, kind, port, start, start + len(word), transport)
     if proto_end < end:
-        media.formats = data[proto_end + 1 : end].decode("latin-1")
+        media.formats = data[_behind(data, proto_end, end) : end].decode("latin-1")
     return media
 
 
@@ -200,10 +206,11 @@ def _number(word: bytes) -> int:
 
 def _network_address(data: bytes, at: int, end: int, where: str) -> Address:
     """<nettype> <addrtype> <connection-address>; the address may be a name."""
+    at = _behind(data, at, end)
     net_end = _field(data, at, end)
-    type_start = _behind(net_end, end)
+    type_start = _behind(data, net_end, end)
     type_end = _field(data, type_start, end)
-    host_start = _behind(type_end, end)
+    host_start = _behind(data, type_end, end)
     stop = _field(data, host_start, end)
     host = data[host_start:stop]
     slash = host.find(b"/")
@@ -228,7 +235,7 @@ def _is_plain(host: bytes) -> bool:
 def _origin(data: bytes, at: int, end: int) -> Address | None:
     """o=<username> <sess-id> <sess-version> <nettype> <addrtype> <unicast-address>; None when it is not like that."""
     for _ in range(3):
-        at = _field(data, at, end) + 1
+        at = _behind(data, _field(data, at, end), end)
         if at >= end:
             return None
     try:
@@ -239,6 +246,7 @@ def _origin(data: bytes, at: int, end: int) -> Address | None:
 
 def _rtcp(data: bytes, at: int, end: int, media: Media) -> None:
     """a=rtcp:<port> [<nettype> <addrtype> <connection-address>]"""
+    at = _behind(data, at, end)
     stop = _field(data, at, end)
     port = _number(data[at:stop])
     if port < 0:
@@ -246,8 +254,9 @@ def _rtcp(data: bytes, at: int, end: int, media: Media) -> None:
     media.rtcp_port = port
     media.rtcp_start = at
     media.rtcp_end = stop
-    if stop + 1 < end:
-        media.rtcp_address = _network_address(data, stop + 1, end, "a=rtcp")
+    stop = _behind(data, stop, end)
+    if stop < end:
+        media.rtcp_address = _network_address(data, stop, end, "a=rtcp")
 
 
 # ---- rewriting -----------------------------------------------------------------------------------------------------
@@ -291,7 +300,7 @@ def rewrite(
     for session in sdp.sessions:
         _rewrite_session(sdp, session, targets, changes, session_connection, origin)
     if mark and not sdp.is_marked:
-        changes.replace(len(sdp.data), len(sdp.data), _new_line(sdp.data, len(sdp.data), MARK, sdp.line_end))
+        add_line(sdp, changes, MARK)
     return changes.apply()
 
 
@@ -304,7 +313,23 @@ def with_mark(data: bytes) -> bytes:
             return data
         at = data.find(b"\n" + MARK, end)
     line_end = b"\n" if data.find(b"\r\n") < 0 and data.find(b"\n") >= 0 else b"\r\n"
-    return data + _new_line(data, len(data), MARK, line_end)
+    at = end_of_lines(data)
+    return data[:at] + _new_line(data, at, MARK, line_end) + data[at:]
+
+
+def end_of_lines(data: bytes) -> int:
+    """Where the last line of *data* ends, its line end included: what is added goes before empty lines at the end.
+
+    Phones send such lines; a description that goes on behind one is refused or cut there by others (RFC 4566 §5, §9).
+    """
+    newline = data.find(_NEWLINE, len(data.rstrip(b"\r\n \t\x00")))
+    return len(data) if newline < 0 else newline + 1
+
+
+def add_line(sdp: Sdp, changes: Changes, line: bytes) -> None:
+    """Have *changes* put *line* behind the last line that says something."""
+    at = end_of_lines(sdp.data)
+    changes.replace(at, at, _new_line(sdp.data, at, line, sdp.line_end))
 
 
 def _new_line(data: bytes, at: int, line: bytes, line_end: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import IPV6, ascii_lower, is_hostname, is_token
-from serpy.sip.nameaddr import parse_params, render_params, split_commas
+from serpy.sip.nameaddr import parse_params, render_params, split_commas, without_empty_end
 from serpy.sip.uri import parse_port
 
 MAGIC_COOKIE: Final = "z9hG4bK"
@@ -202,6 +202,7 @@ def via_with_received(via: str, received: str, rport: int) -> str:
 
 
 def _annotate(value: str, received: str, rport: int) -> str:
+    value = without_empty_end(value)
     lower = value.lower()
     if "received" not in lower and "rport" not in lower:  # most phones, and all proxies
         if received and rport:

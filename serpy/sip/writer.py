@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from serpy.errors import ParseError
 from serpy.sip.message import Edits, Message, Request, Response
-from serpy.sip.nameaddr import split_commas
+from serpy.sip.nameaddr import NameAddr, split_commas, without_empty_end
 from serpy.sip.parser import parse_for_reply, parse_request
 from serpy.sip.text import reason_text
 from serpy.sip.via import via_with_received
@@ -174,14 +174,16 @@ def build_reply(
             if first_via:
                 first_via = False
                 line = via_with_received(line, received, rport)
-            parts.append(line)
+            parts.append(without_empty_end(line))
         elif name == "to":
-            line = request.lines[at]
+            line = without_empty_end(request.lines[at])
             if to_tag and status > 100 and not _has_to_tag(request, line):
-                line = f"{line};tag={to_tag}"
+                line = f"{_without_bare_tag(request, line)};tag={to_tag}"
             parts.append(line)
+        elif name == "from":
+            parts.append(without_empty_end(request.lines[at]))
         elif (
-            name in ("from", "call-id", "cseq")
+            name in ("call-id", "cseq")
             or (name == "record-route" and record_route)
             or (name == "timestamp" and status == 100)
         ):
@@ -196,6 +198,18 @@ def _has_to_tag(request: Request, line: str) -> bool:
         return bool(request.to_tag)
     except ParseError:
         return "tag=" in line
+
+
+def _without_bare_tag(request: Request, line: str) -> str:
+    """*line*, a To without a tag, also without a tag parameter that says nothing."""
+    try:
+        to = request.to
+    except ParseError:
+        return line
+    if "tag" not in to.params:
+        return line
+    params = {name: text for name, text in to.params.items() if name != "tag"}
+    return f"{line[: line.find(':')]}: {NameAddr(to.display, to.uri_text, params)}"
 
 
 def _sent(sent_request: bytes | Request) -> Request:

@@ -19,12 +19,14 @@ def test_the_server_says_what_it_accepts():
     result, sent = answer(request_text(method="OPTIONS", uri="sip:example.com"))
     assert result == 1
     assert (sent[0].status, sent[0].reason) == (200, "OK")
-    assert sent[0].headers == ["Accept: */*", "Accept-Encoding: ", "Accept-Language: en", "Supported: "]
+    assert sent[0].headers[0].startswith("Allow: INVITE,ACK,CANCEL,BYE,OPTIONS,REGISTER,")
+    assert sent[0].headers[1:] == ["Accept: */*", "Accept-Encoding: ", "Accept-Language: en", "Supported: "]
 
 
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
+        pytest.param({"allow": "OPTIONS"}, "Allow: OPTIONS", id="allow"),
         pytest.param({"supported": "path"}, "Supported: path", id="supported"),
         pytest.param({"contact_param": 1}, "Contact: <sip:192.0.2.1:5060>", id="receiving-address-as-contact"),
         pytest.param({"contact": "<sip:me>"}, "Contact: <sip:me>", id="given-contact"),

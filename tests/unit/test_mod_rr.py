@@ -241,6 +241,22 @@ def test_case_5_previous_hop_is_a_loose_router(routes, uri, dst_uri, listener, l
     assert sent_values(ctx, "Route") == left
 
 
+@pytest.mark.parametrize("form", ["<sip:{me}>;lr;ftag=f1", "sip:{me};lr;ftag=f1", "<sip:{me};lr>;ftag=f1"])
+def test_our_own_route_is_understood_wherever_its_parameters_stand(form):
+    ctx = context(request_text(f"Route: {form.format(me=ME)}", uri="sip:bob@198.51.100.9", to_tag="t1"))
+    exports = module()
+    assert loose(ctx, exports) == 1
+    assert function(exports, "check_route_param")(ctx, re.compile("ftag=f1")) == 1
+    assert sent_values(ctx, "Route") == []
+
+
+def test_a_next_hop_whose_lr_stands_outside_its_brackets_is_a_loose_router():
+    routes = (f"Route: <sip:{ME};lr>", "Route: <sip:next.example.net>;lr")
+    ctx = context(request_text(*routes, uri="sip:bob@198.51.100.9", to_tag="t1"))
+    assert loose(ctx) == 1
+    assert (ctx.request_uri, ctx.dst_uri) == ("sip:bob@198.51.100.9", "sip:next.example.net")
+
+
 def test_case_6_neither_is_ours():
     ctx = context(request_text("Route: <sip:other.example.net;lr>", uri="sip:bob@198.51.100.9", to_tag="t1"))
     assert loose(ctx) == -1

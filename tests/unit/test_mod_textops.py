@@ -249,6 +249,12 @@ def test_a_parameter_can_be_set_bare():
     assert with_param("<sip:a>;x=1", "x", "") == "<sip:a>;x"
 
 
+@pytest.mark.parametrize("value", ["<sip:a>;", "<sip:a> ; ", "<sip:a>;;"])
+def test_a_parameter_is_added_to_a_value_that_ends_with_a_semicolon(value):
+    assert with_param(value, "x", "1").replace(" ", "") == "<sip:a>;x=1"
+    assert with_param(f"{value}x=1;", "x", None).replace(" ", "") == "<sip:a>"
+
+
 # small tests
 
 

@@ -32,6 +32,7 @@ def test_uri_param(args, result):
     [
         ("sip:bob@example.com", "a=1", 1, "sip:bob@example.com;a=1"),
         ("sip:bob@example.com;b", ";a=1", 1, "sip:bob@example.com;b;a=1"),
+        ("sip:bob@example.com;b;", "a=1;", 1, "sip:bob@example.com;b;a=1"),
         ("sip:bob@example.com", "", -1, "sip:bob@example.com"),
         ("sip:bob@example.com", "a b", -1, "sip:bob@example.com"),
         ("tel:+1", "a=1", -1, "tel:+1"),

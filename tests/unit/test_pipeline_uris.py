@@ -91,6 +91,11 @@ def test_a_contact_that_nobody_could_call_is_refused(method, value):
     assert_refused(request(method, extra=(f"Contact: {value}",)), method)
 
 
+@pytest.mark.parametrize("value", ["**", "<*>", "sip:bob@192.0.2.9:0", "<sip:b@192.0.2.9>, <sip:b@>"])
+def test_nor_can_it_be_registered_or_removed(value):
+    assert_refused(request("REGISTER", extra=(f"Contact: {value}", "Expires: 0")), "REGISTER")
+
+
 def test_a_contact_in_compact_form_behind_a_folded_line_is_no_other():
     text = request("INVITE", extra=("Subject: a\r\n b", "m: <sip:bob@192.0.2.9:0>"))
     assert_refused(text, "INVITE")

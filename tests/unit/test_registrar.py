@@ -69,11 +69,20 @@ def test_a_register_is_answered_with_all_contacts():
     assert setup.answer[2] == ["Contact: <sip:b@192.0.2.9>;q=0.5;expires=600, <sip:c@192.0.2.9>;expires=120"]
 
 
-def test_a_phone_is_told_what_time_it_is():
-    """RFC 3261 section 10.3 step 8."""
+def test_a_phone_may_set_its_clock_by_the_answer():
     setup = Setup()
     setup.save("Contact: <sip:b@192.0.2.9>")
-    assert "Date: Tue, 14 Nov 2023 22:13:20 GMT" in setup.replies.sent[-1].headers
+    assert setup.replies.sent[-1].headers[-1] == "Date: Tue, 14 Nov 2023 22:13:20 GMT"
+    setup.save("Contact: <sip:b@192.0.2.9>;expires=1")
+    assert (setup.replies.sent[-1].status, setup.answer[2]) == (423, setup.replies.sent[-1].headers)
+
+
+def test_a_script_that_adds_the_date_itself_gets_no_second_one():
+    setup = Setup()
+    ctx = register("Contact: <sip:b@192.0.2.9>")
+    ctx.reply_headers.append("Date: Tue, 14 Nov 2023 22:13:20 GMT")
+    setup.save(ctx=ctx)
+    assert not [line for line in setup.replies.sent[-1].headers if line.startswith("Date")]
 
 
 @pytest.mark.parametrize("contact", ["<*>", '"x" <*>', "*;q=0.5", "*;expires=0", "<*>;expires=0", "*, *"])

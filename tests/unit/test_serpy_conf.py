@@ -11,7 +11,7 @@ TOP = Path(__file__).resolve().parents[2]
 CONFIG = TOP / "etc/serpy.conf"
 DEFINES = re.findall(r"^#!trydef (\w+)", CONFIG.read_text(), re.MULTILINE)
 ATTRIBUTES = ("fwd_always_target", "fwd_busy_target", "fwd_noanswer_target", "fr_timer", "fr_inv_timer", "gw_ip",
-              "gw_port", "gw_acl", "asserted_id", "call_limit")  # fmt: skip
+              "gw_port", "gw_acl", "asserted_id", "events_to_phones", "call_limit")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,7 @@ ATTRIBUTES = ("fwd_always_target", "fwd_busy_target", "fwd_noanswer_target", "fr
         {"PEER": "peer.example.net"},
         {"PRIVATE_RELAY": "yes"},
         {"URI_ATTRS": "yes"},
+        {"EVENT_SERVER": "192.0.2.8:5060"},
         {"XMLRPC_FROM": "192.0.2.0/24"},
         {"NAT": "no", "SESSION_TIMERS": "no", "ACCOUNTING": "no", "RELOAD_TIMER": "no", "PRIVATE_RELAY": "yes"},
     ],

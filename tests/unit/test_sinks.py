@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.contexts import context as message_context
 from support.contexts import request_text
-from support.scripts import run
+from support.scripts import compile_text, run
 
 from serpy.context.avps import FROM_URI, TEXT_MAX, VALUES_MAX, Avps
 from serpy.errors import ConfigError
@@ -14,7 +14,6 @@ from serpy.script.scalars import divide, to_int, wrap
 from serpy.sip.parser import parse_request
 from serpy.sip.text import header_value, reason_text
 from serpy.sip.writer import build_reply
-from support.scripts import compile_text
 
 REQUEST = parse_request(request_text())
 
@@ -59,7 +58,7 @@ def test_only_what_the_script_writes_makes_header_lines(text):
     program = compiled(f'$f.v = "a\\r\\nEvil: 1"; {text}')
     ctx = message_context(request_text("Subject: x"))
     program.run(ctx) if hasattr(program, "run") else program.main(ctx)
-    lines = [line for line in (ctx.edits.at_end or []) + (ctx.edits.at_start or [])]
+    lines = [*(ctx.edits.at_end or []), *(ctx.edits.at_start or [])]
     assert len(lines) == 1
     assert not re.search("[\r\n]", lines[0])
 

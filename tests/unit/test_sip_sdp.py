@@ -3,7 +3,7 @@
 import pytest
 
 from serpy.errors import LimitExceededError, ParseError
-from serpy.sip.sdp import Target, find_sdp, parse_sdp, rewrite, with_mark
+from serpy.sip.sdp import Changes, Target, add_line, find_sdp, parse_sdp, rewrite, with_mark
 
 V4 = Target("203.0.113.9", 40000, False)
 V6 = Target("2001:db8::9", 40000, True)
@@ -112,6 +112,36 @@ def test_the_mark_is_put_at_the_end_once(text, expected):
     assert marked.removeprefix(text.rstrip(b"\r\n")) == expected
     assert parse_sdp(marked).is_marked
     assert rewrite(parse_sdp(marked), {}) == marked == with_mark(text) == with_mark(marked)
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n", b" \r\n", b"\r\n\x00"])
+def test_what_is_added_stands_before_empty_lines_at_the_end(blank):
+    text = lines(*HEAD, "c=IN IP4 10.0.0.5", "m=audio 4000 RTP/AVP 0")
+    ends = lines("a=nortpproxy:yes") + blank
+    assert rewrite(parse_sdp(text + blank), {0: V4}).endswith(lines("m=audio 40000 RTP/AVP 0") + ends)
+    assert with_mark(text + blank) == text + ends
+    changes = Changes(text + blank)
+    add_line(parse_sdp(text + blank), changes, b"a=x")
+    assert changes.apply() == text + lines("a=x") + blank
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("m=audio  4000  RTP/AVP  0 8", "m=audio  40000  RTP/AVP  0 8"),
+        ("m= audio 4000 RTP/AVP 0 ", "m= audio 40000 RTP/AVP 0 "),
+        ("c=IN  IP4   10.0.0.7", "c=IN  IP4 203.0.113.9"),
+        ("c= IN IP4 10.0.0.7 ", "c= IN IP4 203.0.113.9 "),
+        ("a=rtcp: 4001  IN  IP4 10.0.0.5", "a=rtcp: 40001  IN  IP4 203.0.113.9"),
+        ("o=-  1  1  IN  IP4  10.0.0.5", "o=-  1  1  IN  IP4 203.0.113.9"),
+    ],
+)
+def test_more_blanks_than_the_grammar_has_do_not_keep_a_call_silent(line, expected):
+    kind = line[:2]
+    text = [*HEAD, "c=IN IP4 10.0.0.5", "m=audio 4000 RTP/AVP 0"]
+    text = [line if each[:2] == kind else each for each in text] + ([line] if kind == "a=" else [])
+    new = rewrite(parse_sdp(lines(*text)), {0: V4}, mark=False, origin=True)
+    assert expected.encode() in new.split(b"\r\n")
 
 
 def test_an_insertion_and_the_mark_at_the_end_keep_their_order():

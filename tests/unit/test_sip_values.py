@@ -92,6 +92,17 @@ def test_malformed_via_is_a_parse_error(text):
         parse_via(text)
 
 
+@pytest.mark.parametrize(
+    ("value", "params"),
+    [
+        ("<sip:p;lr;avp=x>", "lr;avp=x"), ("<sip:p>;lr;avp=x", "lr;avp=x"), ("sip:p;r2=on;lr", "r2=on;lr"),
+        ("<sip:p;lr>;avp=x", "lr;avp=x"), ("<sip:p;lr;>;x;", "lr;x"), ("<sip:p>", ""), ("<tel:+1>;lr", ""),
+    ],
+)  # fmt: skip
+def test_parameters_of_a_route_count_wherever_they_stand(value, params):
+    assert parse_nameaddr(value).route_uri.params == params
+
+
 def test_via_helpers():
     via = parse_via("SIP/2.0/UDP [2001:DB8::1]:5060;branch=Z9HG4BKabc")
     assert via.has_cookie
@@ -112,6 +123,9 @@ def test_via_helpers():
          'Via: SIP/2.0/UDP h;x="a,b";received=1.2.3.4,SIP/2.0/UDP g'),
         ('Via: SIP/2.0/UDP h;x="a,b', "1.2.3.4", 0, 'Via: SIP/2.0/UDP h;x="a,b'),
         ("Via: SIP/2.0/UDP h", "", 0, "Via: SIP/2.0/UDP h"),
+        ("Via: SIP/2.0/UDP h;branch=b;", "1.2.3.4", 7, "Via: SIP/2.0/UDP h;branch=b;received=1.2.3.4;rport=7"),
+        ("Via: SIP/2.0/UDP h;rport; ", "1.2.3.4", 7, "Via: SIP/2.0/UDP h;rport=7;received=1.2.3.4"),
+        ("Via: SIP/2.0/UDP h;, SIP/2.0/UDP g;", "1.2.3.4", 0, "Via: SIP/2.0/UDP h;received=1.2.3.4, SIP/2.0/UDP g;"),
     ],
 )  # fmt: skip
 def test_received_and_rport_go_into_the_first_value(via, received, rport, expected):

@@ -135,6 +135,36 @@ def test_a_forwarded_response_loses_its_top_via(vias, left):
     assert b"Call-ID: c\r\nX: 1\r\n" in build_forwarded_response(response, edits)
 
 
+@pytest.mark.parametrize(
+    ("to", "answered"),
+    [
+        ("<sip:b@h>;", "To: <sip:b@h>;tag=t"),
+        ("sip:b@h ; ", "To: sip:b@h;tag=t"),
+        ("<sip:b@h>;x=y;", "To: <sip:b@h>;x=y;tag=t"),
+        ("<sip:b@h;>", "To: <sip:b@h;>;tag=t"),
+        ('"a;" <sip:b@h>;x=";"', 'To: "a;" <sip:b@h>;x=";";tag=t'),
+        ("<sip:b@h>;tag=", "To: <sip:b@h>;tag=t"),
+        ("B <sip:b@h>;tag;x=y", "To: B <sip:b@h>;x=y;tag=t"),
+        ("<sip:b@h>;tag=old;", "To: <sip:b@h>;tag=old"),
+        ("<sip:b@h>\n ;", "To: <sip:b@h>;tag=t"),
+    ],
+)
+def test_an_answer_is_well_formed_however_to_ended(to, answered):
+    request = _request()
+    text = request.raw.decode().replace("To: <sip:b@h>", "To: " + to.replace("\n", "\r\n"))
+    request = parse_message(text.encode())
+    assert answered in _lines(build_reply(request, 200, "OK", to_tag="t"))
+
+
+def test_so_it_is_however_from_and_via_ended():
+    text = _request().raw.decode().replace("tag=1", "tag=1; ").replace(";rport", ";rport ;").replace("bK0", "bK0;")
+    lines = _lines(build_reply(parse_message(text.encode()), 200, "OK", to_tag="t", received="9.9.9.9", rport=4))
+    assert lines[1:4] == [
+        "Via: SIP/2.0/UDP a;branch=z9hG4bK1;rport=4;received=9.9.9.9", "Via: SIP/2.0/UDP z;branch=z9hG4bK0",
+        "From: <sip:a@h>;tag=1",
+    ]  # fmt: skip
+
+
 def test_an_answer_copies_what_the_rfc_says():
     request = _request("Record-Route: <sip:r>\nTimestamp: 5\nContact: <sip:x>\n")
     reply = parse_message(

@@ -337,7 +337,7 @@ class Dialogs(DialogWatcher):
         if response.status < 300 and response.has("record-route"):
             try:
                 for value in response.record_routes:
-                    text = value.uri.param("avp")
+                    text = value.route_uri.param("avp")
                     if text and self.is_mine(value.uri):
                         cookie = self.cookies.open(text, response.call_id, response.from_tag, response.to_tag)
                         if cookie is not None and cookie.head:

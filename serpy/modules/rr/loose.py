@@ -72,7 +72,7 @@ class LooseRouter:
         routes = request.routes
         if not routes:
             return None  # 1.
-        top = routes[0].uri
+        top = routes[0].route_uri
         top_is_mine = self.is_mine(top)
         if self.is_mine(ctx.uri):
             if top_is_mine and top.param("r2") is None:
@@ -87,15 +87,15 @@ class LooseRouter:
 
     def _plan_loose(self, ctx: Context, routes: list[NameAddr], *, preloaded: bool) -> Plan:
         """The previous hop was a loose router."""
-        own = routes[0].uri
+        own = routes[0].route_uri
         used = 1
-        if own.param("avp") is None and len(routes) > 1 and _is_cookie_of(self, routes[1].uri):
+        if own.param("avp") is None and len(routes) > 1 and _is_cookie_of(self, routes[1].route_uri):
             # A phone that has us as its outbound proxy may put us before the Route set of its dialog.
-            own = routes[1].uri
+            own = routes[1].route_uri
             used = 2
         second: Uri | None = None
-        if own.param("r2") is not None and len(routes) > used and self.is_mine(routes[used].uri):
-            second = routes[used].uri
+        if own.param("r2") is not None and len(routes) > used and self.is_mine(routes[used].route_uri):
+            second = routes[used].route_uri
             used += 1
         following = routes[used] if used < len(routes) else None
         return Plan(own, second, used, following, ctx.request_uri, strict=False, preloaded=preloaded)
@@ -107,7 +107,7 @@ class LooseRouter:
         second: Uri | None = None
         if top_is_mine and own.param("r2") is not None:
             used = 1
-            second = routes[0].uri
+            second = routes[0].route_uri
         following = routes[used] if used < len(routes) else None
         # The last value is where it is bound for; a single one is no Route any more.
         target = routes[-1].uri_text if following is not None else ""
@@ -119,7 +119,7 @@ class LooseRouter:
         if dialogs is None or not request.to_tag:
             return BELONGS
         if state.verdict == NOT_ASKED or (state.verdict == ELSEWHERE and ctx.authenticated is not None):
-            route = plan.following.uri if plan.following is not None else None
+            route = plan.following.route_uri if plan.following is not None else None
             if plan.strict and plan.following is not None and plan.following.uri_text == plan.target:
                 route = None
             state.verdict, state.cookie = dialogs.judge(ctx, request, plan.own, plan.target, route)
@@ -159,7 +159,7 @@ class LooseRouter:
             # A set that only named us says nothing about the next hop when the target is ours, too: the script decides.
             return NOT_DRIVEN if plan.preloaded else TRUE
         self._note_next(ctx, state, following.uri_text)
-        if following.uri.param("lr") is not None:
+        if following.route_uri.param("lr") is not None:
             _remove_first(ctx, request, plan.used, total)
             ctx.dst_uri = following.uri_text
             return TRUE
@@ -180,7 +180,7 @@ class LooseRouter:
         used = plan.used
         state.processed = True
         self._note_next(ctx, state, following.uri_text)
-        if following.uri.param("lr") is None:
+        if following.route_uri.param("lr") is None:
             _remove_first(ctx, request, used + 1, len(routes))
             ctx.request_uri = following.uri_text
             return TRUE

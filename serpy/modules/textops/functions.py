@@ -9,7 +9,6 @@ Runs in: every process that runs the script. Locks: none. RFC: 3261 §7.3.
 from __future__ import annotations
 
 import logging
-import time
 
 from serpy.api import FALSE, TRUE, Context, ParseError, UsageError
 from serpy.context.context import ONSEND
@@ -18,6 +17,7 @@ from serpy.modules.textops.reference import header_ref
 from serpy.script.patterns import Pattern
 from serpy.script.substitution import Substitution
 from serpy.sip.abnf import is_token
+from serpy.sip.date import date_line
 from serpy.sip.parser import canonical_name
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class TextOps:
 
     def append_time(self, ctx: Context) -> int:
         """Add a Date header to replies made here."""
-        ctx.reply_headers.append("Date: " + time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(ctx.wall_now)))
+        ctx.reply_headers.append(date_line(ctx.wall_now))
         return TRUE
 
     def append_urihf(self, ctx: Context, prefix: str, suffix: str) -> int:

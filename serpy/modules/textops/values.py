@@ -203,7 +203,10 @@ def with_param(value: str, name: str, text: str | None) -> str:
     out = [pieces[0]]
     done = text is None
     for piece in pieces[1:]:
-        if ascii_lower(piece.partition("=")[0].strip(" \t")) != name:
+        known = ascii_lower(piece.partition("=")[0].strip(" \t"))
+        if not known:
+            continue  # some phones end a value with ";"
+        if known != name:
             out.append(piece)
         elif not done:
             out.append(wanted)
