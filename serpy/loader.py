@@ -101,9 +101,13 @@ def load(
     return server
 
 
-def check(path: str, defines: Mapping[str, str]) -> None:
-    """Raise ConfigError with everything that is wrong with the file *path*; nothing is applied."""
-    load(path, defines, check_only=True)
+def check(path: str, defines: Mapping[str, str]) -> list[str]:
+    """Raise ConfigError with everything that is wrong with the file *path*; nothing is applied.
+
+    Returns place, engine and text of each regular expression in it.
+    """
+    program = load(path, defines, check_only=True).program
+    return list(getattr(program, "expressions", ()))
 
 
 def parse_define(text: str) -> tuple[str, str]:

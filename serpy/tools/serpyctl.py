@@ -348,7 +348,10 @@ def _rpc_argument(word: str) -> object:
 def _check(ctl: Ctl) -> None:
     from serpy import loader  # noqa: PLC0415 - see Ctl.database
 
-    loader.check(ctl.options.checked or ctl.options.file, _defines(ctl.options))
+    expressions = loader.check(ctl.options.checked or ctl.options.file, _defines(ctl.options))
+    if ctl.options.expressions:
+        ctl.show(expressions, "no regular expressions")
+        return
     ctl.say("config file ok")
 
 
@@ -446,7 +449,9 @@ COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
     ("stats", "show counters", _plain_rpc("stats.get"), ()),
     ("uptime", "show since when the server runs", _plain_rpc("core.uptime"), ()),
     ("version", "show versions", _version, ()),
-    ("check", "check a configuration file", _check, (_arg("checked", metavar="FILE", nargs="?"),)),
+    ("check", "check a configuration file", _check,
+     (_arg("checked", metavar="FILE", nargs="?"),
+      _arg("--expressions", action="store_true", help="list the regular expressions and what runs them"))),
     ("db create", "make the database and its tables; harmless when they exist", _db_create, ()),
     ("db check", "compare the tables with what this version needs", _db_check, ()),
     ("db upgrade", "add what is missing", _db_upgrade, ()),
