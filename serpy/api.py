@@ -36,6 +36,7 @@ from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import CALL_ID_MAX, Binding
 from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.sip.host import normal_host
 from serpy.transaction.user import Outcome
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ if TYPE_CHECKING:
     from serpy.transaction.forward import Forwarder
     from serpy.transaction.layer import TransactionLayer
     from serpy.transaction.settings import TransactionSettings
-    from serpy.transaction.user import TransactionUser
+    from serpy.transaction.user import DialogWatcher, TransactionUser
+    from serpy.trust.budgets import Budgets
+    from serpy.trust.charges import Charges
 
 __all__ = [
-    "ANSWERS", "CALL_ID_MAX", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
+    "ANSWERS", "BUDGETS", "CALLS", "CALL_ID_MAX", "CHARGES", "CREDENTIALS", "DEFAULT_DID", "DIALOG_WATCHER", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
     "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
-    "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
+    "Avps", "BackendError", "Binding", "CallService", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
     "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc", "ScriptError", "Select",
     "SerpyError", "Server", "Service", "StoreService", "Target", "TransportError",
@@ -140,6 +143,13 @@ class CredentialsService(Protocol):
         """
 
 
+class CallService(Protocol):
+    """The memory of calls (provided by ``rr``)."""
+
+    def duration(self, dialog: int, wall_now: float) -> int:
+        """Seconds since the call *dialog* (``Context.dialog``) was answered; -1 when that is not known."""
+
+
 class Service(Generic[T]):
     """The key of something that one module provides and others ask the server for; made once, beside the type."""
 
@@ -152,10 +162,14 @@ STORE: Final[Service[StoreService]] = Service("store")
 REPLIES: Final[Service[ReplyService]] = Service("replies")
 DOMAINS: Final[Service[DomainService]] = Service("domains")
 CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
+CALLS: Final[Service[CallService]] = Service("memory of calls")
 RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask Server.resolver()
+BUDGETS: Final[Service[Budgets]] = Service("budgets")  # of the server, see serpy/trust
+CHARGES: Final[Service[Charges]] = Service("charges")  # what requests did, charged to their budgets
 # Between tm, sl and the pipeline alone.
 TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
 TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
+DIALOG_WATCHER: Final[Service[DialogWatcher]] = Service("watcher of dialogs")
 TRANSACTION_LAYER: Final[Service[TransactionLayer]] = Service("transaction layer")
 ANSWERS: Final[Service[Answers]] = Service("answers")
 FORWARDER: Final[Service[Forwarder]] = Service("stateless forwarding")
@@ -176,6 +190,10 @@ class Hooks:
         self.watched_flags = 0  # bits: a transaction whose request has one of them when it is made is reported to
         self.on_answer: list[Outcome] = []  # its final answer, or a 183, has gone upstream
         self.on_failed: list[Outcome] = []  # all its branches have failed; before the failure route
+        # Whoever checked credentials tells, once for each check: (ctx, who, outcome). *who* is user@realm as claimed, "" without
+        # credentials; *outcome* is one of serpy/context/authenticated.py. Called before the script goes on; must not park.
+        self.on_credentials: list[Callable[[Context, str, str], None]] = []
+        self.on_refused: list[Callable[[Context, int], None]] = []  # we have answered 403 or 404
         self.on_proven: list[Callable[[str], None]] = []  # (Request-URI): a SOFT target has answered
         self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
@@ -195,6 +213,7 @@ class Server:
         self.hooks = Hooks()
         self.exports: dict[str, Exports] = {}  # loaded modules by name, in load order
         self.run_dir = ""
+        self.secret = os.urandom(32)  # keys are derived from it; the loader puts the lasting one in its place
         self.started_wall = time.time()
         # Declared only: a compiled attribute of a compiled class cannot hold None.
         self.segment: Segment  # shared memory; modules allocate in init()
@@ -260,7 +279,7 @@ class Server:
         self._ports.clear()
 
     def is_myself(self, host: str, port: int = 0) -> bool:
-        """True when *host*:*port* (0 = 5060) is a listen address or an alias; *host* in any case, brackets allowed."""
+        """True when *host*:*port* (0 = 5060) is a listen address or an alias, however *host* is written."""
         ports = self._ports.get(host)
         if ports is None:
             ports = self._ports_of(host)
@@ -270,9 +289,14 @@ class Server:
                 return True
         return False
 
+    def is_own_host(self, host: str) -> bool:
+        """True when *host* is one of our addresses or names, whatever the port."""
+        ports = self._ports.get(host)
+        return bool(self._ports_of(host) if ports is None else ports)
+
     def _ports_of(self, host: str) -> list[int]:
-        name = host.lower().strip("[]")
-        ports = [port for alias, port in self._aliases if alias == name]
+        name = normal_host(host)
+        ports = [port for alias, port in self._aliases if name and normal_host(alias) == name]
         if len(host) <= HOST_MAX:
             if len(self._ports) >= HOSTS_KNOWN:
                 self._ports.clear()

@@ -9,6 +9,7 @@ Runs in: every process. Locks: none; ``set_now`` is called by the ctl process on
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,22 @@ def _socket_path(name: str, path: str) -> None:
         raise ConfigError(f"{name}: the path of a unix socket has at most {UNIX_PATH_MAX} bytes")
 
 
+def _one_of(*words: str) -> Callable[[str, str], None]:
+    def check(name: str, value: str) -> None:
+        if value not in words:
+            raise ConfigError(f"{name} is one of {', '.join(words)}, not {value[:60]!r}")
+
+    return check
+
+
+def _network(name: str, value: str) -> None:
+    for part in value.replace(",", " ").split():
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            raise ConfigError(f"{name} takes addresses and networks, not {part[:60]!r}", hint="192.0.2.0/24") from None
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     # processes
     _int("debug", 0, "log threshold: -1 errors, 0 warnings, 1 notices, 2 lifecycle, 3 per message", -5, 9),
@@ -112,6 +129,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("udp_receive_buffer", 0, "bytes of the UDP receive buffers, 0: the -b option's value", 0),
     # SIP
     _bool("check_via", 0, "forward only replies whose top Via names us"),
+    _bool("private_relay", 0, "let messages go from public addresses to private networks and this machine"),
     _bool("dns", 0, "compare Via and source address by DNS before adding received="),
     _bool("rev_dns", 0, "the same by reverse DNS"),
     _bool("phone2tel", 1, "a SIP URI with user=phone is looked up as a tel URI"),
@@ -123,6 +141,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _str("user_agent_header", "", "the whole User-Agent header line"),
     _int("max_while_loops", 100, "passes after which a while loop is ended", 0),
     _inert("onsend_route_reply", "str", ""),
+    # trust
+    Setting("trust_mode", "str", "on", "budgets of strangers: on, off, or watch: count, but refuse nothing", check=_one_of("off", "watch", "on")),
+    Setting("trust_size", "str", "office", "how generous they are: office, isp or farm", check=_one_of("office", "isp", "farm")),
+    Setting("trusted", "list", "", "addresses and networks without budgets of their own, repeatable", check=_network),
+    _int("max_transactions", 0, "requests that one receiver works on at once, 0: as trust_size says", 0),
+    _int("max_kept", 0, "MiB of messages it keeps for them, 0: as trust_size says", 0),
     # DNS
     _int("dns_retr_time", -1, "seconds until a DNS query is repeated, -1: 2", -1, 60),
     _int("dns_retr_no", -1, "repetitions of a DNS query, -1: 2", -1, 10),
@@ -158,6 +182,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _bool("tcp_accept_aliases", 0, "honour ;alias in Via"),
     _int("tcp_connection_lifetime", 120, "seconds an idle TCP connection stays open", 0),
     _int("tcp_max_connections", 2048, "TCP connections at once", 0),
+    _int("tcp_max_per_source", -1, "of them from one address whose users have not proved who they are, 0: no limit, -1: 5 %, at least 64", -1),
+    _int("tcp_message_timeout", 10, "seconds from the first byte of a message over TCP to its last", 0),
+    _int("tcp_wq_max", 67108864, "bytes that wait for slow readers in one TCP process", 0),
     _int("tcp_connect_timeout", 10, "seconds a TCP connect may take", 0),
     _int("tcp_send_timeout", 10, "seconds a TCP write may take", 0),
     _bool("tcp_async", 1, "queue TCP writes"),
@@ -169,7 +196,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
             ("enable_sctp", "int"), ("sctp_children", "int"), ("tcp_poll_method", "str"), ("poll_method", "str"),
             ("tcp_syn_cnt", "int"), ("tcp_linger2", "int"), ("tcp_keepalive", "bool"), ("tcp_keepidle", "int"),
             ("tcp_keepintvl", "int"), ("tcp_keepcnt", "int"), ("tcp_crlf_ping", "bool"), ("tcp_defer_accept", "int"),
-            ("tcp_delayed_ack", "bool"), ("tcp_conn_wq_max", "int"), ("tcp_wq_max", "int"), ("tcp_rd_buf_size", "int"),
+            ("tcp_delayed_ack", "bool"), ("tcp_conn_wq_max", "int"), ("tcp_rd_buf_size", "int"),
             ("tcp_no_connect", "bool"), ("tcp_source_ipv4", "str"), ("tcp_source_ipv6", "str"),
             ("tcp_buf_write", "bool"), ("tcp_connection_match", "int"), ("tcp_wq_blk_size", "int"),
             ("udp4_raw", "int"), ("udp4_raw_mtu", "int"), ("udp4_raw_ttl", "int"), ("pmtu_discovery", "bool"),
@@ -232,6 +259,7 @@ class Settings:
     tos: int
     udp_receive_buffer: int
     check_via: int
+    private_relay: int
     dns: int
     rev_dns: int
     phone2tel: int
@@ -242,6 +270,11 @@ class Settings:
     server_header: str
     user_agent_header: str
     max_while_loops: int
+    trust_mode: str
+    trust_size: str
+    trusted: list[str]
+    max_transactions: int
+    max_kept: int
     dns_retr_time: int
     dns_retr_no: int
     dns_total_time: int
@@ -270,6 +303,9 @@ class Settings:
     tcp_accept_aliases: int
     tcp_connection_lifetime: int
     tcp_max_connections: int
+    tcp_max_per_source: int
+    tcp_message_timeout: int
+    tcp_wq_max: int
     tcp_connect_timeout: int
     tcp_send_timeout: int
     tcp_async: int

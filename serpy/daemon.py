@@ -31,6 +31,7 @@ from serpy.loader import load, parse_define
 from serpy.master import Master
 from serpy.net.handoff import Channels, Layout
 from serpy.net.listen import Bound, bind_all
+from serpy.run_dir import make_folder
 from serpy.workers.base import EXIT_BOOT, Worker, limit_core_files
 from serpy.workers.ctl import CtlWorker
 from serpy.workers.store import StoreWorker
@@ -250,7 +251,7 @@ def _set_limits(settings: Settings) -> None:
 
 def _prepare_run_dir(run_dir: str, uid: int, gid: int) -> None:
     """Make the run directory and, as root, give it to whom the children become."""
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     if uid >= 0 or gid >= 0:
         os.chown(run_dir, uid, gid)
 

@@ -45,7 +45,7 @@ class RateLimit:
 
 
 class LimitedLog:
-    """Says errors and warnings to *log*, one a second for each place; the next one says how many were left out.
+    """Says errors, warnings and news to *log*, one a second for each place; the next one says how many were left out.
 
     Its owner (a program, a module) has one and names the places.
     """
@@ -61,6 +61,10 @@ class LimitedLog:
     def warning(self, place: str, text: str, *details: object) -> None:
         """Log a WARNING about *place*."""
         self._say(logging.WARNING, place, text, details)
+
+    def info(self, place: str, text: str, *details: object) -> None:
+        """Log an INFO about *place*."""
+        self._say(logging.INFO, place, text, details)
 
     def _say(self, level: int, place: str, text: str, details: tuple[object, ...]) -> None:
         limit = self._places.get(place)

@@ -19,21 +19,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import serpy.modules
-from serpy.api import Server
+from serpy.api import BUDGETS, CHARGES, Server
 from serpy.config import KINDS, Settings, Variables
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net import waiters
+from serpy.net.guard import COUNTER as HELD_BACK
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of, stream_children
 from serpy.net.nameservers import servers_of
 from serpy.net.streams import COUNTERS
+from serpy.run_dir import check_folder, check_secrets, make_folder
 from serpy.script.compile import compile_script
 from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports
 from serpy.script.hooks import Hooks
+from serpy.script.networks import Networks, parse_network
 from serpy.shm.counters import Counters
+from serpy.shm.kept import Kept
 from serpy.shm.segment import Segment
+from serpy.trust.budgets import MODES, Budgets
+from serpy.trust.charges import Charges
+from serpy.trust.counters import declare_counters
+from serpy.trust.limits import Limits
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -70,7 +78,8 @@ def load(
     _assign(settings, program)
     servers_of(settings)  # refuse what no child could use
     server = Server(settings)
-    server.run_dir = run_dir
+    server.run_dir = "" if check_only else run_dir  # a check leaves nothing there
+    server.secret = all_defines["COOKIE_SECRET"].encode("utf-8", "surrogateescape")
     server.program = program
     for exports in program.modules:
         server.exports[exports.name] = exports
@@ -79,6 +88,7 @@ def load(
     server.aliases = aliases_of(settings, server.listeners)
     server.open_database = _Databases(server, check_only=check_only).open
     _make_shared(server, environment)
+    _budget(server, run_dir if not check_only else "")
     _lend(server, program.hooks)
     if not check_only:
         _require_files(server)
@@ -198,6 +208,7 @@ def _make_shared(server: Server, environment: Environment) -> None:
     if streams:
         for name, text in COUNTERS:
             server.counters.declare(name, text)
+    server.counters.declare(*HELD_BACK)
     variables = Variables()
     for exports in server.exports.values():
         for group, names in exports.variables.items():
@@ -209,6 +220,24 @@ def _make_shared(server: Server, environment: Environment) -> None:
                 variables.declare(group, name, "int" if isinstance(value, int) else "str", value)
     variables.place(server.segment, server.counters)
     server.variables = variables
+
+
+def _budget(server: Server, run_dir: str) -> None:
+    """What strangers may cost, in a memory that outlives this server."""
+    settings = server.settings
+    limits = Limits(settings.trust_size)
+    kept = Kept(run_dir, "budgets", f"serpy budgets 1 {limits.size}", Budgets.size(limits))
+    trusted = [parse_network(word) for text in settings.trusted for word in text.replace(",", " ").split()]
+    budgets = Budgets(
+        kept.memory, limits, secrets.randbits(63), mode=MODES.index(settings.trust_mode),
+        is_trusted=Networks(trusted).holds if trusted else None,
+    )  # fmt: skip
+    declare_counters(server.counters)
+    charges = Charges(budgets, settings.children)
+    server.provide(BUDGETS, budgets)
+    server.provide(CHARGES, charges)
+    server.hooks.on_credentials.append(charges.credentials)
+    server.hooks.on_refused.append(charges.refused)
 
 
 def _require_files(server: Server) -> None:
@@ -286,14 +315,25 @@ def _opener(url: str, loaded: Mapping[str, Exports]) -> Callable[..., object]:
     return opener
 
 
+def make_run_dir(run_dir: str) -> None:
+    """Make *run_dir* when it is missing, else look whether it is ours alone. Raises ConfigError."""
+    try:
+        make_folder(run_dir)
+        check_folder(run_dir)
+    except OSError as exc:
+        raise ConfigError(f"cannot use {run_dir}: {exc}", hint="choose another run directory with -Y") from None
+
+
 def _secrets(run_dir: str) -> dict[str, str]:
     """The secrets of this server, made at the first start and kept in *run_dir*; "" gives throw-away ones."""
     found = {name: secrets.token_hex(24) for name in SECRETS}
     if not run_dir:
         return found
     path = Path(run_dir, SECRETS_FILE)
+    make_run_dir(run_dir)
     try:
         if path.exists():
+            check_secrets(path)
             kept: set[str] = set()
             for line in path.read_text(encoding="ascii").split("\n"):
                 name, equals, value = line.partition("=")
@@ -305,7 +345,6 @@ def _secrets(run_dir: str) -> dict[str, str]:
                 with path.open("a", encoding="ascii") as file:
                     file.writelines(f"{name}={found[name]}\n" for name in missing)
             return found
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
         # Written aside and linked into place: a second start at the same time sees all or nothing.
         draft = path.with_name(f"{SECRETS_FILE}.{os.getpid()}")
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

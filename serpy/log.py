@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.log_sinks import Sink, Stderr, Syslog
+from serpy.sip.text import one_line
 
 ALERT: Final = 55
 BUG: Final = 52
@@ -45,23 +46,18 @@ _SYSLOG_PRIORITY: Final[dict[str, str]] = {
 }  # fmt: skip
 
 SYSLOG: Final = "/dev/log"
+SCRIPT: Final = "serpy.script"  # the logger of what scripts write
+LINE_MAX: Final = 2048  # characters of one line, others' text in it
 TEXT_MAX: Final = 32_768  # bytes of one record
 PATIENCE_S: Final = 0.02  # in each second: a burst may be faster than its reader
-
-# What could forge a line, or move about on a terminal: C0 but the tab, C1, line and paragraph separators, bidi overrides.
-_ESCAPES: Final[dict[int, str]] = {
-    **{number: f"\\x{number:02x}" for number in (*range(9), *range(10, 32), *range(127, 160))},
-    **{number: f"\\u{number:04x}" for number in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
-    10: "\\n",
-    13: "\\r",
-}
 
 _slot = 0
 _count_lost: Callable[[], None] = lambda: None  # noqa: E731 - replaced by count_losses()
 
 
-def _visible(text: str) -> str:
-    return text if text.isprintable() else text.translate(_ESCAPES)
+def _cut(text: str) -> str:
+    more = len(text) - LINE_MAX
+    return one_line(text) if more <= 0 else f"{one_line(text[:LINE_MAX])} ({more} more characters)"
 
 
 def _head() -> str:
@@ -75,12 +71,15 @@ class SerFormatter(logging.Formatter):
         """The line of *record*; below it its traceback, and the text of its attribute ``own_lines``, when it has them."""
         name = record.name.removeprefix("serpy.").rpartition(".")[2]
         level = _NAMES.get(record.levelno, record.levelname)
-        text = f"{_head()} {level}: {name} [{record.filename}:{record.lineno}]: {_visible(record.getMessage())}"
+        said = record.getMessage()
+        # What the script logs has its own limit: xlog's buf_size.
+        said = one_line(said) if record.name == SCRIPT else _cut(said)
+        text = f"{_head()} {level}: {name} [{record.filename}:{record.lineno}]: {said}"
         below: str = getattr(record, "own_lines", "")
         if record.exc_info:
             below = f"{self.formatException(record.exc_info)}\n{below}"
         for line in below.rstrip("\n").split("\n") if below else ():
-            text += f"\n\t{_visible(line)}"
+            text += f"\n\t{_cut(line)}"
         return text
 
 

@@ -11,11 +11,20 @@ Runs in: udp receiver, timer (replicas). Locks: none. RFC: 3261 §8.1.3, §8.2, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.api import ANSWERS, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
+from serpy.api import (
+    ANSWERS,
+    BUDGETS,
+    CHARGES,
+    DIALOG_WATCHER,
+    FORWARDER,
+    TRANSACTION_LAYER,
+    TRANSACTION_SETTINGS,
+    TRANSACTION_USER,
+)
 from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
@@ -28,6 +37,7 @@ from serpy.sip.flow import Flow
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Message, Request, Response
 from serpy.sip.parser import is_keepalive, parse_for_reply, parse_message
+from serpy.transaction import strays
 from serpy.transaction.answers import Answers
 from serpy.transaction.checks import check_request, refusal_headers
 from serpy.transaction.client_side import not_sent, receive_response
@@ -35,13 +45,20 @@ from serpy.transaction.deadlines import fire
 from serpy.transaction.forking import script_ended
 from serpy.transaction.forward import Forwarder, SendFilter
 from serpy.transaction.layer import TransactionLayer
+from serpy.transaction.matching import Groups
 from serpy.transaction.server_side import absorb
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.stateless import StatelessReplies
 from serpy.transaction.statistics import SL, TM, Published, Statistic, declare
+from serpy.transaction.strays import Strays
 from serpy.transaction.timers import Timed
-from serpy.transaction.transactions import NO_EDITS
-from serpy.transaction.user import TransactionUser
+from serpy.transaction.transactions import NO_EDITS, ClientMachine
+from serpy.transaction.user import DialogWatcher, TransactionUser
+from serpy.transaction.ways import Ways
+from serpy.trust.budgets import ON, Budgets, no_budgets
+from serpy.trust.charges import Charges
+from serpy.trust.counters import PublishedBudgets
+from serpy.trust.limits import MALFORMED
 
 if TYPE_CHECKING:
     from serpy.api import Server
@@ -50,10 +67,13 @@ if TYPE_CHECKING:
 
 RETRY_LATER: Final = ("Retry-After: 10",)  # seconds; what a 503 of ours says
 PUBLISH_S: Final = 1.0
+PROBE_MAX: Final = 64  # bytes; what is no SIP and no longer is a keep-alive of some kind
+SIP: Final = b"SIP/"
 
 # Made when the master imports this file, so all children and their successors sign alike: the ACK to a stateless
 # final may reach the successor of the child that sent it.
 SECRET: Final = os.urandom(32)
+BOOT: Final = os.urandom(2).hex()  # likewise: whose connections a branch speaks of
 
 
 class OnSend(SendFilter):
@@ -85,18 +105,35 @@ class Pipeline:
         self.send: Final = server.send
         program: Any = server.program
         self.program = program
-        cookie = os.urandom(4).hex()
-        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire)
+        self.ways: Final = Ways(server.secret, name_of(server), os.urandom(4).hex(), BOOT, server.listeners)
+        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire, self._too_much, self._after)
         self.replies: Final = StatelessReplies(SECRET, self.send, self.loop.now)
-        self.forwarder: Final = Forwarder(server.listeners, self.send, cookie)
+        self.forwarder: Final = Forwarder(server.listeners, self.send, self.ways)
         self.layer: Final = TransactionLayer(
-            server.find(TRANSACTION_SETTINGS) or TransactionSettings(), self.send, cookie, self.replies.tag, self.loop
+            server.find(TRANSACTION_SETTINGS) or TransactionSettings(),
+            self.send,
+            self.ways,
+            self.replies.tag,
+            self.loop,
         )
+        self.strays: Final = Strays(self.ways, self.layer.settings, self.send, self.loop)
         self.answers: Final = Answers(self.replies, self.layer)
         self.layer.user = server.find(TRANSACTION_USER) or TransactionUser()
+        self.layer.dialogs = server.find(DIALOG_WATCHER) or DialogWatcher()
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed
+        budgets = server.find(BUDGETS) or no_budgets()
+        self.budgets: Final[Budgets] = budgets
+        self._held: Final = budgets.held
+        budgets.clock = self.loop
+        self.replies.is_proven = budgets.is_proven
+        if budgets.mode == ON:
+            self.loop.waiters.share(budgets.is_known, self.loop.max_parked)
+        charges = server.find(CHARGES) or Charges(budgets)
+        self.layer.is_favoured = charges.is_favoured
+        self.layer.on_begin = charges.begin
+        self.layer.on_end = charges.end
         self.layer.on_proven = server.hooks.on_proven
         server.provide(ANSWERS, self.answers)
         server.provide(FORWARDER, self.forwarder)
@@ -113,7 +150,6 @@ class Pipeline:
         self.refused = 0
         self.handed_off = 0
         self.overrun = 0  # responses for which there was no room
-        self.stray_responses = 0
         self._force_rport = False
         self._configure(server.settings)
         self._has_reply_route = False
@@ -123,18 +159,24 @@ class Pipeline:
             self._core: Final = Published(server.counters, CORE, self)
             self._tm: Final = Published(server.counters, TM, self.layer)
             self._sl: Final = Published(server.counters, SL, self.replies)
+            self._budgets: Final = PublishedBudgets(server.counters, budgets)
             self._publish()
 
     def _configure(self, settings: Settings) -> None:
         """Apply what the configuration says about what we send."""
         self.layer.signature = self.replies.signature = signature(settings)
         self.layer.warns = self.replies.warns = os.getpid() if settings.sip_warning else 0
-        self.layer.reply_to_via = self.replies.reply_to_via = bool(settings.reply_to_via)
+        to_via = bool(settings.reply_to_via)
+        self.layer.reply_to_via = self.replies.reply_to_via = self.forwarder.reply_to_via = to_via
+        self.layer.groups = self.replies.groups = groups_of(self.server)
         self.answers.to_source = self._force_rport = bool(settings.force_rport)
         if settings.mhomed:
             self.forwarder.route = source_address
+        limits = self.budgets.limits
+        self.layer.max_live = settings.max_transactions or limits.transactions
+        self.layer.max_kept = settings.max_kept << 20 or limits.kept_bytes
         if settings.check_via:
-            self.forwarder.is_myself = self.server.is_myself
+            self.strays.is_myself = self.server.is_myself
 
     def set_program(self, program: Any) -> None:
         """Use *program* from the next message on."""
@@ -153,6 +195,8 @@ class Pipeline:
 
     def receive(self, data: bytes, flow: Flow) -> None:
         """Take in one datagram. May park; never raises for what a peer sent."""
+        if self._held[0] and not self.budgets.admits(data, flow):
+            return
         if len(data) < KEEPALIVE_MAX and is_keepalive(data):
             self.keepalives += 1
             return
@@ -167,7 +211,8 @@ class Pipeline:
             if mine != self._child:
                 self.handed_off += 1
                 payload = encode_message(data, flow.listener.index, flow.host, flow.port, flow.connection)
-                self.server.channels.send(mine, MESSAGE, payload)
+                if not self.server.channels.send(mine, MESSAGE, payload) and flow.connection:
+                    self._too_much(message, flow)  # nobody repeats it
                 return
         order = self.order
         if not order.begin(call_id):
@@ -202,8 +247,16 @@ class Pipeline:
 
     def _wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> None:
         """Have *message* wait behind the parked handler of its Call-ID, if there is room."""
-        if not self.order.wait(call_id, data, message, flow) and flow.connection and isinstance(message, Request):
-            self._refuse(message, flow, 503, "", RETRY_LATER)  # nobody repeats it; a datagram comes again by itself
+        if not self.order.wait(call_id, data, message, flow):
+            self._too_much(message, flow)
+
+    def _too_much(self, message: Message, flow: Flow) -> None:
+        """There is no room for *message* behind a parked one."""
+        if isinstance(message, Request):
+            self._refuse(message, flow, 503, "", RETRY_LATER)
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.loop.call_at(self.loop.now() + seconds, callback)
 
     def _go_on(self, data: bytes, message: Message, flow: Flow) -> None:
         """The turn of a message that has waited has come."""
@@ -231,6 +284,8 @@ class Pipeline:
                 return
             check_request(request)
         except ProtocolError as exc:
+            if exc.status == 400:
+                self.budgets.charge(flow, MALFORMED)
             self._refuse(request, flow, exc.status, exc.reason, refusal_headers(request, exc))
             return
         if request.method == "ACK" and self.replies.absorbs(request):
@@ -271,8 +326,13 @@ class Pipeline:
                 if response.via.branch.startswith(prefix):
                     take(response)
                     return
+            branch = self.layer.find_branch(response)
+            if branch is None and self.strays.way(response) is None:
+                return
+            if not self.strays.has_good_via(response):
+                return
             if not self._has_reply_route and not self.server.hooks.pre_reply:
-                self._pass_on(response, flow, None)
+                self._pass_on(response, flow, None, branch)
                 return
             ctx = Context(response, flow, self.loop, ONREPLY)
             ctx.status = response.status
@@ -280,8 +340,8 @@ class Pipeline:
             try:
                 goes_on = self._run_reply_route(ctx)
             finally:  # whatever the route ran into: somebody waits for the answer
-                if goes_on:
-                    self._pass_on(response, flow, ctx)
+                if goes_on:  # a transaction may have been let go while a handler waited
+                    self._pass_on(response, flow, ctx, self.layer.find_branch(response))
         except ProtocolError:
             self.malformed += 1
         except ResourceError:
@@ -299,13 +359,14 @@ class Pipeline:
             ctx.state = RUNNING
         return True
 
-    def _pass_on(self, response: Response, flow: Flow, ctx: Context | None) -> None:
-        """To the transaction it belongs to, else by its Via."""
-        branch = self.layer.find_branch(response)
+    def _pass_on(self, response: Response, flow: Flow, ctx: Context | None, branch: ClientMachine | None) -> None:
+        """To the transaction it belongs to, else by the way that is sealed in its branch."""
         if branch is not None:
             receive_response(self.layer, branch, response, flow, ctx)
-        elif not self.forwarder.forward_response(response, flow, ctx.edits if ctx is not None else NO_EDITS):
-            self.stray_responses += 1
+        else:
+            edits = ctx.edits if ctx is not None else NO_EDITS
+            if self.strays.pass_on(response, edits):
+                self.layer.dialogs.passed(response, edits, flow)
 
     # --- out: what the script forwards, and what is refused
 
@@ -320,6 +381,8 @@ class Pipeline:
     def _refuse_unparsed(self, data: bytes, flow: Flow, exc: ProtocolError) -> None:
         """Answer what ``parse_message`` refused, when enough of it can be read; never a response, never an ACK."""
         self.malformed += 1
+        if len(data) > PROBE_MAX or SIP in data:  # what phones and NATs say to keep a flow is no offence
+            self.budgets.charge(flow, MALFORMED)
         request = parse_for_reply(data)
         if request is not None:
             self._refuse(request, flow, exc.status, exc.reason)
@@ -346,6 +409,8 @@ class Pipeline:
     def _publish(self) -> None:
         """Copy the statistics to the shared page, once a second."""
         self.loop.call_at(self.loop.now() + PUBLISH_S, self._publish)
+        self.budgets.tick()
+        self._budgets.publish()
         self._core.publish()
         self._tm.publish()
         self._sl.publish()
@@ -369,7 +434,34 @@ CORE: Final[tuple[Statistic[Pipeline], ...]] = (
         "core.repeats", "messages dropped because a copy of them waits behind a parked one of the same Call-ID",
         lambda pipeline: pipeline.order.repeats,
     ),
-    Statistic("core.stray_responses", "responses that belong to nothing", lambda pipeline: pipeline.stray_responses),
+    Statistic(
+        "core.stray_responses", "responses dropped because they answer nothing that we sent",
+        lambda pipeline: sum(pipeline.strays.dropped),
+    ),
+    Statistic(
+        "core.stray_foreign", "of these: the branch in Via is none of ours",
+        lambda pipeline: pipeline.strays.dropped[strays.FOREIGN],
+    ),
+    Statistic(
+        "core.stray_forged", "of these: the seal in the branch is not right for the Call-ID",
+        lambda pipeline: pipeline.strays.dropped[strays.FORGED],
+    ),
+    Statistic(
+        "core.stray_ended", "of these: the transaction has ended",
+        lambda pipeline: pipeline.strays.dropped[strays.ENDED],
+    ),
+    Statistic(
+        "core.stray_expired", "of these: the request was sent too long ago",
+        lambda pipeline: pipeline.strays.dropped[strays.EXPIRED],
+    ),
+    Statistic(
+        "core.stray_via", "of these: no Via below ours, or check_via and another name than ours in it",
+        lambda pipeline: pipeline.strays.dropped[strays.BAD_VIA],
+    ),
+    Statistic(
+        "core.stray_unsent", "of these: could not be sent back where the request came from",
+        lambda pipeline: pipeline.strays.dropped[strays.UNSENT],
+    ),
 )  # fmt: skip
 
 
@@ -385,6 +477,17 @@ def signature(settings: Settings) -> list[str]:
     if settings.server_header:
         return [settings.server_header]
     return [f"Server: serpy ({__version__})"] if settings.server_signature else []
+
+
+def name_of(server: Server) -> str:
+    """What tells this server from the other members of a farm, which may have the same secret; a restart changes nothing."""
+    addresses = ",".join(f"{each.transport}:{each.host}:{each.port}" for each in server.listeners)
+    return f"{server.settings.server_id} {addresses}"
+
+
+def groups_of(server: Server) -> Groups:
+    """The multicast groups that we listen on."""
+    return frozenset((each.host, each.port) for each in server.listeners if each.multicast)
 
 
 def is_under_way(ctx: Context) -> bool:

@@ -41,8 +41,8 @@ FAILED: Final = 3  # a run-time error ended the script
 NATTED: Final = 1  # the phone is behind a NAT and called where it registered from
 SOFT: Final = 2  # its address is another's, and has never answered: see modules/registrar/unproven.py
 
-PerBranchHeaders = Callable[["Flow", "Listener"], list[str]]
-"""(how the request came in, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
+PerBranchHeaders = Callable[["Context", "Flow"], list[str]]
+"""(the request's, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
 
 
 class Target:
@@ -101,6 +101,7 @@ class Context:
         self.status = 0  # t_check_status: winning code in failure_route, this reply's code in onreply_route
         self.final_sent = False  # a final reply to this request has gone out, stateful or stateless
         self.last_error = 0  # last core error, negative; what sl_reply_error answers for
+        self.dialog = 0  # which record of the memory of calls is meant, 0 = none (modules/rr)
         self.reply_to_source = False  # force_rport: answer to the source port (RFC 3581)
         # script run time
         self.retcode = 1  # $?; routes store it only where they may read it (optimize.py)
@@ -110,6 +111,7 @@ class Context:
         self.out_flow: Flow | None = None
         self.out_data = b""
         self.authenticated: Authenticated | None = None
+        self.counted = ""  # whom a stranger calls, when that is being counted
         # per-message scratch space of modules, by module name; no module reads another's
         self.notes: dict[str, object] = {}
 

@@ -17,7 +17,7 @@ from serpy.errors import BackendError, UsageError
 if TYPE_CHECKING:
     from serpy.db.interface import Database, Operation, Row, Value
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 DEFAULT_DID: Final = "_default"  # the domain id where there are no domains
 OWN_ROW: Final = "serpy"  # table_name of our own row in the version table
 
@@ -72,7 +72,7 @@ _ATTR = (
 )
 
 
-def _accounting(name: str, indexes: tuple[tuple[str, ...], ...]) -> Table:
+def _accounting(name: str, indexes: tuple[tuple[str, ...], ...], *more: Column) -> Table:
     columns = (
         Column("id", "auto"),
         Column("server_id", "int", default=0),
@@ -86,6 +86,7 @@ def _accounting(name: str, indexes: tuple[tuple[str, ...], ...]) -> Table:
         Column("response_timestamp", "datetime"),
         _FLAGS,
         Column("attrs", null=True),
+        *more,
     )
     return Table(name, 4, columns, indexes=indexes)
 
@@ -185,7 +186,7 @@ _ALL: Final = (
         indexes=(("uid",),),
     ),
     Table("sd_attrs", 1, (Column("id"), *_ATTR), key=("id", "name", "value")),
-    _accounting("acc", (("sip_callid",), ("from_uid",), ("to_uid",))),
+    _accounting("acc", (("sip_callid",), ("from_uid",), ("to_uid",)), Column("duration", "int", null=True)),
     _accounting("missed_calls", (("sip_callid",), ("to_uid",))),
     # Ours: which batches with inserts are committed, so that one sent twice counts once.
     Table("store_progress", 1, (Column("sender"), Column("batch", "uint")), key=("sender", "batch")),
@@ -403,6 +404,7 @@ _ATTR_TYPES: Final[tuple[tuple[str, int, str, int, int, int], ...]] = (
     ("gw_ip", 2, "string", 33, MULTIVALUE, _GLOBAL),
     ("gw_port", 0, "int", 33, 0, _GLOBAL),
     ("gw_acl", 2, "string", 33, 0, _USER | _DOMAIN | _GLOBAL),
+    ("call_limit", 0, "int", 33, 0, _USER | _DOMAIN | _GLOBAL),
     ("replicate", 2, "string", 33, MULTIVALUE, _GLOBAL),
 )
 # name, type, value, flags

@@ -26,12 +26,12 @@ from serpy.api import (
     Routes,
     Server,
 )
-from serpy.context.avps import CLASS_URI, CLASS_USER
+from serpy.context.avps import CLASS_URI, CLASS_USER, FROM_DOMAIN, TO_DOMAIN, TRACK_TO
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import attributes_of
 from serpy.script.param_sets import cache_params
-from serpy.sip.uri import parse_uri, unescape
+from serpy.sip.uri import parse_uri, telephone_number, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ class AvpDb:
         if not isinstance(key, str) or not key:
             return FALSE
         try:
-            attrs = self._attributes(track.cls, key)
+            attrs = self._attributes(ctx, track, key)
         except BackendError as exc:
             log.debug("load_attrs: %s", exc)
             return ERROR
@@ -122,19 +122,25 @@ class AvpDb:
             avps.set_values(list_id, name, values + avps.get(list_id, name))
         return TRUE
 
-    def _attributes(self, cls: int, key: str) -> Attributes | None:
-        if cls == CLASS_USER:
+    def _attributes(self, ctx: Context, track: AvpName, key: str) -> Attributes | None:
+        if track.cls == CLASS_USER:
             self._user_sweep.start()
             return self._users.get(key)
-        if cls != CLASS_URI:
+        if track.cls != CLASS_URI:
             return None
         try:
             uri = parse_uri(key)
         except ParseError:
             return None
         self._uri_sweep.start()
-        did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
-        return self._uris.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme))
+        did = self._domains.did(uri.host) if self._domains is not None and uri.host else ""
+        attrs = self._uris.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme))
+        if attrs or uri.scheme != "tel":
+            return attrs
+        # A telephone number is the same one as tel: and in the domain that this request is about.
+        here = ctx.avps.newest(TO_DOMAIN if track.track == TRACK_TO else FROM_DOMAIN, "did")
+        number = telephone_number(uri.user) if uri.param("phone-context") is None else ""
+        return self._uris.get((number, str(here), "sip")) if here and number else attrs
 
     def _load_user(self, uid: str) -> Attributes:
         return self._select(self.user_attrs_table, {self.uid_column: uid})

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 from serpy.db.interface import Operation, Row, Value, parse_url
 from serpy.db.sql import Dialect, row_of, storable
 from serpy.errors import BackendError, DatabaseDownError, ResourceError
+from serpy.run_dir import make_folder
 from serpy.script.exports import Exports, Param
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def batches_of(operations: Sequence[Operation]) -> list[tuple[str, list[list[Val
 def _make_file(path: str) -> None:
     """An empty file only its owner can read: it will hold password hashes."""
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # noqa: PTH103, PTH120
+        make_folder(os.path.dirname(path) or ".")  # noqa: PTH120
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as exc:
         raise BackendError(f"cannot make {path}: {exc.strerror}") from None

@@ -3,7 +3,9 @@
 ``db_mode`` 1 holds all of them in every process, loaded before the fork and again on ``domain.reload``; ``db_mode`` 0 asks
 the database for every lookup. A domain name must be unique over all dids, as the table's key says.
 
-Runs in: every process. Locks: none.
+Names and hosts are compared in their normal form (``sip/host.py``), so no spelling of a served name is a foreign one.
+
+Runs in: every process. Locks: none. RFC: 3261 §19.1.4.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from serpy.api import (
 from serpy.context.avps import FROM_DOMAIN
 from serpy.db.snapshot import Snapshot
 from serpy.script.attribute_rows import attributes_of, is_usable
+from serpy.sip.host import normal_host
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database, Row
@@ -112,6 +115,10 @@ class DomainModule:
             log.debug("is_local: %s", exc)
             return _ERROR
 
+    def is_own_host(self, _ctx: Context, host: str | int | None) -> int:
+        """True when *host* is one of our own addresses or names, whatever the port."""
+        return TRUE if isinstance(host, str) and host and self._server.is_own_host(host) else FALSE
+
     # -- DomainService --------------------------------------------------------------------------------------------
 
     def is_local(self, host: str) -> bool:
@@ -131,9 +138,9 @@ class DomainModule:
 
     def _find(self, name: str) -> dict[str, list[Avp]] | None:
         """The attribute list of domain *name*, None when it is not served. May park. Raises BackendError."""
-        if not name.isascii():  # the table holds host names: letters, digits, hyphens
+        name = normal_host(name)
+        if not name:
             return None
-        name = name.lower()
         snapshot = self._snapshot
         if self.db_mode and (snapshot.is_loaded or not snapshot.is_loading):
             domains = snapshot.get()
@@ -154,6 +161,8 @@ class DomainModule:
         database = self._database()
         columns = (self.domain_col, self.did_col, self.flags_col)
         rows = database.select(self.domain_table, columns, {self.domain_col: name})
+        if not rows and ":" in name:
+            rows = database.select(self.domain_table, columns, {self.domain_col: f"[{name}]"})
         attrs: list[Row] = []
         if rows and self.load_domain_attrs:
             attrs = database.select(self.domattr_table, self._attr_columns(), {self.domattr_did: rows[0][1]})
@@ -185,8 +194,12 @@ def _domains(rows: list[Row], attr_rows: list[Row]) -> Domains:
         if not is_usable(flags) or name is None or did is None:
             continue
         key = str(did)
-        domains.dids[str(name).lower()] = key
-        domains.flags[str(name).lower()] = int(flags or 0)
+        host = normal_host(str(name))
+        if not host:
+            log.warning("domain: %.80r of %.80r is no host name, nobody can be called there", name, key)
+            host = str(name).lower()
+        domains.dids[host] = key
+        domains.flags[host] = int(flags or 0)
         if key not in domains.attrs:
             attrs = attributes_of(by_did.get(key, []))
             attrs["did"] = [Avp(key)]
@@ -215,6 +228,10 @@ def exports() -> Exports:
                 "load the attributes of a domain into the from or to domain list",
             ),
             Function("is_local", module.is_local_function, (Arg.VALUE,), 0, main, "true when the domain is served here"),
+            Function(
+                "is_own_host", module.is_own_host, (Arg.VALUE,), 0, main,
+                "true when the host is an address or name of this server, whatever the port",
+            ),
         ),
         params=(
             Param("db_url", "str", "", "database with the domain tables"),

@@ -8,6 +8,7 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §8.2.6, §8.2.7.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +26,9 @@ from serpy.api import (
     Rpc,
     Server,
 )
+from serpy.context.hooks import call_all
 from serpy.transaction.answers import Answers
+from serpy.transaction.forward import outward_status
 from serpy.transaction.stateless import redirect_contacts
 from serpy.transaction.statistics import SL
 
@@ -34,26 +37,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "sl"
 
-# What sl_reply_error says for each core error (minus the status); anything else is a 500.
-ERROR_PHRASES: Final = {
-    400: "Bad Request",
-    416: "Unsupported URI Scheme",
-    440: "Max-Breadth Exceeded",
-    477: "Unfortunately error on sending to next hop occurred",
-    478: "Unresolvable destination",
-    479: "Bad URI",
-    482: "Loop Detected",
-    483: "Too Many Hops",
-    487: "Request Terminated",
-    500: "I'm terribly sorry, server error occurred",
-    503: "Service Unavailable",
-}
-
-
-def error_status(last_error: int) -> int:
-    """The status to answer for a core error of ``Context.last_error``."""
-    status = -last_error
-    return status if status in ERROR_PHRASES else 500
+log = logging.getLogger(__name__)
 
 
 class Sl:
@@ -91,6 +75,9 @@ class Sl:
         answers = self._bound()
         if 300 <= status < 400 and not any(line[:8].lower() == "contact:" for line in headers):
             headers = [*headers, *redirect_contacts(ctx)]
+        if status == 404 or status == 403:  # noqa: PLR1714 - faster
+            assert self.server is not None
+            call_all(self.server.hooks.on_refused, ctx, status)
         if self.bind_tm:
             return answers.answer(ctx, status, reason, headers, body)
         return answers.replies.reply(ctx, status, reason, headers, body)
@@ -106,9 +93,10 @@ class Sl:
         return TRUE if self.reply(ctx, code, text) else FALSE
 
     def sl_reply_error(self, ctx: Context) -> int:
-        """Answer what the last core error deserves."""
-        status = error_status(ctx.last_error)
-        return TRUE if self.reply(ctx, status, f"{ERROR_PHRASES[status]} ({status}/SL)") else FALSE
+        """Answer what the last core error deserves: a status of the RFCs, the error itself goes into the log."""
+        status = outward_status(ctx.last_error)
+        log.debug("core error %d is answered %d", ctx.last_error, status)
+        return TRUE if self.reply(ctx, status) else FALSE
 
     def stats(self) -> dict[str, int]:
         """Stateless replies by class, and the ACKs to them."""
@@ -130,7 +118,7 @@ def _status(value: str | int | None) -> int:
 def exports() -> Exports:
     """A fresh instance of the module."""
     module = Sl()
-    reply_args = (Arg.VALUE, Arg.VALUE)
+    reply_args = (Arg.STATUS, Arg.REASON)
     anywhere = Routes.REQUEST | Routes.FAILURE | Routes.EVENT
     return Exports(
         name=NAME,

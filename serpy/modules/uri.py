@@ -5,15 +5,22 @@ Runs in: every process that runs the script. Locks: none. RFC: 3261 §19.1.
 
 from __future__ import annotations
 
-from serpy.api import FALSE, TRUE, Arg, Context, Exports, Function, ParseError, Routes
+from serpy.api import DOMAINS, FALSE, TRUE, Arg, Context, DomainService, Exports, Function, ParseError, Routes, Server
 from serpy.sip.abnf import ascii_lower
-from serpy.sip.uri import parse_uri
+from serpy.sip.uri import Uri, parse_uri, telephone_number
 
-_VISUAL = "-.()"  # visual-separator of RFC 3966: no part of the number
+_CONTEXT = "phone-context"
 
 
 class UriTests:
-    """The module. Stateless."""
+    """The module. It keeps nothing of a message."""
+
+    def __init__(self) -> None:
+        self._domains: DomainService | None = None
+
+    def child_init(self, server: Server) -> None:
+        """Find out who knows the domains."""
+        self._domains = server.find(DOMAINS)
 
     def has_totag(self, ctx: Context) -> int:
         """True when To has a tag: the request belongs to a dialog."""
@@ -49,27 +56,33 @@ class UriTests:
         ctx.request_uri = changed
         return TRUE
 
-    def tel2sip(self, ctx: Context) -> int:
-        """Rewrite a tel: Request-URI to sip:, at the domain of From (RFC 3261 §19.1.6). True as well for a SIP one."""
+    def tel2sip(self, ctx: Context, host: str | int | None = "") -> int:
+        """Rewrite a tel: Request-URI to sip: (RFC 3261 §19.1.6). True as well for a SIP one.
+
+        The host is the phone-context when that is a domain of ours, else *host*, that of From or that of To.
+        """
         try:
             uri = ctx.uri
             if uri.is_sip:
                 return TRUE
-            host = ctx.message.from_.uri.host
-        except ParseError:
-            return FALSE
-        if uri.scheme != "tel" or not host:
-            return FALSE
-        user = "".join([char for char in uri.user if char not in _VISUAL])
-        if uri.params:
-            user = f"{user};{uri.params}"
-        changed = f"sip:{user}@{host};user=phone"
-        try:
+            if uri.scheme != "tel":
+                return FALSE
+            place, params = self._place_of(uri)
+            place = place or str(host or "") or ctx.message.from_.uri.host or ctx.message.to.uri.host
+            number = telephone_number(uri.user)
+            changed = f"sip:{number};{params}@{place};user=phone" if params else f"sip:{number}@{place};user=phone"
             parse_uri(changed)
         except ParseError:
             return FALSE
         ctx.request_uri = changed
         return TRUE
+
+    def _place_of(self, uri: Uri) -> tuple[str, str]:
+        """(domain of ours that the number *uri* belongs to or "", its other parameters)."""
+        context = uri.param(_CONTEXT) or ""
+        if not context or self._domains is None or not self._domains.is_local(context):
+            return "", uri.params
+        return context, uri.without_param(_CONTEXT).params
 
     def is_user(self, ctx: Context, name: str | int | None) -> int:
         """True when the credentials of this request, checked before, are those of user *name*."""
@@ -101,7 +114,14 @@ def exports() -> Exports:
                 routes=anywhere,
                 summary="add name=value to the Request-URI",
             ),
-            Function("tel2sip", module.tel2sip, routes=anywhere, summary="rewrite a tel: Request-URI to sip:"),
+            Function(
+                "tel2sip",
+                module.tel2sip,
+                (Arg.VALUE,),
+                optional=1,
+                routes=anywhere,
+                summary="rewrite a tel: Request-URI to sip:, at its phone-context, this host, or that of From or To",
+            ),
             Function(
                 "is_user",
                 module.is_user,
@@ -110,4 +130,5 @@ def exports() -> Exports:
                 summary="true when this user has been authenticated",
             ),
         ),
+        child_init=module.child_init,
     )

@@ -1,8 +1,9 @@
 """From a URI to the uid it belongs to: the ``uri`` table by (user, did, scheme), cached, unknown URIs included.
 
-User parts are compared after their escapes are resolved (RFC 3261 §19.1.4), else byte by byte with what is stored.
+User parts are compared after their escapes are resolved (RFC 3261 §19.1.4), else byte by byte with what is stored. A
+telephone number is the same one as tel: and as a SIP URI with user=phone, with separators or without.
 
-Runs in: udp receiver. Locks: none. RFC: 3261 §19.1.4.
+Runs in: udp receiver. Locks: none. RFC: 3261 §19.1.4, §19.1.6; 3966.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from serpy.api import (
     Routes,
     Server,
 )
-from serpy.context.avps import CLASS_ANY, TO_USER, TRACK_TO, parse_avp_name
+from serpy.context.avps import CLASS_ANY, FROM_DOMAIN, TO_DOMAIN, TO_USER, TRACK_TO, parse_avp_name
 from serpy.db.cache import TtlCache
 from serpy.db.sweep import Sweep
 from serpy.script.attribute_rows import is_usable
 from serpy.script.param_sets import cache_params
-from serpy.sip.uri import parse_uri, unescape
+from serpy.sip.abnf import ascii_lower
+from serpy.sip.uri import parse_uri, telephone_number, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,14 +118,14 @@ class UriDb:
             return FALSE
         is_to = what.track == TRACK_TO if uri else what.name != "From"
         try:
-            return FALSE if self._find(text, IS_TO if is_to else IS_FROM) is None else TRUE
+            return FALSE if self._find(ctx, text, is_to) is None else TRUE
         except BackendError as exc:
             log.debug("check_uri: %s", exc)
             return ERROR
 
     def _store(self, ctx: Context, target: AvpName, uri: str, with_canonical: bool) -> int:
         try:
-            found = self._find(uri, IS_TO if target.track == TRACK_TO else IS_FROM)
+            found = self._find(ctx, uri, target.track == TRACK_TO)
         except BackendError as exc:
             log.debug("lookup_user: %s", exc)
             return ERROR
@@ -136,7 +138,7 @@ class UriDb:
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
-    def _find(self, text: str, direction: int) -> tuple[str, int] | None:
+    def _find(self, ctx: Context, text: str, is_to: bool) -> tuple[str, int] | None:
         """(uid, flags) of the first row usable in this direction. May park. Raises BackendError."""
         try:
             uri = parse_uri(text)
@@ -145,8 +147,34 @@ class UriDb:
         if not uri.user or uri.scheme not in _SCHEMES:
             return None
         self._sweep.start()
-        did = self._domains.did(uri.host_lower) if self._domains is not None and uri.host else ""
-        for row in self._cache.get((unescape(uri.user), did or DEFAULT_DID, uri.scheme)):
+        direction = IS_TO if is_to else IS_FROM
+        did = self._did(uri.host)
+        found = self._usable_row(unescape(uri.user), did, uri.scheme, direction)
+        if found is not None or (uri.scheme != "tel" and ascii_lower(uri.param("user") or "") != "phone"):
+            return found
+        # A telephone number: the same one without separators, and in its other form.
+        number = telephone_number(unescape(uri.user))
+        if not number:
+            return None
+        if number != uri.user:
+            found = self._usable_row(number, did, uri.scheme, direction)
+        if found is None and uri.scheme != "tel":
+            return self._usable_row(number, DEFAULT_DID, "tel", direction)
+        if found is not None:
+            return found
+        context = uri.param("phone-context")
+        if context is None:  # the domain that this request is about
+            here = ctx.avps.newest(TO_DOMAIN if is_to else FROM_DOMAIN, "did")
+        else:
+            here = self._domains.did(context) if self._domains is not None else ""
+        return self._usable_row(number, str(here), "sip", direction) if here else None
+
+    def _did(self, host: str) -> str:
+        """The id of the domain *host*, DEFAULT_DID for what is none of ours. May park. Raises BackendError."""
+        return (self._domains.did(host) if self._domains is not None and host else "") or DEFAULT_DID
+
+    def _usable_row(self, user: str, did: str, scheme: str, direction: int) -> tuple[str, int] | None:
+        for row in self._cache.get((user, did, scheme)):
             if row[1] & direction:
                 return row
         return None

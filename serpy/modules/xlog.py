@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.api import TRUE, Arg, Context, Exports, Function, Param, Routes
+from serpy.sip.text import one_line
 
 log = logging.getLogger("serpy.script")
 
@@ -38,14 +39,6 @@ _BY_NUMBER: Final[dict[str, int]] = {
     "2": logging.INFO,
     "3": logging.DEBUG,
 }
-_ESCAPES: Final[dict[int, str]] = {
-    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))},
-    0x09: "\\t",
-    0x0A: "\\n",
-    0x0D: "\\r",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
 
 
 def level_of(text: str) -> int:
@@ -58,10 +51,7 @@ def level_of(text: str) -> int:
 
 def printable(text: str, limit: int) -> str:
     """*text* cut to *limit* characters, on one line and without anything a terminal would act on."""
-    cut = text[:limit].rstrip("\r\n")
-    if not cut.isprintable():
-        cut = cut.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode("utf-8")
-    return cut
+    return one_line(text[:limit].rstrip("\r\n").replace("\t", "\\t"))
 
 
 class ScriptLog:

@@ -10,6 +10,7 @@ Runs in: ctl. Locks: none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -148,6 +149,8 @@ def build_value(value: object) -> bytes:
             return _string(STRING, str(value))
         return _record(INT, (value & 0xFFFFFFFF).to_bytes(4, "big").lstrip(b"\0"))
     if isinstance(value, float):
+        if not math.isfinite(value):
+            return _string(STRING, str(value))
         thousandths = round(value * 1000)
         if not -_MAX_INT - 1 <= thousandths <= _MAX_INT:
             return _string(STRING, str(value))

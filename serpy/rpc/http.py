@@ -72,14 +72,22 @@ class HttpCalls:
 
     def _run(self, payload: bytes) -> None:
         body, index, host, port, connection = decode_message(payload[1:])
-        close = bool(payload[0] & CLOSE)
-        document = self._answer(body, bool(payload[0] & _ESCAPE_CR))
-        data = http_response(200, "OK", document, close=close)
         listener = self._server.listeners[index]
+        close = True
+        data = http_response(500, "Internal Server Error", b"", close=True)
+        try:
+            document = self._answer(body, bool(payload[0] & _ESCAPE_CR))
+            close = bool(payload[0] & CLOSE)
+            data = http_response(200, "OK", document, close=close)
+        finally:  # whatever went wrong, the client is told and its connection ends
+            self._send_all(data, Flow(listener, host, port, connection, NO_CONNECT | AS_IS), close=close)
+
+    def _send_all(self, data: bytes, flow: Flow, *, close: bool) -> None:
         for at in range(0, len(data), PIECE):
             last = at + PIECE >= len(data)
-            options = NO_CONNECT | AS_IS | (CLOSE if close and last else 0)
-            if not self._send(Outgoing(data[at : at + PIECE], Flow(listener, host, port, connection, options))):
+            options = flow.options | (CLOSE if close and last else 0)
+            piece_flow = Flow(flow.listener, flow.host, flow.port, flow.connection, options)
+            if not self._send(Outgoing(data[at : at + PIECE], piece_flow)):
                 return
 
     def _send(self, outgoing: Outgoing) -> bool:

@@ -33,10 +33,15 @@ def answer(request: bytes, counters: Counters) -> bytes:
 def render(counters: Counters) -> str:
     """All counters and the state of the processes, in the text format of Prometheus."""
     lines: list[str] = []
+    family = ""
     for name, value in counters.snapshot().items():
-        metric = metric_name(name)
-        help_text = counters.help_text(name).replace("\\", "\\\\").replace("\n", " ")
-        lines.extend((f"# HELP {metric} {help_text}", f"# TYPE {metric} untyped", f"{metric} {value}"))
+        base, brace, label = name.partition("{")
+        metric = metric_name(base)
+        if not brace or metric != family:
+            help_text = counters.help_text(name).replace("\\", "\\\\").replace("\n", " ")
+            lines.extend((f"# HELP {metric} {help_text}", f"# TYPE {metric} untyped"))
+        family = metric
+        lines.append(f"{metric}{_labelled(label) if brace else ''} {value}")
     status = counters.status
     lines.extend(("# HELP serpy_process_up The process of this slot serves.", "# TYPE serpy_process_up gauge"))
     slots = [slot for slot in range(status.slots) if status.title(slot)]
@@ -46,6 +51,12 @@ def render(counters: Counters) -> str:
     lines.extend(("# HELP serpy_respawns_total Children started again.", "# TYPE serpy_respawns_total counter"))
     lines.append(f"serpy_respawns_total {sum(status.respawns(slot) for slot in slots)}")
     return "\n".join(lines) + "\n"
+
+
+def _labelled(text: str) -> str:
+    """``{label="value"}`` of what a counter's name has behind its brace."""
+    label, _, value = text.removesuffix("}").partition("=")
+    return f'{{{label}="{value}"}}'
 
 
 def metric_name(name: str) -> str:

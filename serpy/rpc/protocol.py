@@ -52,12 +52,16 @@ def frame_size(head: bytes, limit: int) -> int:
 def decode(text: bytes) -> dict[str, object]:
     """The object in a frame. Raises FramingError."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):  # RecursionError: brackets as deep as a frame is long
         raise FramingError("a frame does not hold JSON") from None
     if not isinstance(value, dict):
         raise FramingError("a frame does not hold an object")
     return value
+
+
+def _no_number(word: str) -> object:
+    raise ValueError(f"{word} is not JSON")  # RFC 8259 §6
 
 
 def call(path: str, method: str, params: Sequence[object], timeout: float) -> object:

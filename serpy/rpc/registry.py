@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from serpy.errors import ConfigError, ProtocolError, ResourceError, SerpyError, UsageError
@@ -19,6 +20,8 @@ from serpy.script.exports import Rpc
 
 log = logging.getLogger(__name__)
 
+NESTING_MAX: Final = 16  # lists and structs in each other, in what a caller sends
+_INT_MAX: Final = 2**63 - 1
 _DIGITS: Final = frozenset("0123456789")
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -47,6 +50,8 @@ class Registry:
     def call(self, name: str, params: Sequence[object]) -> object:
         """Run *name* with *params*; may park. Raises RpcFault, nothing else."""
         rpc = self.find(name)
+        if is_deep(params, NESTING_MAX):
+            raise RpcFault(400, f"parameters are nested more than {NESTING_MAX} deep")
         arguments = arguments_for(rpc.call, params)
         if rpc.write:
             log.info("RPC %s", name)  # what changes the server is found in the log, afterwards
@@ -59,6 +64,17 @@ class Registry:
         except Exception:  # a bug in one RPC must not end the ctl process
             log.exception("bug in RPC %s", name)
             raise RpcFault(500, "internal error, see the log of the server") from None
+
+
+def is_deep(value: object, depth: int) -> bool:
+    """True when lists and structs stand in each other more than *depth* deep."""
+    if isinstance(value, Mapping):
+        inside: Iterable[object] = value.values()
+    elif isinstance(value, list | tuple):
+        inside = value
+    else:
+        return False
+    return depth < 0 or any(is_deep(item, depth - 1) for item in inside)
 
 
 def fault_code(exc: SerpyError) -> int:
@@ -103,13 +119,15 @@ def _typed(parameter: inspect.Parameter, value: object) -> object:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return str(value)
     elif wanted == "int":
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _INT_MAX:
             return value
         if isinstance(value, str) and _is_number(value):
             return int(value)
     elif wanted == "float":
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _INT_MAX:
             return float(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return value
         if isinstance(value, str) and _is_number(value.replace(".", "", 1)):
             return float(value)
     else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ConfigError, FramingError, ResourceError
 from serpy.net.listen import stream_children
-from serpy.rpc import binrpc, metrics, xmlrpc
+from serpy.rpc import ban, binrpc, metrics, xmlrpc
 from serpy.rpc.addresses import Address
 from serpy.rpc.core import CoreRpc
 from serpy.rpc.http import HttpCalls
@@ -54,6 +54,8 @@ class RpcServer:
             self.registry.add(Rpc(name, call))
         streams = StreamRpc(server, stream_children(server.listeners, server.settings))
         for rpc in streams.methods():
+            self.registry.add(rpc)
+        for rpc in ban.methods(server):
             self.registry.add(rpc)
         for exports in server.exports.values():
             for rpc in exports.rpc:
@@ -109,6 +111,8 @@ class RpcServer:
         """The frame that answers the request in *text*; may park. Raises FramingError."""
         request = decode(text)
         number = request.get("id")
+        if not isinstance(number, int | str):
+            number = None
         method, params = request.get("method"), request.get("params")
         try:
             if not isinstance(method, str) or not isinstance(params, list):
@@ -308,26 +312,31 @@ class Connection:
         return HEADER.size + frame_size(data[: HEADER.size], MAX_REQUEST) if len(data) >= HEADER.size else 0
 
     def handle(self, request: bytes) -> None:
-        """Answer one request and read on; may park."""
+        """Answer one request and read on; may park. Whatever goes wrong closes the connection: nobody waits for ever."""
+        reads_on = False
         try:
-            if self._is_metrics:
-                self._send(metrics.answer(request, self._rpc.server.counters))
-                self.close()
-                return
-            if request[0] == binrpc.MAGIC:
-                head = binrpc.parse_head(request)
-                assert head is not None  # _size() has seen the whole header
-                self._send(self._rpc.answer_binrpc(head.cookie, request[head.total - head.size :]))
-            else:
-                self._send(self._rpc.answer_json(request[HEADER.size :]))
+            self._send(self._answer(request))
+            reads_on = not self._is_metrics and not self._closed
         except (OSError, FramingError, ResourceError) as exc:
             log.debug("RPC on %s: %s", self.address, exc)
-            self.close()
-        if not self._closed:
+        finally:
+            if not reads_on:
+                self.close()
+        if reads_on:
             self.busy = False
             self._rpc.loop.add_reader(self._fd, self._read)
             if self._data:
                 self._take()
+
+    def _answer(self, request: bytes) -> bytes:
+        """What answers *request*; may park. Raises FramingError."""
+        if self._is_metrics:
+            return metrics.answer(request, self._rpc.server.counters)
+        if request[0] != binrpc.MAGIC:
+            return self._rpc.answer_json(request[HEADER.size :])
+        head = binrpc.parse_head(request)
+        assert head is not None  # _size() has seen the whole header
+        return self._rpc.answer_binrpc(head.cookie, request[head.total - head.size :])
 
     def _send(self, data: bytes) -> None:
         """Write all of it, waiting for a slow reader. Raises OSError, ResourceError."""

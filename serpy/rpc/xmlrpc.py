@@ -1,7 +1,7 @@
 """XML-RPC: calls and answers as XML, and the HTTP around the answers. The marshalling is the standard library's.
 
-A call is refused before the XML parser sees it when it has a document type or an encoding of more than one byte per
-character: without those there are no entities to expand. Numbers that do not fit ``<i4>`` are sent as text.
+A call with a document type is refused, so there are no entities to expand, and one with an encoding that is no superset
+of ASCII before the XML parser sees it. Numbers that do not fit ``<i4>`` are sent as text.
 
 Runs in: ctl (calls and answers), udp receiver (refusals). Locks: none.
 """
@@ -34,12 +34,26 @@ def parse_call(body: bytes) -> tuple[str, list[object]]:
     if b"\0" in body or body[:2] in (b"\xff\xfe", b"\xfe\xff") or _has_declaration(body):
         raise RpcFault(PARSE_ERROR, "a document type or this encoding is not taken")
     try:
-        params, method = xmlrpc.client.loads(body, use_builtin_types=True)
+        params, method = _loads(body)
     except _PARSE_FAILURES:
         raise RpcFault(PARSE_ERROR, "not a well formed XML-RPC call") from None
     if not method:
         raise RpcFault(BAD_CALL, "the call names no method")
     return str(method), list(params)
+
+
+def _loads(body: bytes) -> tuple[Any, str | None]:  # Any: what the standard library unmarshals
+    target = xmlrpc.client.Unmarshaller(use_builtin_types=True)
+    parser = xmlrpc.client.ExpatParser(target)
+    expat = parser._parser  # type: ignore[attr-defined]  # the only way to have a document type refused
+    expat.StartDoctypeDeclHandler = expat.EntityDeclHandler = _refuse
+    parser.feed(body)
+    parser.close()
+    return target.close(), target.getmethodname()
+
+
+def _refuse(*_declared: object) -> None:
+    raise ValueError("a document type")
 
 
 def _has_declaration(body: bytes) -> bool:
@@ -49,11 +63,11 @@ def _has_declaration(body: bytes) -> bool:
         if not body.startswith((b"<!--", b"<![CDATA["), at):
             return True
         at = body.find(b"<!", at + 2)
-    if not body.lstrip(b" \t\r\n").startswith(b"<?xml"):
+    if not body.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").startswith(b"<?xml"):
         return False
     head = body[: body.find(b"?>") + 2].lower()
-    encoding = head.partition(b"encoding")[2].lstrip(b" \t\r\n=\"'")
-    return bool(encoding) and not encoding.startswith((b"utf-8", b"us-ascii", b"ascii", b"iso-8859-1"))
+    encodings = [part.lstrip(b" \t\r\n=\"'") for part in head.split(b"encoding")[1:]]
+    return not all(name.startswith((b"utf-8", b"us-ascii", b"ascii", b"iso-8859-1")) for name in encodings)
 
 
 def build_answer(value: object, *, escape_cr: bool = True) -> bytes:

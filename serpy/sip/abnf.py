@@ -35,8 +35,8 @@ IPV6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}+")
 # scheme = ALPHA *( ALPHA / DIGIT / "+" / "-" / "." )
 SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*+")
 
-# telephone-subscriber of RFC 3966: global "+" digits, or local digits with "*" and "#"
-TEL: Final = re.compile(r"\+?[0-9A-Fa-f*#\-.()]++")
+# telephone-subscriber of RFC 3966: "+" and digits, or local digits with "*" and "#"; at least one of them
+TEL: Final = re.compile(r"\+[\-.()]*+[0-9][0-9\-.()]*+|[\-.()]*+[0-9A-Fa-f*#][0-9A-Fa-f*#\-.()]*+")
 
 _UPPER: Final = {code: code + 32 for code in range(65, 91)}
 

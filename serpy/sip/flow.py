@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.sip.address import bracketed
+from serpy.sip.classes import address_class
 
-# What becomes of the connection a message leaves by (``Flow.options``, bits).
+# How a message leaves, and what becomes of its connection (``Flow.options``, bits).
 CLOSE: Final = 1  # close it when the message has left
 NO_CONNECT: Final = 2  # use one that is open, or do not send at all
 AS_HTTP: Final = 4  # the message answers an HTTP request: its status line must say so
+SEEN: Final = 16  # a message has come from there: what goes back to it is not held back (``net/guard.py``)
 AS_IS: Final = 8  # the bytes are no SIP message, or a part of one: nothing is added to them
 
 
@@ -41,6 +43,7 @@ class Listener:
         self.port: Final = port
         self.multicast: Final = multicast
         self.ipv6: Final = ":" in host
+        self.scope: Final = address_class(host)  # who can reach us there
         name = advertised_host or host
         self.sent_by: Final = f"{bracketed(name)}:{advertised_port or port}"
         self.via_transport: Final = transport.upper()

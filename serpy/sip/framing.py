@@ -2,7 +2,7 @@
 
 Pure: bytes in, frames out, however the stream was cut. What cannot be a message raises FramingError with the status
 to answer before the connection is closed; ``refused`` is then what there is of the message. Nothing is parsed here
-beyond the start line and the one header that says where the body ends.
+beyond the start line and what says where head and body end, which is found as for a datagram (``heads.py``).
 
 Runs in: tcp receiver; ``with_content_length`` also in those who send. Locks: none.
 RFC: 3261 §7.5, §18.3, §18.4; 5626 §3.5.1 (CRLF keep-alives); 9112 §6 (HTTP).
@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.errors import FramingError
-from serpy.sip.limits import LINE_MAX, MESSAGE_MAX, STREAM_HEAD_MAX
+from serpy.errors import FramingError, ParseError
+from serpy.sip.heads import (
+    body_start,
+    check_lines,
+    content_length,
+    expects_continue,
+    has_transfer_encoding,
+    http_content_length,
+)
+from serpy.sip.limits import HEAD_MAX, LINE_MAX, MESSAGE_MAX
 
 SIP: Final = 1
 HTTP: Final = 2
 PING: Final = 3  # a double CRLF: answer with one CRLF
 CONTINUE: Final = 4  # the HTTP client waits for "100 Continue" before it sends the body
-
-_LENGTH: Final = b"\nContent-Length:"
-_LENGTH_NAMES: Final = (b"content-length", b"l")
 
 
 class Frame:
@@ -43,6 +48,11 @@ class StreamFramer:
         self._total = 0  # size of the message at the front once its head is complete, 0 = not yet known
         self._kind = 0
         self._line_ends = 0  # CRLFs in a row before the message that comes next
+
+    @property
+    def size(self) -> int:
+        """Bytes fed that have not left in a frame."""
+        return len(self._data)
 
     @property
     def is_inside(self) -> bool:
@@ -75,7 +85,7 @@ class StreamFramer:
         if len(data) < total:
             if self._kind == HTTP and self._scanned:
                 self._scanned = 0  # asked once
-                if _wants_continue(data):
+                if expects_continue(data[: body_start(data)]):
                     return Frame(CONTINUE, b"")
             return None
         frame = Frame(self._kind, data if len(data) == total else data[:total])
@@ -109,6 +119,7 @@ class StreamFramer:
                         self._line_ends = 0
                         ping = True
                     continue
+                # a CR alone is no line end, and as for a datagram no part of the start line
             elif byte not in (0, 10, 32):  # 0: the four zero bytes that some send to keep a NAT binding
                 break
             self._line_ends = 0
@@ -122,32 +133,31 @@ class StreamFramer:
         data = self._data
         if self._kind == 0:
             line_end = data.find(b"\n")
+            if (line_end if line_end >= 0 else len(data)) > LINE_MAX:
+                raise FramingError("no start line")
             if line_end < 0:
-                if len(data) > LINE_MAX or not _may_start(data.rstrip(b"\r")):
+                if not _may_start(data.rstrip(b"\r")):
                     raise FramingError("no start line")
                 return False
             self._kind = _kind_of(data[:line_end].rstrip(b"\r"))
             self._scanned = line_end
-        end = data.find(b"\n\r\n", self._scanned)
-        bare = data.find(b"\n\n", self._scanned, end if end >= 0 else len(data))
-        if bare >= 0:
-            size = bare + 2
-        elif end >= 0:
-            size = end + 3
-        else:
-            self._scanned = max(self._scanned, len(data) - 2)
-            size = 0
-        if size > STREAM_HEAD_MAX or (size == 0 and len(data) > STREAM_HEAD_MAX):
+        size = body_start(data, self._scanned)
+        if size > HEAD_MAX or (size < 0 and len(data) > HEAD_MAX):
             raise FramingError("head too long", status=513 if self._kind == SIP else 431)
-        if size == 0:
+        if size < 0:
+            self._scanned = max(self._scanned, len(data) - 2)
             return False
         self._total = size + self._body_size(data[:size])
         return True
 
     def _body_size(self, head: bytes) -> int:
-        length = content_length(head)
+        try:
+            check_lines(head)
+            length = content_length(head) if self._kind == SIP else http_content_length(head)
+        except ParseError as exc:
+            raise FramingError(str(exc), status=400, reason=exc.reason) from None
         if self._kind == HTTP:
-            if _find_header(head, b"transfer-encoding") is not None:
+            if has_transfer_encoding(head):
                 raise FramingError("a body without a length", status=411, reason="Length Required")
             length = max(0, length)
         if length < 0:
@@ -157,39 +167,25 @@ class StreamFramer:
         return length
 
 
-def content_length(head: bytes) -> int:
-    """The Content-Length in *head*, which ends with an empty line; -1 when there is none. Raises FramingError.
-
-    Two that differ cannot both be right: the parser refuses a message with two.
-    """
-    at = head.find(_LENGTH)
-    if at >= 0:
-        at += 16
-        value: bytes | None = head[at : head.find(b"\n", at)]
-    else:
-        value = _find_header(head, b"content-length")
-        if value is None:
-            value = _find_header(head, b"l")
-    if value is None:
-        return -1
-    digits = value.strip(b" \t\r")
-    if not digits.isdigit() or len(digits) > 9:
-        raise FramingError("bad Content-Length", status=400, reason="Bad Content-Length")
-    return int(digits)
-
-
 def with_content_length(data: bytes) -> bytes:
     """The SIP message *data* with the Content-Length it needs on a connection (RFC 3261 §20.14).
 
     One that has it, and what is no message (a keep-alive), is returned as it is.
     """
-    head_end = data.find(b"\r\n\r\n")
-    if head_end <= 0 or data.find(_LENGTH, 0, head_end) >= 0:
+    start = body_start(data)
+    if start < 0 or data.find(b"\nContent-Length:", 0, start) >= 0:  # nearly always
         return data
-    head = data[: head_end + 4]
-    if _find_header(head, b"content-length") is not None or _find_header(head, b"l") is not None:
+    if data.startswith(b"\r") or data.startswith(b"\n") or _says_length(data[:start]):  # noqa: PIE810 - as in parser.py
         return data
-    return b"%b\r\nContent-Length: %d%b" % (data[:head_end], len(data) - head_end - 4, data[head_end:])
+    end = data.rfind(b"\n", 0, start - 1) + 1  # where the empty line begins
+    return b"%bContent-Length: %d\r\n%b" % (data[:end], len(data) - start, data[end:])
+
+
+def _says_length(head: bytes) -> bool:
+    try:
+        return content_length(head) >= 0
+    except ParseError:
+        return True
 
 
 def _kind_of(start_line: bytes) -> int:
@@ -204,26 +200,5 @@ def _kind_of(start_line: bytes) -> int:
 
 
 def _may_start(data: bytes) -> bool:
-    """True when *data* can be the start of a start line: printable."""
-    return min(data[:32], default=32) >= 32
-
-
-def _find_header(head: bytes, name: bytes) -> bytes | None:
-    """The value of the first header *name* (lower case) in any spelling, None when there is none."""
-    at = head.find(b"\n")
-    while at >= 0:
-        at += 1
-        end = head.find(b"\n", at)
-        if end < 0:
-            return None
-        colon = head.find(b":", at, end)
-        if colon > 0 and head[at:colon].rstrip(b" \t").lower() == name:
-            return head[colon + 1 : end]
-        at = end
-    return None
-
-
-def _wants_continue(data: bytes) -> bool:
-    end = data.find(b"\n\r\n")
-    value = _find_header(data[: end + 3], b"expect") if end >= 0 else None
-    return value is not None and value.strip(b" \t\r").lower() == b"100-continue"
+    """True when *data* can be the start of a start line: its first word is printable."""
+    return min(data[:32].partition(b" ")[0], default=32) >= 32

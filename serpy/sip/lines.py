@@ -17,16 +17,18 @@ from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import LINE_CACHED, LINE_MAX, LINES_CACHED, NAME_MAX
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr
 
-# One bit for each header that RFC 3261 §8.1.1 wants once, and for Content-Length.
+# One bit for each header that RFC 3261 §8.1.1 wants once, for Content-Length, and for those whose URIs are checked.
 FROM: Final = 1
 TO: Final = 2
 CALL_ID: Final = 4
 CSEQ: Final = 8
 MAX_FORWARDS: Final = 16
 CONTENT_LENGTH: Final = 32
+ROUTE: Final = 64
+CONTACT: Final = 128
 BITS: Final[dict[str, int]] = {
     "from": FROM, "to": TO, "call-id": CALL_ID, "cseq": CSEQ, "max-forwards": MAX_FORWARDS,
-    "content-length": CONTENT_LENGTH,
+    "content-length": CONTENT_LENGTH, "route": ROUTE, "contact": CONTACT,
 }  # fmt: skip
 
 # Lines of these names hardly ever come again.

@@ -14,7 +14,19 @@ from serpy.errors import ParseError
 from serpy.sip.abnf import parse_expires, parse_number
 from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import MAX_FORWARDS_MAX, MESSAGE_MAX
-from serpy.sip.lines import BITS, CALL_ID, CONTENT_LENGTH, CSEQ, FROM, MAX_FORWARDS, TO, HeaderLine, checked_call_id
+from serpy.sip.lines import (
+    BITS,
+    CALL_ID,
+    CONTACT,
+    CONTENT_LENGTH,
+    CSEQ,
+    FROM,
+    MAX_FORWARDS,
+    ROUTE,
+    TO,
+    HeaderLine,
+    checked_call_id,
+)
 from serpy.sip.nameaddr import NameAddr, cached_nameaddr, parse_nameaddr, parse_nameaddr_list, split_commas
 from serpy.sip.uri import parse_uri
 from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
@@ -24,6 +36,8 @@ from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
 _NEEDED: Final = FROM | TO | CALL_ID | CSEQ
 _SINGLE: Final = FROM | TO | CALL_ID | CSEQ | MAX_FORWARDS
 _NOT_PARSED: Final = -1
+# Methods whose Contact is where the other side will send its requests.
+_TARGETING: Final = ("INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")
 
 
 class Edits:
@@ -377,6 +391,7 @@ class Message:
                 if bit is not None:
                     twice |= seen & bit
                     seen |= bit
+            self.seen = seen
         if seen & _NEEDED != _NEEDED or twice & _SINGLE:
             raise _count_error(names)
         try:
@@ -431,13 +446,29 @@ class Request(Message):
         self.request_uri: Final = request_uri
 
     def check_mandatory(self) -> None:
-        """As for every message; also the Request-URI: its syntax when we know its scheme, and no headers in it.
+        """As for every message; also the URIs that decide who calls whom and by which way (§16.3 item 1).
 
-        Whether we serve the scheme (416) is not judged here.
+        These are the Request-URI, which may hold no headers, From, To, Route, and the Contact of who wants to be reached
+        by it; of a scheme that we do not know only that it is one. Whether we serve the scheme (416) is not judged here.
         """
         if parse_uri(self.request_uri).headers:
             raise ParseError("headers in the Request-URI", header="Request-URI", value=self.request_uri)
         super().check_mandatory()
+        header = "From"
+        try:
+            self.from_.uri  # noqa: B018 - parsing is the check
+            header = "To"
+            self.to.uri  # noqa: B018
+            if self.seen & ROUTE:
+                header = "Route"
+                for route in self.routes:
+                    route.uri  # noqa: B018
+            if self.seen & CONTACT and self.method in _TARGETING:
+                header = "Contact"
+                for contact in self.contacts:
+                    contact.uri  # noqa: B018
+        except ParseError as exc:
+            raise _named(exc, header) from exc
 
     def _check_cseq(self) -> None:
         if self.cseq.method != self.method:

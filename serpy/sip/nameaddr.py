@@ -57,7 +57,21 @@ class NameAddr:
         """The header parameter *name* (lower case) as written; "" for a bare one, None when absent."""
         return self.params.get(name)
 
+    @property
+    def route_uri(self) -> Uri:
+        """The URI of a Route or Record-Route value, with the parameters of a loose router that stand outside its brackets.
+
+        Raises ParseError. Some stacks write ``<sip:host>;lr`` or no brackets at all, which makes parameters of the URI
+        parameters of the header (RFC 3261 §20.34 wants the brackets).
+        """
+        uri = self.uri
+        if not self.params or "lr" not in self.params or uri.params or not uri.is_sip:
+            return uri
+        return uri.replaced(params=render_params(self.params)[1:])
+
     def __str__(self) -> str:
+        if self.uri_text == "*":
+            return "*" + render_params(self.params)
         head = f"{self.display} <{self.uri_text}>" if self.display else f"<{self.uri_text}>"
         return head + render_params(self.params)
 
@@ -112,6 +126,8 @@ def parse_nameaddr(text: str) -> NameAddr:
         uri_text = text[left + 1 : right]
         if not uri_text or " " in uri_text or "\t" in uri_text:
             raise ParseError("empty or spaced address", value=text)
+        if uri_text == "*":
+            raise ParseError("* in brackets", value=text)  # the wildcard of Contact has none (RFC 3261 §20.10)
         right += 1
         if right == len(text):
             return NameAddr(display, uri_text, {})

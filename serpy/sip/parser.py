@@ -13,7 +13,8 @@ from typing import Final
 
 from serpy.errors import LimitExceededError, ParseError, UnsupportedError
 from serpy.sip.abnf import ascii_lower, is_token, parse_number
-from serpy.sip.limits import HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
+from serpy.sip.heads import body_start, content_length
+from serpy.sip.limits import HEAD_MAX, HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
 from serpy.sip.lines import (
     CALL_ID,
     CANONICAL,
@@ -28,7 +29,7 @@ from serpy.sip.lines import (
     is_plain,
     known_line,
 )  # fmt: skip
-from serpy.sip.message import Message, Request, Response, unfold
+from serpy.sip.message import Message, Request, Response
 
 
 def canonical_name(spelled: str) -> str:
@@ -68,6 +69,8 @@ def parse_message(data: bytes) -> Request | Response:
 
 
 def _parse(data: bytes, head_end: int) -> Request | Response:
+    if head_end > HEAD_MAX - 4:
+        return _parse_unusual(data, head_end)
     head = data[: head_end + 2].decode("utf-8", "surrogateescape")  # with the CRLF of its last line
     size = len(head)
     start_line = _line_at(head, 0)
@@ -119,13 +122,13 @@ def _parse(data: bytes, head_end: int) -> Request | Response:
             if bit == CONTENT_LENGTH:
                 length_line = known
             seen |= bit
-    if len(lines) > HEADERS_MAX:
+    if len(lines) > HEADERS_MAX or twice & CONTENT_LENGTH:
         return _parse_unusual(data, head_end)
     body = data[head_end + 4 :]
     length = -1
     if length_line is not None:
         if length_line.number != len(body):
-            body = _cut_body(body, length_line.value)
+            body = _cut_body(data, head_end + 4)
             length_line.number = len(body)
         length = len(body)
     built = _build(data, start_line, names, lines, body, [])
@@ -151,6 +154,11 @@ def _line_at(head: str, at: int) -> str:
 
 def _parse_unusual(data: bytes, head_end: int) -> Request | Response:
     """As ``_parse``, for what it leaves: this also says what is wrong with a header line."""
+    first = data.find(b"\r\n\r\n")
+    if first != head_end:  # the body ends with an empty line, too
+        return _parse(data, first)
+    if head_end > HEAD_MAX - 4:
+        raise LimitExceededError("head too long", status=513)
     lines = data[:head_end].decode("utf-8", "surrogateescape").split("\r\n")
     rest = "".join(lines)  # cheaper than counting: what the split has left must hold no line end
     if "\n" in rest or "\r" in rest:
@@ -160,20 +168,24 @@ def _parse_unusual(data: bytes, head_end: int) -> Request | Response:
     start_line = lines[0]
     del lines[0]
     names: list[str] = []
-    length: str | None = None
     for line in lines:
-        if not line:  # the head ends here, and the body with an empty line
-            return _parse(data, data.find(b"\r\n\r\n"))
-        if line[0] == " " or line[0] == "\t":  # folded
+        if not line or line[0] == " " or line[0] == "\t":  # no start line, or folded
             return _parse_slowly(data)
-        name = _unusual_name(line)
-        names.append(name)
-        if name == "content-length":
-            length = line[line.find(":") + 1 :]
-    body = data[head_end + 4 :]
-    if length is not None:
-        body = _cut_body(body, length)
+        names.append(_unusual_name(line))
+    body = _cut_body(data, head_end + 4)
+    _leave_one_length(names, lines, [])
     return _build(data, start_line, names, lines, body, [])
+
+
+def _leave_one_length(names: list[str], lines: list[str], ends: list[str]) -> None:
+    """Take out all Content-Length headers but the first: they say the same, and go on as one (RFC 3261 §7.3.1)."""
+    if names.count("content-length") < 2:
+        return
+    for at in range(len(names) - 1, names.index("content-length"), -1):
+        if names[at] == "content-length":
+            del names[at], lines[at]
+            if ends:
+                del ends[at + 1]  # the first is that of the start line
 
 
 def _unusual_name(line: str) -> str:
@@ -185,20 +197,15 @@ def _unusual_name(line: str) -> str:
     return canonical_name(line[:colon])
 
 
-def _cut_body(body: bytes, length: str) -> bytes:
-    """*body* cut to the Content-Length written as *length*. Raises ParseError when there is less."""
-    length = length.strip(" \t\r\n")
-    wanted = parse_number(length, MESSAGE_MAX)
-    if wanted == len(body):
-        return body
-    if wanted < 0:
-        if not length.isascii() or not length.isdigit():
-            # "-999" or "abc" (RFC 4475 ncl): what the body is cannot be said
-            raise ParseError("bad Content-Length", header="Content-Length", value=length)
-        raise ParseError("Content-Length beyond the message", header="Content-Length", value=length)
-    if wanted > len(body):
-        raise ParseError("Content-Length beyond the message", header="Content-Length", value=length)
-    return body[:wanted]
+def _cut_body(data: bytes, start: int) -> bytes:
+    """The body of *data*, which begins at *start*, as long as the head says. Raises ParseError when there is less, and
+    when what the body is cannot be said: "-999" or "abc" (RFC 4475 ncl), or two lengths.
+    """
+    length = content_length(data[:start])
+    end = start + length
+    if end > len(data):
+        raise ParseError("Content-Length beyond the message", header="Content-Length", value=str(length))
+    return data[start:] if length < 0 else data[start:end]
 
 
 def _build(
@@ -278,6 +285,8 @@ def _split_head(data: bytes) -> tuple[list[str], list[str], int]:
         end = "\r\n" if stop < newline else "\n"
         line = data[at:stop].decode("utf-8", "surrogateescape")
         at = newline + 1
+        if at > HEAD_MAX:
+            raise LimitExceededError("head too long", status=513)
         if not line:
             ends.append(end)
             return lines, ends, at
@@ -303,18 +312,9 @@ def _parse_slowly(data: bytes) -> Request | Response:
         raise ParseError("no start line")
     start_line = lines[0]
     del lines[0]
-    names: list[str] = []
-    body = data[body_at:]
-    length = ""
-    for line in lines:
-        name = _unusual_name(line)
-        names.append(name)
-        if name == "content-length":
-            length = unfold(line[line.find(":") + 1 :])
-            if not length.strip(" \t"):
-                raise ParseError("empty Content-Length", header="Content-Length")
-    if length:
-        body = _cut_body(body, length)
+    names = [_unusual_name(line) for line in lines]
+    body = _cut_body(data, body_at)
+    _leave_one_length(names, lines, ends)
     if "\n" not in ends:
         ends = []
     return _build(data, start_line, names, lines, body, ends)
@@ -329,7 +329,8 @@ def parse_for_reply(data: bytes) -> Request | None:
     data = data.lstrip(b"\r\n")[:MESSAGE_MAX]
     names: list[str] = []
     lines: list[str] = []
-    head = data.partition(b"\r\n\r\n")[0].partition(b"\n\n")[0].decode("utf-8", "surrogateescape")
+    end = body_start(data)
+    head = (data if end < 0 else data[:end]).decode("utf-8", "surrogateescape")
     pieces = head.split("\n")
     start_line = pieces[0].rstrip("\r")
     method, _, rest = start_line.partition(" ")

@@ -291,7 +291,7 @@ def rewrite(
     for session in sdp.sessions:
         _rewrite_session(sdp, session, targets, changes, session_connection, origin)
     if mark and not sdp.is_marked:
-        changes.replace(len(sdp.data), len(sdp.data), _line_at_end(sdp, MARK))
+        changes.replace(len(sdp.data), len(sdp.data), _new_line(sdp.data, len(sdp.data), MARK, sdp.line_end))
     return changes.apply()
 
 
@@ -304,12 +304,14 @@ def with_mark(data: bytes) -> bytes:
             return data
         at = data.find(b"\n" + MARK, end)
     line_end = b"\n" if data.find(b"\r\n") < 0 and data.find(b"\n") >= 0 else b"\r\n"
-    return data + MARK + line_end if data.endswith(b"\n") else data + line_end + MARK
+    return data + _new_line(data, len(data), MARK, line_end)
 
 
-def _line_at_end(sdp: Sdp, line: bytes) -> bytes:
-    """*line* so that it can be put behind the last line: in a multipart body that one may have no end."""
-    return line + sdp.line_end if sdp.data.endswith(b"\n") else sdp.line_end + line
+def _new_line(data: bytes, at: int, line: bytes, line_end: bytes) -> bytes:
+    """*line* so that it can be put at *at*: in a multipart body the line before may have no end, or the half of one."""
+    if data.endswith(b"\n", 0, at):
+        return line + line_end
+    return (b"\n" if data.endswith(b"\r", 0, at) else line_end) + line
 
 
 def _rewrite_session(
@@ -368,8 +370,7 @@ def _replace_address(changes: Changes, old: Address, target: Target) -> None:
 
 
 def _connection_line(sdp: Sdp, media: Media, address: bytes) -> bytes:
-    line = b"c=IN " + address
-    return line + sdp.line_end if sdp.data.endswith(b"\n", 0, media.insert_at) else sdp.line_end + line
+    return _new_line(sdp.data, media.insert_at, b"c=IN " + address, sdp.line_end)
 
 
 # ---- where the description is in a body ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.errors import ParseError
-from serpy.sip.abnf import IPV6, SCHEME, TEL, URI_TAIL, USERINFO, ascii_lower, is_hostname
+from serpy.sip.abnf import IPV6, SCHEME, TEL, URI_TAIL, USERINFO, ascii_lower
 from serpy.sip.host import normal_host
 from serpy.sip.limits import PORT_MAX, URI_CACHE, URI_MAX
 
@@ -226,8 +226,8 @@ def _parse_sip(scheme: str, text: str, start: int) -> Uri:
         if colon >= 0:
             host = rest[:colon]
             port = parse_port(rest[colon + 1 :], text)
-        if not is_hostname(host):
-            raise ParseError("bad host in URI", value=text)
+    if not normal_host(host):
+        raise ParseError("bad host in URI", value=text)
     return Uri(scheme, user, password, host, port, params, headers, text)
 
 
@@ -246,6 +246,19 @@ def _parse_tel(text: str, start: int) -> Uri:
     if TEL.fullmatch(number) is None or (params and URI_TAIL.fullmatch(params) is None):
         raise ParseError("bad telephone number", value=text)
     return Uri("tel", number, "", "", 0, params, "", text)
+
+
+def telephone_number(user: str) -> str:
+    """The number that *user* writes, of a tel URI or of a SIP URI with user=phone, without visual separators; "" for none.
+
+    Parameters behind the number are left out; with a phone-context it is a number of elsewhere (RFC 3966 §5.1.5).
+    """
+    number, _, params = user.partition(";")
+    if "phone-context" in ascii_lower(params) or TEL.fullmatch(number) is None:
+        return ""
+    for separator in "-.()":
+        number = number.replace(separator, "")
+    return number
 
 
 def unescape(text: str) -> str:

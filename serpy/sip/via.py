@@ -13,7 +13,6 @@ from serpy.sip.nameaddr import parse_params, render_params, split_commas
 from serpy.sip.uri import parse_port
 
 MAGIC_COOKIE: Final = "z9hG4bK"
-HEX: Final = frozenset("0123456789abcdef")
 
 
 class Via:
@@ -40,12 +39,6 @@ class Via:
             return 0
         port = int(text)
         return port if port <= 65535 else 0
-
-    @property
-    def connection(self) -> int:
-        """The connection id in a Via that ``via_with_received`` has annotated, 0 when there is none."""
-        text = self.params.get("i", "")
-        return int(text, 16) if 0 < len(text) <= 14 and HEX.issuperset(text) else 0
 
     @property
     def has_cookie(self) -> bool:
@@ -186,18 +179,17 @@ def _split_ipv6(sent_by: str, text: str) -> tuple[str, int]:
     return host, _port(rest[1:].strip(" \t"), text)
 
 
-def via_with_received(via: str, received: str, rport: int, connection: int = 0) -> str:
+def via_with_received(via: str, received: str, rport: int) -> str:
     """*via* (a line or a value, possibly with several values) with its first value annotated.
 
     *received* "" and *rport* 0 add nothing. A received parameter the sender put there is replaced; rport gets its
-    value (RFC 3581 §4), or is added when absent. *connection* goes into the parameter ``i``, as SER does it: the id of
-    the connection that answers go back by. Never raises: what cannot be understood is returned unchanged.
+    value (RFC 3581 §4), or is added when absent. Never raises: what cannot be understood is returned unchanged.
     """
-    if not received and not rport and not connection:
+    if not received and not rport:
         return via
     comma = via.find(",")
     if comma < 0:
-        return _annotate(via, received, rport, connection)
+        return _annotate(via, received, rport)
     if '"' in via:
         try:
             first = split_commas(via)[0]
@@ -206,21 +198,20 @@ def via_with_received(via: str, received: str, rport: int, connection: int = 0) 
         comma = len(first)
         if via[:comma] != first or via[comma : comma + 1] not in {",", ""}:
             return via
-    return _annotate(via[:comma], received, rport, connection) + via[comma:]
+    return _annotate(via[:comma], received, rport) + via[comma:]
 
 
-def _annotate(value: str, received: str, rport: int, connection: int) -> str:
-    if not connection:
-        lower = value.lower()
-        if "received" not in lower and "rport" not in lower:  # most phones, and all proxies
-            if received and rport:
-                return f"{value};received={received};rport={rport}"
-            return f"{value};received={received}" if received else f"{value};rport={rport}"
+def _annotate(value: str, received: str, rport: int) -> str:
+    lower = value.lower()
+    if "received" not in lower and "rport" not in lower:  # most phones, and all proxies
+        if received and rport:
+            return f"{value};received={received};rport={rport}"
+        return f"{value};received={received}" if received else f"{value};rport={rport}"
     kept: list[str] = []
     placed = False
     for piece in value.split(";"):
         name = piece.partition("=")[0].strip(" \t\r\n").lower()
-        if kept and ((name == "received" and received) or (name == "i" and connection)):
+        if kept and name == "received" and received:
             continue
         if kept and name == "rport" and rport:
             kept.append(f"rport={rport}")
@@ -231,6 +222,4 @@ def _annotate(value: str, received: str, rport: int, connection: int) -> str:
         kept.append(f"received={received}")
     if rport and not placed:
         kept.append(f"rport={rport}")
-    if connection:
-        kept.append(f"i={connection:x}")
     return ";".join(kept)

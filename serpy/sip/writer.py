@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from serpy.errors import ParseError
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.nameaddr import split_commas
-from serpy.sip.parser import parse_request
+from serpy.sip.parser import parse_for_reply, parse_request
+from serpy.sip.text import reason_text
 from serpy.sip.via import via_with_received
 
 # Requests whose 101..299 answers carry Record-Route: they make a dialog (RFC 3261 §12.1.1; 6665; 3515)
@@ -164,7 +165,7 @@ def build_reply(
     *to_tag* is added to To when it has none and *status* is above 100. *received* ("" = none) and *rport* (0 = none)
     go into the top Via. Never raises, so that malformed requests can be answered too.
     """
-    parts = [f"SIP/2.0 {status} {reason}"]
+    parts = [f"SIP/2.0 {status} {reason_text(reason)}"]
     record_route = 100 < status < 300 and request.method in _DIALOG_FORMING
     first_via = True
     for at, name in enumerate(request.names):
@@ -198,7 +199,15 @@ def _has_to_tag(request: Request, line: str) -> bool:
 
 
 def _sent(sent_request: bytes | Request) -> Request:
-    return sent_request if isinstance(sent_request, Request) else parse_request(sent_request)
+    if isinstance(sent_request, Request):
+        return sent_request
+    try:
+        return parse_request(sent_request)
+    except ParseError:  # of a large one that waits for its answer only the head is kept
+        head = parse_for_reply(sent_request)
+        if head is None:
+            raise
+        return head
 
 
 def _start_hop_request(request: Request, method: str, to_line: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from serpy.db import schema
 from serpy.errors import ParseError, UsageError
 from serpy.sip.digest import ha1
+from serpy.sip.host import normal_host
 from serpy.sip.uri import parse_uri
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Provision:
             raise UsageError(f"not a SIP address (user@domain): {text}") from None
         if not uri.user:
             raise UsageError(f"the user part is missing (user@domain): {text}")
-        return UserUri(uri.user, uri.host.lower(), self.did_of(uri.host))
+        return UserUri(uri.user, uri.normal_host, self.did_of(uri.host))
 
     def uid_of(self, text: str) -> str:
         """The uid that address *text* belongs to. Raises UsageError."""
@@ -295,8 +296,8 @@ def _table_of(operation: Operation) -> str:
 
 
 def _host(text: str) -> str:
-    name = text.lower().strip("[]")
-    if not name or any(char in name for char in " @;/<>\"'\\") or not name.isascii():
+    name = normal_host(text)
+    if not name:
         raise UsageError(f"not a domain name: {text}")
     return name
 

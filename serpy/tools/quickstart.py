@@ -18,6 +18,7 @@ from pathlib import Path
 from serpy import loader
 from serpy.db import schema
 from serpy.errors import UsageError
+from serpy.run_dir import make_folder
 from serpy.tools.provision import Provision
 
 DOMAIN = "serpy.local"
@@ -29,7 +30,7 @@ _LENGTH = 12
 def run(file: str, run_dir: str, defines: Sequence[str], listen: Sequence[str]) -> None:
     """Prepare *run_dir* and replace this process by the server. Raises ConfigError, BackendError, OSError."""
     folder = Path(run_dir).resolve()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder, 0o700)
     words = list(defines)
     if not any(word.startswith("DB_URL=") for word in words):
         words.append(f"DB_URL=sqlite:///{folder}/serpy.db")

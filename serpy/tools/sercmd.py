@@ -25,6 +25,7 @@ from serpy.errors import ConfigError, FramingError
 from serpy.rpc import binrpc
 from serpy.rpc.addresses import Address, parse_address
 from serpy.rpc.protocol import RpcFault
+from serpy.sip.text import printable, printable_lines
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -198,8 +199,13 @@ def plain(values: Sequence[object], indent: int = 0) -> str:
         elif isinstance(value, list):
             lines += [f"{pad}[\n", plain(value, indent + 1), f"{pad}]\n"]
         else:
-            lines.append(f"{pad}{_scalar(value)}\n")
+            lines.append(f"{pad}{_line_or_help(value) if not indent else _scalar(value)}\n")
     return "".join(lines)
+
+
+def _line_or_help(value: object) -> str:
+    """A value that stands alone: the help of a method has several lines."""
+    return printable_lines(value) if isinstance(value, str) else _scalar(value)
 
 
 def _members(struct: dict[str, object], indent: int) -> str:
@@ -207,16 +213,17 @@ def _members(struct: dict[str, object], indent: int) -> str:
     lines: list[str] = []
     for name, value in struct.items():
         if isinstance(value, dict):
-            lines += [f"{pad}{name}: {{\n", _members(value, indent + 1), f"{pad}}}\n"]
+            lines += [f"{pad}{printable(name)}: {{\n", _members(value, indent + 1), f"{pad}}}\n"]
         else:
-            lines.append(f"{pad}{name}: {_scalar(value)}\n")
+            lines.append(f"{pad}{printable(name)}: {_scalar(value)}\n")
     return "".join(lines)
 
 
 def _scalar(value: object) -> str:
     if isinstance(value, float):
         return f"{value:f}"
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    return printable(text)
 
 
 def formatted(form: str, values: Sequence[object]) -> str:
@@ -281,7 +288,7 @@ class Program:
         try:
             values = self.client.call(method, [typed(text) for text in words[1:]])
         except RpcFault as fault:
-            sys.stderr.write(f"error: {fault.code} - {fault.text}\n")
+            _complain(f"error: {fault.code} - {fault.text}")
             return EXIT_FAILED
         form = self.form or form
         _write(formatted(form, values) if form else plain(values))
@@ -317,7 +324,7 @@ class Program:
             try:
                 status = self.run(words)
             except OSError as exc:  # it may be back at the next command
-                sys.stderr.write(f"{_no_answer(self.client.address, exc)}\n")
+                _complain(_no_answer(self.client.address, exc))
                 status = EXIT_NO_SERVER
             sys.stdout.flush()
 
@@ -347,6 +354,10 @@ class Program:
 
 def _write(text: str) -> None:
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{printable_lines(text)}\n")
 
 
 def _no_answer(address: Address, exc: OSError) -> str:
@@ -397,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
         return EXIT_FAILED
     except OSError as exc:
-        sys.stderr.write(f"{_no_answer(address, exc)}\n")
+        _complain(_no_answer(address, exc))
         return EXIT_NO_SERVER
     finally:
         client.close()

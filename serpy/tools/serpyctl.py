@@ -26,7 +26,7 @@ from serpy.rpc.protocol import RpcFault, call
 from serpy.shm.record import Binding
 from serpy.tools import attributes
 from serpy.tools.provision import Provision
-from serpy.tools.tables import show
+from serpy.tools.tables import say, show
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -80,7 +80,7 @@ class Ctl:
             for name in names:
                 self.rpc("cache.bump", name)
         except (OSError, RpcFault) as exc:
-            sys.stderr.write(f"WARNING: the database is changed, but the server was not told: {exc}\n")
+            say(f"WARNING: the database is changed, but the server was not told: {exc}", sys.stderr)
 
     def show(self, data: object, empty: str = "nothing found") -> None:
         """Print a result."""
@@ -89,7 +89,7 @@ class Ctl:
     def say(self, text: str) -> None:
         """Print a confirmation, unless the output is for a program."""
         if not self.options.json:
-            sys.stdout.write(f"{text}\n")
+            say(text)
 
     def password(self) -> str:
         """The password given with -p, else typed twice."""
@@ -149,7 +149,7 @@ def _user_rm(ctl: Ctl) -> None:
             ctl.rpc("usrloc.delete_uid", "location", uid)
         except RpcFault as exc:
             if exc.code != 404:
-                sys.stderr.write(f"WARNING: the user is removed, but the contacts stay until they expire: {exc}\n")
+                say(f"WARNING: the user is removed, but the contacts stay until they expire: {exc}", sys.stderr)
     ctl.say(f"user {uid} removed")
 
 
@@ -234,6 +234,15 @@ def _usrloc_show(ctl: Ctl) -> None:
     ctl.show(rows, "no contacts are registered")
 
 
+def _calls_list(ctl: Ctl) -> None:
+    rows = ctl.rpc("calls.list", *([ctl.options.text] if ctl.options.text else []))
+    ctl.show(rows, "no calls")
+
+
+def _calls_show(ctl: Ctl) -> None:
+    ctl.show(ctl.rpc("calls.show", ctl.options.call))
+
+
 def _q(text: str) -> float:
     """The preference written as *text*, -1 when there is none."""
     whole, _, part = (text or "-1").partition(".")
@@ -291,6 +300,26 @@ def _replication_status(ctl: Ctl) -> None:
 def _replication_diff(ctl: Ctl) -> None:
     server = _number(ctl.options.server) if ctl.options.server else -1
     ctl.show(ctl.rpc("replication.diff", server), "no difference")
+
+
+def _ban_list(ctl: Ctl) -> None:
+    ctl.show(ctl.rpc("ban.list"), "nobody is held")
+
+
+def _ban_why(ctl: Ctl) -> None:
+    ctl.show(ctl.rpc("ban.why", ctl.options.address))
+
+
+def _ban_lift(ctl: Ctl) -> None:
+    ctl.say(str(ctl.rpc("ban.lift", ctl.options.address)))
+
+
+def _ban_add(ctl: Ctl) -> None:
+    ctl.say(str(ctl.rpc("ban.add", ctl.options.address, _number(ctl.options.seconds))))
+
+
+def _trust_show(ctl: Ctl) -> None:
+    ctl.show(ctl.rpc("trust.show", ctl.options.uri) if ctl.options.uri else ctl.rpc("trust.state"))
 
 
 def _version(ctl: Ctl) -> None:
@@ -370,6 +399,7 @@ _OPTIONAL_URI = _arg("uri", metavar="URI", nargs="?", help="user@domain")
 _PASSWORD = _arg("-p", dest="password", metavar="PASSWORD", help="asked for when not given")
 _CLEAR = _arg("--clear", action="store_true", help="store the password readable too (for calculate_ha1)")
 _ALIASES = _arg("alias", metavar="ALIAS", nargs="*", default=[])
+_ADDRESS = _arg("address", metavar="ADDRESS", help="as ban list shows it")
 _CONTACT = _arg("contact", metavar="CONTACT", nargs="?", help="sip:user@host:port")
 
 COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
@@ -397,10 +427,21 @@ COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
     ("usrloc add", "register a contact by hand (permanent without expires=)", _usrloc_add,
      (_URI, _arg("contact", metavar="CONTACT"), _arg("wish", metavar="expires=S q=Q flags=N", nargs="*"))),
     ("usrloc rm", "remove one contact, or all of a user", _usrloc_rm, (_URI, _CONTACT)),
+    ("calls list", "list calls and subscriptions", _calls_list,
+     (_arg("text", metavar="TEXT", nargs="?", help="only those with this in caller, callee or Call-ID"),)),
+    ("calls show", "everything that is remembered of a call", _calls_show,
+     (_arg("call", metavar="CALL", help="id or Call-ID"),)),
     ("replication status", "show the other servers of the farm, and what was sent, taken, dropped and repaired",
      _replication_status, ()),
     ("replication diff", "compare the location table with those of the other servers", _replication_diff,
      (_arg("server", metavar="SERVER", nargs="?", help="server id of one of them"),)),
+    ("ban list", "who is banned or quiet, why, and for how long still", _ban_list, ()),
+    ("ban why", "what is remembered of an address: reason, counts, last events", _ban_why, (_ADDRESS,)),
+    ("ban lift", "end a ban or silence", _ban_lift, (_ADDRESS,)),
+    ("ban add", "ban an address by hand; phones known there go on", _ban_add,
+     (_ADDRESS, _arg("seconds", metavar="SECONDS", nargs="?", default="3600", help="3600, at most 172800"))),
+    ("trust show", "what strangers did to a user: wrong passwords, calls; without a user: how many are known", _trust_show,
+     (_OPTIONAL_URI,)),
     ("ps", "list the server's processes", _plain_rpc("core.ps"), ()),
     ("stats", "show counters", _plain_rpc("stats.get"), ()),
     ("uptime", "show since when the server runs", _plain_rpc("core.uptime"), ()),
@@ -482,7 +523,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, status: int) -> int:
-    sys.stderr.write(f"ERROR: {text}\n")
+    say(f"ERROR: {text}", sys.stderr)
     return status
 
 

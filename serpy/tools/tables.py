@@ -1,5 +1,8 @@
 """How serpyctl shows what it found: a table for people, JSON for programs.
 
+Much of it was sent by strangers: everything that leaves here is printable, so nobody clears the administrator's terminal,
+turns its lines round or forges one. sercmd, which is small, asks ``sip/text.py`` itself.
+
 Runs in: serpyctl. Locks: none.
 """
 
@@ -8,16 +11,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
+
+from serpy.sip.text import printable, printable_lines
 
 
 def show(data: object, *, as_json: bool, empty: str = "nothing found") -> None:
     """Print *data*: rows as a table, one mapping as two columns, anything else as it is."""
     if as_json:
-        json.dump(data, sys.stdout, indent=2, default=str)
-        sys.stdout.write("\n")
+        sys.stdout.write(json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f") + "\n")
     elif isinstance(data, Mapping):
         _mapping(data)
     elif isinstance(data, Sequence) and not isinstance(data, str | bytes):
@@ -28,10 +33,19 @@ def show(data: object, *, as_json: bool, empty: str = "nothing found") -> None:
         else:
             sys.stdout.write("".join(f"{_cell(item)}\n" for item in data))
     elif data is not None:
-        sys.stdout.write(f"{_cell(data)}\n")
+        say(_text(data))
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print *text*, one line or several of our own, to *stream* or standard output."""
+    (stream or sys.stdout).write(f"{printable_lines(text)}\n")
 
 
 def _cell(value: object) -> str:
+    return printable(_text(value))
+
+
+def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, Mapping | list | tuple):
@@ -49,7 +63,7 @@ def _rows(rows: Sequence[Mapping[str, object]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in names:
         numeric = all(isinstance(row.get(name, 0), int | float) for row in rows)
-        table.add_column(name.upper(), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(printable(name.upper()), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in names))
     _console().print(table)
@@ -60,5 +74,5 @@ def _mapping(data: Mapping[str, object]) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in data.items():
-        table.add_row(str(name), _cell(value))
+        table.add_row(_cell(name), _cell(value))
     _console().print(table)

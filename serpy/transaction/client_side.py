@@ -8,6 +8,8 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.7, §16.8, §16.9, §17.1; 32
 
 from __future__ import annotations
 
+from typing import Final
+
 from serpy.context.context import SOFT, Context
 from serpy.errors import ProtocolError
 from serpy.sip.flow import Flow
@@ -28,6 +30,8 @@ from serpy.transaction.transactions import (
     ClientTransaction,
     ServerMachine,
 )
+
+SMALL: Final = 4096  # bytes of a request that may stay whole
 
 # --- requests downstream
 
@@ -71,7 +75,8 @@ def next_address(branch: ClientTransaction) -> ClientTransaction | None:
     if server.is_final() or not server.has_room(1):
         return None
     alternatives = branch.alternatives
-    branch_id = f"{branch.branch_id.rpartition('.')[0]}.{len(server.branches)}"
+    head, _, way = branch.branch_id.rpartition(".")
+    branch_id = f"{head.rpartition('.')[0]}.{len(server.branches)}.{way}"
     following = ClientTransaction(server, branch_id, branch.request_uri)
     following.flow = alternatives[0]
     following.alternatives = alternatives[1:]
@@ -124,6 +129,8 @@ def receive_response(
         return
     if actions & states.STOP_RETRANSMIT:
         branch.retransmit_at = 0.0
+        if len(branch.data) > SMALL:
+            keep_head(layer, branch)
     if not isinstance(branch, ClientTransaction):
         late_response(layer, branch, response, actions, ctx)
         return
@@ -143,6 +150,16 @@ def receive_response(
             run_reply_route(layer, branch, response, flow, ctx)
         else:
             collect(layer, branch, response, ctx.edits if ctx is not None else NO_EDITS)
+
+
+def keep_head(layer: TransactionLayer, branch: ClientMachine) -> None:
+    """Nothing will be repeated: ACK and CANCEL are made from the head, and the request has its body itself."""
+    end = branch.data.find(b"\r\n\r\n") + 4
+    if not isinstance(branch, ClientTransaction) or branch.alternatives or len(branch.data) - end < SMALL:
+        return
+    branch.server.kept -= len(branch.data) - end
+    layer.kept -= len(branch.data) - end
+    branch.data = branch.data[:end]
 
 
 def run_reply_route(
@@ -214,6 +231,8 @@ def late_response(
 def late_2xx(layer: TransactionLayer, server: ServerMachine, response: Response, edits: Edits) -> None:
     """Pass on a 2xx to INVITE: what went upstream for it before, routes and all; else with the edits of the default route."""
     layer.relayed_replies += 1
+    if server.dialog:
+        layer.dialogs.answered(server.dialog, None, response, edits, None)
     if 200 <= server.status < 300 and to_tag_of(server.last_reply) == response.to_tag:
         layer.send(server.last_reply, server.flow)
         return

@@ -30,11 +30,15 @@ def finish(layer: TransactionLayer, server: ServerTransaction) -> None:
         left.ends_at = layer.now() + layer.settings.completed_timer_s
     layer.servers[left.key] = left
     wheel.arm(left, left.next_wake())
+    layer.let_go(server)
     server.state = states.TERMINATED
     for branch in server.branches:
         leave_branch(layer, branch, None if server.is_copy else left)
     server.branches.clear()
-    server.ctx.transaction = None
+    ctx = server.ctx
+    ctx.transaction = None
+    if ctx.dialog and not server.is_copy:
+        layer.dialogs.ended(ctx.dialog, server.request, server.status)
 
 
 def leave_branch(layer: TransactionLayer, branch: ClientTransaction, upstream: ServerMachine | None) -> None:
@@ -54,6 +58,8 @@ def destroy(layer: TransactionLayer, server: ServerMachine) -> None:
     """Forget *server*, and what branches it has."""
     if layer.servers.get(server.key) is server:
         del layer.servers[server.key]
+    if isinstance(server, ServerTransaction) and server.state != states.TERMINATED:
+        layer.let_go(server)
     server.state = states.TERMINATED
     layer.wheel.forget(server)
     if isinstance(server, ServerTransaction):

@@ -54,6 +54,9 @@ def relay_response(layer: TransactionLayer, branch: ClientTransaction, response:
             end_silently(layer, server)
         return
     layer.relayed_replies += 1
+    dialog = server.ctx.dialog
+    if dialog and response.status < 300:
+        layer.dialogs.answered(dialog, server.ctx, response, edits, branch.flow)
     answer(layer, server, response.status, build_forwarded_response(response, edits), branch, response)
 
 
@@ -109,9 +112,12 @@ def send_best(layer: TransactionLayer, server: ServerTransaction) -> None:
         reply(layer, server, layer.settings.default_code, layer.settings.default_reason)
     elif winner.response is None:
         # given up because the caller did?
-        reply(layer, server, 487 if winner.status == 408 and server.cancelled else winner.status)
+        status = 487 if winner.status == 408 and server.cancelled else winner.status
+        reply(layer, server, 500 if status == 503 and not layer.settings.pass_503 else status)
     elif winner.status == 408 and not server.is_invite:
         end_silently(layer, server)  # RFC 4320 §4.2
+    elif winner.status == 503 and not layer.settings.pass_503:
+        reply(layer, server, 500)  # §16.7 step 6: that one server is overloaded says nothing about us
     else:
         relay_response(layer, winner, winner.response, with_challenges(layer, server, winner, winner.response))
 

@@ -1,4 +1,4 @@
-"""Where a request goes next and what it looks like there: next hop, our Via, stateless forwarding of both directions.
+"""Where a request goes next and what it looks like there: next hop, our Via, forwarding without a transaction.
 
 Also where answers to a request go (RFC 3261 §18.2.2, RFC 3581). Sends through what it is given, resolves through
 what it is given; owns no socket.
@@ -12,27 +12,42 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.context.context import Context
-from serpy.errors import BackendError, ProtocolError, TransportError
-from serpy.sip.address import default_port, is_address
+from serpy.errors import BackendError, HeldBackError, ProtocolError, TransportError
+from serpy.sip.address import default_port, is_address, plain_address
+from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
-from serpy.sip.message import Edits, Request, Response
+from serpy.sip.message import Edits, Request
 from serpy.sip.received import OPEN_CONNECTION
+from serpy.sip.status import PHRASES
 from serpy.sip.uri import Uri, parse_uri
-from serpy.sip.via import Via, parse_via, via_with_received
-from serpy.sip.writer import build_forwarded_response, build_request
-from serpy.transaction.matching import is_loop, is_stateful_branch, loop_value, stateless_branch
+from serpy.sip.via import Via, via_with_received
+from serpy.sip.writer import build_request
+from serpy.transaction.matching import NO_GROUPS, Groups, is_loop, loop_value
+from serpy.transaction.ways import Ways
 
-# Core errors a script function leaves in ``ctx.last_error``: minus the status ``sl_reply_error`` answers with.
+# Core errors a script function leaves in ``ctx.last_error`` and returns; what callers are told is ``outward_status``.
 E_SEND: Final = -477
 E_RESOLVE: Final = -478
 E_BAD_URI: Final = -479
 E_BAD_REQUEST: Final = -400
+E_HELD_BACK: Final = -403  # by the guard of destinations
 E_TIMEOUT: Final = -408
 E_BUSY: Final = -503  # too many handlers wait for a name already
 E_CANCELLED: Final = -487
 E_LOOP: Final = -482
 E_MAX_BREADTH: Final = -440
 E_OTHER: Final = -500  # also: nothing left to try, more than MAX_BRANCHES
+
+# What no RFC knows stays inside (RFC 3261 §21): a request that cannot be sent counts as answered 503, which is 500 for
+# the caller (§16.9, §16.7); an address that leads nowhere, at the moment or at all, has a status of its own.
+_OUTWARD: Final = {477: 500, 478: 480, 479: 404}
+
+
+def outward_status(error: int) -> int:
+    """The status that a caller is answered for the core error *error*; 500 for what is none."""
+    status = _OUTWARD.get(-error, -error)
+    return status if status in PHRASES else 500
+
 
 MAX_CACHED_HOPS: Final = 4096
 FORWARD_OPTIONS: Final = "forward_options"  # note of a Context: Flow.options for what is forwarded
@@ -55,24 +70,28 @@ class SendFilter:
         return True
 
 
-def reply_flow(request: Request, flow: Flow, *, to_source: bool, to_via: bool = False) -> Flow:
+def reply_flow(
+    request: Request, flow: Flow, *, to_source: bool, to_via: bool = False, groups: Groups = NO_GROUPS
+) -> Flow:
     """Where answers to *request*, received over *flow*, go: back to its address, at the port its Via asks for.
 
     Over a connection they go back by it or, when it is gone, to the port in Via. *to_source*: the script called
-    ``force_rport``. *to_via*: without that and ``rport``, to the address in Via.
+    ``force_rport``; with that or ``rport`` the source counts, whatever else Via says. *to_via*: without those, to the
+    address in Via. ``maddr`` counts for *groups* that we listen on (RFC 3261 §18.2.2 means multicast): any other address
+    would have us send to whom a stranger likes.
     """
     via = request.via
     if flow.connection:
         return Flow(flow.listener, flow.host, via.port or default_port(flow.transport), flow.connection, flow.options)
-    maddr = via.param("maddr")
-    if maddr is not None and is_address(maddr):
-        return Flow(flow.listener, maddr.strip("[]"), via.port or 5060)
-    if to_via and not to_source and via.rport < 0 and is_address(via.host):
-        return Flow(flow.listener, via.address, via.port or 5060)
-    if via.port == flow.port or to_source or via.rport >= 0:
+    if to_source or via.rport >= 0:
         return flow
     port = via.port or 5060
-    return flow if port == flow.port else Flow(flow.listener, flow.host, port)
+    maddr = via.param("maddr")
+    if maddr is not None and groups and (plain_address(maddr), port) in groups:
+        return Flow(flow.listener, plain_address(maddr), port)
+    if to_via and is_address(via.host):
+        return Flow(flow.listener, via.address, port)
+    return flow if port == flow.port else Flow(flow.listener, flow.host, port, 0, flow.options)
 
 
 def received_value(via: Via, flow: Flow, *, to_source: bool) -> str:
@@ -105,18 +124,25 @@ def with_options(flow: Flow, ctx: Context) -> Flow:
     return Flow(flow.listener, flow.host, flow.port, flow.connection, options | flow.options)
 
 
+def stands_in(listener: Listener, wanted: Listener) -> bool:
+    """True when *listener* may send what came in, or was to leave, by *wanted*: a loopback address reaches everything
+    here, so it does not speak for the others.
+    """
+    return not listener.multicast and (listener.scope != LOOPBACK or wanted.scope == LOOPBACK or wanted.multicast)
+
+
 class Forwarder:
     """Next hops and stateless forwarding of one process."""
 
-    def __init__(self, listeners: list[Listener], send: Callable[[Outgoing], None], cookie: str) -> None:
+    def __init__(self, listeners: list[Listener], send: Callable[[Outgoing], None], ways: Ways) -> None:
         self.listeners: Final = listeners
         self.send: Final = send
-        self.cookie: Final = cookie
+        self.ways: Final = ways
+        self.reply_to_via = False
         self.resolve: Resolve | None = None
         self.filter: SendFilter = SendFilter()
         self.to_group: ToGroup | None = None  # who sends to multicast groups
         self.route: Callable[[str], str] | None = None  # mhomed: which of our addresses reaches a host
-        self.is_myself: Callable[[str, int], bool] | None = None  # check_via: which top Via of a response is ours
         self._hops: dict[str, Flow] = {}  # next-hop text with a numeric host -> its flow
 
     def flows(self, ctx: Context, next_hop: str, listener: Listener | None) -> list[Flow]:
@@ -151,7 +177,7 @@ class Forwarder:
             raise BackendError(f"no resolver for {host!r:.120}")
         found: list[Flow] = []
         for transport, address, port in self.resolve(uri):
-            if self.can_reach(transport, address):
+            if self.can_reach(transport, address, wanted):
                 if self.route is not None and listener is None and ctx.send_listener is None:
                     wanted = self.routed(transport, address, wanted)
                 found.append(with_options(self.flow_to(transport, address, port, wanted), ctx))
@@ -164,17 +190,19 @@ class Forwarder:
         address = self.route(host) if self.route is not None else ""
         found = wanted
         for listener in self.listeners:
-            if listener.host == address and listener.transport == transport and not listener.multicast:
+            if listener.host == address and listener.transport == transport and stands_in(listener, wanted):
                 if listener.port == wanted.port:
                     return listener
                 if found is wanted:
                     found = listener
         return found
 
-    def can_reach(self, transport: str, host: str) -> bool:
-        """True when some listener can send there."""
+    def can_reach(self, transport: str, host: str, wanted: Listener) -> bool:
+        """True when *wanted*, or some listener in its place, can send there."""
         ipv6 = ":" in host
-        return any(each.transport == transport and each.ipv6 == ipv6 and not each.multicast for each in self.listeners)
+        return any(
+            each.transport == transport and each.ipv6 == ipv6 and stands_in(each, wanted) for each in self.listeners
+        )
 
     def flow_to(self, transport: str, host: str, port: int, wanted: Listener) -> Flow:
         """A flow to *host*:*port* from *wanted* when it fits, else from the first that does, at its address if possible.
@@ -186,7 +214,7 @@ class Forwarder:
             return Flow(wanted, host, port)
         found: Listener | None = None
         for listener in self.listeners:
-            if listener.transport == transport and listener.ipv6 == ipv6 and not listener.multicast:
+            if listener.transport == transport and listener.ipv6 == ipv6 and stands_in(listener, wanted):
                 if listener.host == wanted.host:
                     return Flow(listener, host, port)
                 if found is None:
@@ -201,28 +229,27 @@ class Forwarder:
         to_source = ctx.reply_to_source
         received = received_value(via, ctx.flow, to_source=to_source)
         rport = rport_value(via, ctx.flow, to_source=to_source)
-        connection = ctx.flow.connection
-        if not received and not rport and not connection:
+        if not received and not rport:
             return ctx.edits
         at = request.find("via")
-        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport, connection))
+        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport))
         return ctx.edits
 
     def is_loop(self, request: Request) -> bool:
         """True when *request* has been here with the same routing before (RFC 5393); cheap when it has not."""
-        return self.has_been_here(request) and is_loop(request, self.cookie, loop_value(request))
+        return self.has_been_here(request) and is_loop(request, self.ways.sign, loop_value(request))
 
     def has_been_here(self, request: Request) -> bool:
-        """True when a Via line of *request* holds our cookie."""
-        cookie = self.cookie
+        """True when a Via line of *request* holds our sign."""
+        sign = self.ways.sign
         lines = request.lines
-        return any(name == "via" and cookie in lines[at] for at, name in enumerate(request.names))
+        return any(name == "via" and sign in lines[at] for at, name in enumerate(request.names))
 
     def headers_on_top(self, ctx: Context, flow: Flow) -> list[str]:
         """What the script asked to put above everything, e.g. Record-Route for this way out."""
         lines: list[str] = []
         for make in ctx.per_branch_headers:
-            lines.extend(make(ctx.flow, flow.listener))
+            lines.extend(make(ctx, flow))
         return lines
 
     def build(
@@ -259,7 +286,8 @@ class Forwarder:
             return False
         # §16.11: no state, so no failover either: a repetition has to take the same way.
         flow = flows[0]
-        branch = stateless_branch(request, self.cookie)
+        back = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=self.reply_to_via)
+        branch = self.ways.stateless_branch(request, back, ctx.arrived_at)
         group = is_group(flow.host)
         edits = self._replica_edits(ctx, request) if group else self.received_edits(ctx, request)
         data = self.build(ctx, request, ctx.request_uri, branch, flow, edits)
@@ -269,6 +297,9 @@ class Forwarder:
             return self._send_to_group(ctx, request, flow, data)
         try:
             self.send(Outgoing(data, flow))
+        except HeldBackError:
+            ctx.last_error = E_HELD_BACK
+            return False
         except TransportError:
             ctx.last_error = E_SEND
             return False
@@ -291,46 +322,3 @@ class Forwarder:
             ctx.last_error = E_SEND
             return False
         return True
-
-    def forward_response(self, response: Response, flow: Flow, edits: Edits) -> bool:
-        """Pass on a response without a transaction by the Via below ours (RFC 3261 §16.7 step 3, §18.2.2).
-
-        False for one that belongs to nobody, or whose way cannot be found. A late answer to one of our own transactions
-        ends here, except a 2xx to INVITE, which the caller must acknowledge (RFC 4320 §4.2, RFC 6026 §8.7). May park.
-        """
-        via = response.via
-        accepted = response.method == "INVITE" and 200 <= response.status < 300
-        if is_stateful_branch(via.branch, self.cookie) and not accepted:
-            return False
-        if self.is_myself is not None and not self.is_myself(via.host, via.port):
-            return False
-        values = response.values("via")
-        if len(values) < 2:
-            return False  # for ourselves, and we ask nothing of anybody
-        try:
-            target = self._response_flow(parse_via(values[1]), flow)
-            if target is None:
-                return False
-            self.send(Outgoing(build_forwarded_response(response, edits), target))
-        except (TransportError, BackendError):
-            return False
-        return True
-
-    def _response_flow(self, via: Via, flow: Flow) -> Flow | None:
-        """Where *via* wants its responses. Raises TransportError, BackendError, ProtocolError."""
-        transport = via.transport.lower()
-        maddr = via.param("maddr")
-        host = maddr or via.received or via.address
-        port = via.port or 5060
-        if via.rport > 0 and not maddr and transport == "udp":
-            port = via.rport
-        host = host.strip("[]")
-        if is_address(host):
-            found = self.flow_to(transport, host, port, flow.listener)
-            if transport == "udp" or maddr:
-                return found
-            return Flow(found.listener, host, port, via.connection)  # back by the connection it came on
-        if self.resolve is not None:
-            for name, address, number in self.resolve(parse_uri(f"sip:{host}:{port};transport={transport}")):
-                return self.flow_to(name, address, number, flow.listener)
-        return None

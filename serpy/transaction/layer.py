@@ -16,29 +16,32 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.clock import Clock
-from serpy.errors import TransportError
+from serpy.context.context import Context
+from serpy.errors import HeldBackError, ResourceError, TransportError
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request, Response
-from serpy.transaction.matching import ServerKey, server_key
+from serpy.transaction.matching import NO_GROUPS, Groups, ServerKey, server_key
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.timers import TimerWheel
 from serpy.transaction.transactions import ClientMachine, ClientTransaction, ServerMachine, ServerTransaction
-from serpy.transaction.user import Outcome, TransactionUser
+from serpy.transaction.user import DialogWatcher, Outcome, TransactionUser
+from serpy.transaction.ways import Ways, folded
 
 
 class TransactionLayer:
     """What the transactions of one process share. A request we work on is a ``ServerTransaction``, else a residue."""
 
     def __init__(
-        self, settings: TransactionSettings, send: Callable[[Outgoing], None], cookie: str,
+        self, settings: TransactionSettings, send: Callable[[Outgoing], None], ways: Ways,
         make_tag: Callable[[Request], str], clock: Clock,
     ) -> None:  # fmt: skip
         self.settings: Final = settings
         self.send_out: Final = send
-        self.cookie: Final = cookie
+        self.ways: Final = ways
         self.make_tag: Final = make_tag
         self.clock: Final = clock
         self.user: TransactionUser = TransactionUser()
+        self.dialogs: DialogWatcher = DialogWatcher()
         self.watched_flags = 0  # requests with one of these flags are reported to on_answer and on_failed
         self.on_answer: list[Outcome] = []  # a final answer, or 183, has gone upstream
         self.on_failed: list[Outcome] = []  # every branch has failed, before the failure route
@@ -46,10 +49,21 @@ class TransactionLayer:
         self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
+        self.groups: Groups = NO_GROUPS
+        self.was_held_back = False  # why ``send`` was refused last
         self.servers: dict[ServerKey, ServerMachine] = {}
         self.clients: dict[str, ClientMachine] = {}
         self.wheel: Final = TimerWheel(clock.now())
         self._number = 0
+        # What one process may keep; 0 = no limit. The last quarter is for who is favoured.
+        self.max_live = 0
+        self.max_kept = 0
+        self.is_favoured: Callable[[Context], bool] | None = None
+        self.on_begin: Callable[[Context], None] | None = None  # a request that is ``counted`` has its transaction
+        self.on_end: Callable[[Context, int], None] | None = None  # and is let go, with its last status
+        self.live: int = 0  # requests we work on
+        self.kept: int = 0  # bytes of messages in them
+        self.turned_away: int = 0  # requests for which there was no room
         # statistics, totals since the start of the process
         self.created: int = 0
         self.local_replies: int = 0
@@ -68,15 +82,44 @@ class TransactionLayer:
         self._number += 1
         return self._number
 
+    def make_room(self, ctx: Context, request: Request) -> None:
+        """Raise ResourceError when there is no room for *request*. What ends a call always has it."""
+        if self.live * 4 < self.max_live * 3 and self.kept * 4 < self.max_kept * 3:
+            return
+        if request.method == "BYE" or request.method == "CANCEL":  # noqa: PLR1714 - faster
+            return
+        if self.live < self.max_live and self.kept < self.max_kept:
+            is_favoured = self.is_favoured
+            if is_favoured is None or is_favoured(ctx):
+                return
+        self.turned_away += 1
+        raise ResourceError(f"{self.live} requests are worked on already, {self.kept >> 20} MiB of them are kept")
+
+    def keep(self, server: ServerTransaction, size: int) -> None:
+        """Count *size* bytes more that *server* keeps."""
+        server.kept += size
+        self.kept += size
+
+    def let_go(self, server: ServerTransaction) -> None:
+        """*server* keeps nothing any more."""
+        if server.ctx.counted and self.on_end is not None:
+            self.on_end(server.ctx, server.status)
+        self.live -= 1
+        self.kept -= server.kept
+        server.kept = 0
+
     def next_branch_id(self, server: ServerTransaction, loop: int) -> str:
         """The branch parameter of the next branch of *server*."""
-        return f"z9hG4bK{self.cookie}n{server.number}.{loop}.{len(server.branches)}"
+        return self.ways.branch(
+            server.number, loop, len(server.branches), server.flow, server.call_id, self.clock.wall_now()
+        )
 
     def send(self, data: bytes, flow: Flow) -> bool:
         """Send *data*; False when the transport refused it."""
         try:
             self.send_out(Outgoing(data, flow))
-        except TransportError:
+        except TransportError as exc:
+            self.was_held_back = isinstance(exc, HeldBackError)
             return False
         return True
 
@@ -98,8 +141,13 @@ class TransactionLayer:
 
     def find_branch(self, response: Response) -> ClientMachine | None:
         """The client transaction *response* belongs to (§17.1.3), None for a stray one."""
-        branch = self.clients.get(response.via.branch)
+        name = response.via.branch
+        branch = self.clients.get(name)
         if branch is None:
+            branch = self.clients.get(folded(name))
+            if branch is None:
+                return None
+        if branch.call_id != response.call_id:
             return None
         method = response.method
         if method == (branch.server.method if isinstance(branch, ClientTransaction) else "INVITE"):

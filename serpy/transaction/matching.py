@@ -1,9 +1,8 @@
-"""Which transaction is this? Keys of server transactions, our own branch parameters, loop detection.
+"""Which transaction is this? Keys of server transactions, and the values that our own branch parameters are made of.
 
-A branch parameter of ours is ``z9hG4bK`` + cookie + ``n<number>`` or ``s<hash>`` + ``.`` + loop value + ``.`` +
-branch index. The cookie is random per process start, the number counts transactions, ``s`` marks a stateless forward
-whose value follows from the request alone, so that retransmissions and the CANCEL get the same one (RFC 3261 §16.11).
-The loop value covers what routing depends on (RFC 5393 §4.2.2): Request-URI and Route as received.
+How those look is said in ``ways``. The value of a stateless forward follows from the request alone, so that retransmissions
+and the CANCEL get the same one (RFC 3261 §16.11). The loop value covers what routing depends on (RFC 5393 §4.2.2):
+Request-URI and Route as received.
 
 ``hash()`` of a string is keyed per server start and the same in all children, so nobody outside can aim for a
 collision; a value never has to be understood by another server start. Strings are hashed one by one and mixed,
@@ -29,6 +28,10 @@ LONG: Final = 0xFFFFFFFFFFFF
 
 ServerKey = tuple[str, str, int, str]
 """(branch, host and port of sent-by, method) of a server transaction."""
+
+Groups = frozenset[tuple[str, int]]
+"""Addresses and ports of the multicast groups that we listen on."""
+NO_GROUPS: Final[Groups] = frozenset()
 
 
 def server_key(request: Request, method: str) -> ServerKey:
@@ -58,9 +61,9 @@ def loop_value(request: Request) -> int:
     return value & WORD
 
 
-def is_loop(request: Request, cookie: str, value: int) -> bool:
-    """True when *request* carries a Via of ours made for the same *value* (RFC 5393 §4.2.1)."""
-    mine = MAGIC + cookie
+def is_loop(request: Request, sign: str, value: int) -> bool:
+    """True when *request* carries a Via of the server with this *sign* made for the same *value* (RFC 5393 §4.2.1)."""
+    mine = MAGIC + sign
     for text in request.values("via"):
         at = text.find(mine)
         if at < 0:
@@ -71,8 +74,8 @@ def is_loop(request: Request, cookie: str, value: int) -> bool:
     return False
 
 
-def stateless_branch(request: Request, cookie: str) -> str:
-    """The branch parameter of a stateless forward: the same for each repetition, and for CANCEL and its request."""
+def stateless_value(request: Request) -> int:
+    """What a stateless forward is known by: the same for each repetition, and for CANCEL and its request."""
     via: Via = request.via
     value: i64
     if has_cookie(via):
@@ -83,9 +86,4 @@ def stateless_branch(request: Request, cookie: str) -> str:
             f"{via} {request.to_tag} {request.from_tag} {request.call_id} {request.cseq.number} {request.request_uri}"
         )
     number: int = value & LONG
-    return f"{MAGIC}{cookie}s{number}.{loop_value(request)}.0"
-
-
-def is_stateful_branch(branch: str, cookie: str) -> bool:
-    """True for a branch parameter that a transaction of this process start made."""
-    return branch.startswith(f"{MAGIC}{cookie}n")
+    return number

@@ -19,6 +19,7 @@ from serpy.transaction.forward import (
     E_BAD_URI,
     E_BUSY,
     E_CANCELLED,
+    E_HELD_BACK,
     E_LOOP,
     E_MAX_BREADTH,
     E_OTHER,
@@ -49,7 +50,7 @@ def relay(layer: TransactionLayer, forwarder: Forwarder, server: ServerTransacti
     if layer.now() >= server.expires_at:
         return E_TIMEOUT
     loop = loop_value(request)
-    if forwarder.has_been_here(request) and is_loop(request, forwarder.cookie, loop):
+    if forwarder.has_been_here(request) and is_loop(request, forwarder.ways.sign, loop):
         return E_LOOP
     # One target and no branch route: nothing to keep apart, so no Target either.
     is_single = not ctx.branches and not ctx.uri_consumed and not ctx.on_branch
@@ -180,13 +181,16 @@ def _one_branch(
         return E_OTHER
     branch = ClientTransaction(server, branch_id, request_uri)
     branch.data = data
+    layer.keep(server, len(data))
     branch.flow = flow
     branch.on_reply = ctx.on_reply
     branch.flags = flags
     if len(flows) > 1:
         branch.alternatives = same_listener(flows)
     server.append_branch(branch)
-    return 0 if start(layer, branch) else E_SEND
+    if start(layer, branch):
+        return 0
+    return E_HELD_BACK if layer.was_held_back else E_SEND
 
 
 def _is_asked(server: ServerTransaction, flow: Flow) -> bool:

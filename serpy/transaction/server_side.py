@@ -47,14 +47,23 @@ def absorb(layer: TransactionLayer, request: Request) -> bool:
 
 
 def create(layer: TransactionLayer, ctx: Context, request: Request) -> ServerTransaction:
-    """A new server transaction for *request*, with its last deadline; an INVITE is answered 100 at once."""
-    flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=layer.reply_to_via)
+    """A new server transaction for *request*, with its last deadline; an INVITE is answered 100 at once.
+
+    Raises ResourceError when there is no room for it.
+    """
+    if layer.max_live:
+        layer.make_room(ctx, request)
+    flow = reply_flow(request, ctx.flow, to_source=ctx.reply_to_source, to_via=layer.reply_to_via, groups=layer.groups)
     server = ServerTransaction(server_key(request, request.method), request, ctx, flow, layer.next_number())
     layer.servers[server.key] = server
     ctx.transaction = server
     if ctx.flags & layer.watched_flags:
         server.is_watched = True
     layer.created += 1
+    layer.live += 1
+    layer.keep(server, len(request.raw))
+    if ctx.counted and layer.on_begin is not None:
+        layer.on_begin(ctx)
     settings = layer.settings
     server.expires_at = layer.now() + (
         settings.max_inv_lifetime_s if server.is_invite else settings.max_noninv_lifetime_s

@@ -14,6 +14,7 @@ DURATIONS: Final = (
 )  # fmt: skip
 SWITCHES: Final = (
     "auto_inv_100", "restart_fr_on_each_reply", "aggregate_challenges", "disable_6xx_block", "local_cancel_reason",
+    "pass_503",
 )  # fmt: skip
 VALUES: Final = ("auto_inv_100_reason", "cancel_b_method", "default_code", "default_reason")
 
@@ -35,6 +36,7 @@ class TransactionSettings:
         self.restart_fr_on_each_reply = True
         self.aggregate_challenges = True
         self.disable_6xx_block = False
+        self.pass_503 = False
         self.drop_earlier = False  # new branches of a failure route make the answers before them no candidates any more
         self.cancel_b_method = 1  # 0 fake the answer, 1 wait for a provisional, 2 CANCEL at once
         self.default_code = 500

@@ -67,6 +67,9 @@ def declare(page: Page, table: Sequence[Statistic[T]]) -> None:
 TM: Final[tuple[Statistic[TransactionLayer], ...]] = (
     Statistic("tm.created", "transactions created", lambda layer: layer.created),
     Statistic("tm.current", "transactions in memory", lambda layer: len(layer.servers), is_gauge=True),
+    Statistic("tm.working", "requests worked on", lambda layer: layer.live, is_gauge=True),
+    Statistic("tm.kept_bytes", "bytes of messages in them", lambda layer: layer.kept, is_gauge=True),
+    Statistic("tm.turned_away", "requests refused because too many are worked on", lambda layer: layer.turned_away),
     Statistic("tm.local_replies", "replies made here", lambda layer: layer.local_replies),
     Statistic("tm.relayed_replies", "replies passed on", lambda layer: layer.relayed_replies),
     Statistic("tm.retransmissions", "requests sent again", lambda layer: layer.retransmissions),
@@ -81,6 +84,7 @@ TM: Final[tuple[Statistic[TransactionLayer], ...]] = (
 SL: Final[tuple[Statistic[StatelessReplies], ...]] = (
     Statistic("sl.sent", "stateless replies sent", lambda replies: replies.sent),
     Statistic("sl.failed", "stateless replies that could not be sent", lambda replies: replies.failed),
+    Statistic("sl.withheld", "stateless replies too large for their request", lambda replies: replies.withheld),
     Statistic("sl.acks", "ACKs to stateless replies swallowed", lambda replies: replies.acks),
     Statistic("sl.1xx", "stateless provisional replies", lambda replies: replies.by_class[1]),
     Statistic("sl.2xx", "stateless 2xx replies", lambda replies: replies.by_class[2]),

@@ -44,6 +44,7 @@ class ServerMachine(Timed):
         self.last_reply = b""
         self.to_tag = ""  # of our own replies
         self.cancelled = False  # the caller sent CANCEL
+        self.dialog = 0  # of a residue: Context.dialog of its request
         self.resend_at = 0.0  # G, 0.0 = not any more
         self.interval_s = 0.0
         self.ends_at = 0.0  # H, I, J or L
@@ -84,6 +85,7 @@ class ServerTransaction(ServerMachine):
         self.relay_error = 0  # a failed t_relay: answer this at the end of the script unless something else did
         self.is_watched = False  # somebody wants to know how it ends
         self.is_copy = False  # t_replicate: what the branches answer goes nowhere
+        self.kept = 0  # bytes of messages, as the layer counts them
         self.cancel_reason = ""  # header lines that tell the branches why they are cancelled (RFC 3326)
         # per-transaction timers, 0.0 = the module's
         self.fr_s = 0.0
@@ -126,6 +128,7 @@ class ServerTransaction(ServerMachine):
         left.last_reply = self.last_reply
         left.to_tag = self.to_tag
         left.cancelled = self.cancelled
+        left.dialog = self.ctx.dialog
         left.resend_at = self.resend_at
         left.interval_s = self.interval_s
         left.ends_at = self.ends_at

@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serpy.errors import FramingError
+from serpy.errors import FramingError, ProtocolError
 from serpy.sip.framing import HTTP, SIP, StreamFramer, with_content_length
-from serpy.sip.limits import MESSAGE_MAX
+from serpy.sip.heads import body_start
+from serpy.sip.limits import LINE_MAX, MESSAGE_MAX
+from serpy.sip.parser import parse_message
 
 
 def sip(body, name, method):
@@ -95,3 +97,81 @@ def test_a_message_gets_its_content_length_once(data):
     once = with_content_length(data)
     assert with_content_length(once) == once
     assert len(once) - len(data) in (0, *range(19, 24))
+
+
+# What may stand in a message where readers could disagree: line ends, folds, lengths in every spelling, empty lines.
+pieces_of_a_head = st.sampled_from([
+    b"Via: SIP/2.0/TCP a;branch=z9hG4bK1", b"Call-ID: 1", b"Content-Length: 5", b"l: 5", b"L : 05", b"content-length:\r\n 5",
+    b"Content-Length\n : 5", b"Content-Length: 0", b"l:0", b"Content-Length: 5, 5", b"Content-Length: -1",
+    b"Content-Length: +5", b"Content-Length:", b"Content-Length: 70000", b"X: y\r\n Content-Length: 9", b" folded", b"\tfolded",
+    b"X: a\rl: 5", b"", b" ", b"no header", b"x" * (LINE_MAX + 1), b"X: " + b"y" * 9000, b": x", b"l", b"Content-Length: 1\r\n 0",
+])  # fmt: skip
+start_lines = st.sampled_from(
+    [b"OPTIONS sip:a SIP/2.0", b"SIP/2.0 200 OK", b"OPTIONS sip:a sip/2.0", b"M sip:a\tb SIP/2.0"]
+)
+line_ends = st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r\r\n"])
+bodies = st.lists(
+    st.sampled_from(
+        [b"hello", b"\r\n", b"\r\n\r\n", b"\n\n", b"Content-Length: 3\r\n", b"OPTIONS sip:b SIP/2.0\r\n", b"\0"]
+    ),
+    max_size=5,
+).map(b"".join)
+
+
+@st.composite
+def odd_messages(draw):
+    """A message that may be wrong in every way that concerns its structure."""
+    lines = [draw(start_lines), *draw(st.lists(pieces_of_a_head, max_size=8))]
+    if draw(st.booleans()):
+        lines.append(b"Content-Length: 5")
+    head = b"".join(line + draw(line_ends) for line in lines)
+    return draw(st.sampled_from([b"", b"\r\n", b"\r", b"\n\r\n"])) + head + draw(line_ends) + draw(bodies)
+
+
+def outcome(data, sizes):
+    """Every message in *data* when it comes in pieces of *sizes*, and with which status the stream ends (0: it goes on)."""
+    framer = StreamFramer()
+    found = []
+    at = 0
+    try:
+        for size in [*sizes, len(data)]:
+            framer.feed(data[at : at + size])
+            at += size
+            while (frame := framer.next()) is not None:
+                if frame.kind in (SIP, HTTP):
+                    found.append(frame.data)
+    except FramingError as exc:
+        return found, exc.status
+    return found, 0
+
+
+def parsed(data):
+    """The message in the datagram *data*, None when it is refused."""
+    try:
+        return parse_message(data)
+    except ProtocolError:
+        return None
+
+
+@settings(max_examples=1000, deadline=None)
+@given(odd_messages())
+def test_a_datagram_and_a_stream_have_the_same_structure(data):
+    message = parsed(data)
+    frames, status = outcome(data, [])
+    if message is not None and "content-length" in message.names:
+        assert frames, status
+        again = parse_message(frames[0])
+        assert (again.start_line, again.names, again.lines) == (message.start_line, message.names, message.lines)
+        assert again.body == message.body
+    for frame in frames:
+        again = parsed(frame)
+        if again is not None:
+            assert again.body == frame[body_start(frame) :]
+    if not frames and status == 400:
+        assert message is None or "content-length" not in message.names
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(odd_messages(), min_size=1, max_size=3).map(b"".join), st.lists(st.integers(1, 60), max_size=40))
+def test_where_an_odd_stream_is_cut_does_not_depend_on_its_segments(data, sizes):
+    assert outcome(data, sizes) == outcome(data, [])

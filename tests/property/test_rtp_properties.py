@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serpy.errors import ProtocolError
@@ -53,6 +53,8 @@ def test_reading_raises_only_protocol_errors_and_untouched_is_identical(data):
 
 
 @given(descriptions(), st.booleans(), st.booleans())
+@example(b"v=0\r\nc=IN IP4 10.0.0.5\r", False, False)  # a last line with half an end
+@example(b"v=0\r\nc=IN IP4 10.0.0.5\r\nm=audio 4000 RTP/AVP 0 8\r", True, False)
 @settings(max_examples=400, deadline=None)
 def test_rewriting_changes_the_addresses_of_relayed_media_and_nothing_else(data, session, origin):
     sdp = read(data)

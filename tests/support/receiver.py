@@ -10,7 +10,7 @@ from typing import Any
 
 from support.parking import Parking
 
-from serpy.api import Server
+from serpy.api import BUDGETS, CHARGES, Server
 from serpy.config import Settings
 from serpy.context.context import BRANCH, DROPPED, FAILURE, ONREPLY, ONSEND, REQUEST, Context
 from serpy.errors import BackendError, TransportError
@@ -22,6 +22,8 @@ from serpy.script.hooks import Hooks
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.trust.budgets import Budgets
+from serpy.trust.charges import Charges
 
 CALLER = ("192.0.2.1", 5060)
 PROXY = ("192.0.2.100", 5060)
@@ -58,7 +60,13 @@ class FakeProgram:
 
 
 class Bench:
-    def __init__(self, params: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **routes: Any):
+    def __init__(
+        self,
+        params: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        budgets: Budgets | None = None,
+        **routes: Any,
+    ):
         self.loop = Loop()  # not run: the test moves its clock
         self.clock(1000.0)
         self.step_wall_clock(1.7e9)
@@ -80,6 +88,12 @@ class Bench:
         server.counters = Counters(Segment(1 << 20), 1)
         server.counters.attach(0)
         server.send = self._send
+        if budgets is not None:
+            self.charges = Charges(budgets)
+            server.provide(BUDGETS, budgets)
+            server.provide(CHARGES, self.charges)
+            server.hooks.on_credentials.append(self.charges.credentials)
+            server.hooks.on_refused.append(self.charges.refused)
         tm_exports, sl_exports = tm.exports(), sl.exports()
         self.tm: Any = tm_exports.module
         self.sl: Any = sl_exports.module

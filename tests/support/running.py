@@ -100,8 +100,14 @@ class Running:
     def json(self, *words: str):
         return json.loads(self.ctl("--json", *words).stdout)
 
+    def is_whole(self, children: int) -> bool:
+        """All *children* are there and ready: whoever is killed now has lived."""
+        listing = self.ctl("--json", "ps", check=False)
+        states = [row["state"] for row in json.loads(listing.stdout)] if listing.returncode == 0 else []
+        return states == ["ready"] * (1 + children)
+
     def children(self) -> dict[str, int]:
-        """Title → pid of the children, from /proc."""
+        """Title → pid of the children, from /proc; without those that still bear the name of the master."""
         assert self.process is not None
         found = {}
         listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
@@ -110,7 +116,8 @@ class Running:
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
             except OSError:
                 continue
-            found[title] = int(pid)
+            if title.startswith("serpy: ") and "master" not in title:
+                found[title] = int(pid)
         return found
 
     def prepare(self, *users: str) -> Running:

@@ -84,10 +84,10 @@ def test_a_call_to_a_domain_whose_name_servers_are_silent_is_answered_and_the_ne
     names.silent = True
     try:
         call(alice, "dead.test")
-        assert alice.final(timeout=10).status == 478
+        assert alice.final(timeout=10).status == 480
         asked = len(names.asked)
         call(alice, "dead.test")
-        assert alice.final(timeout=10).status == 478
+        assert alice.final(timeout=10).status == 480
         assert len(names.asked) == asked
     finally:
         names.silent = False

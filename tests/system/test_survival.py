@@ -13,6 +13,7 @@ from support.running import Running, wait_for
 pytestmark = pytest.mark.system
 
 USERS = [f"u{number}" for number in range(200)]
+CHILDREN = 5  # two UDP receivers, timer, store, ctl
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def server(tmp_path):
     listing.write_text("".join(f"{user}@example.com {user}\n" for user in USERS))
     running.ctl("user", "import", str(listing))
     running.start()
+    wait_for(lambda: running.is_whole(CHILDREN))
     yield running
     if running.process.poll() is None:
         running.stop()
@@ -79,8 +81,8 @@ def test_random_kills_lose_no_acknowledged_binding(server):
         children = server.children()
         os.kill(chance.choice(list(children.values())), signal.SIGKILL)
         wait_for(lambda: load.acknowledged > seen + 20)  # noqa: B023 - used at once
+        wait_for(lambda: server.is_whole(CHILDREN))  # one that dies before it is ready has to wait for its successor
     load.finish()
-    wait_for(lambda: len(server.children()) == 5)
     assert load.gave_up == 0
     assert load.missing() == []
 

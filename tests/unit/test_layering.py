@@ -24,20 +24,22 @@ ALLOWED = {
     "config": VALUES | {"shm"},
     "log": VALUES | {"log_sinks"},
     "log_sinks": set(),
+    "run_dir": {"errors"},
     "net": VALUES | {"config"},
     "db": VALUES | {"net", "shm", "config"},
-    "rpc": VALUES | SHARED | {"api", "script"},
-    "tools": VALUES | {"shm", "db", "rpc", "config", "log", "loader", "script"},
+    "rpc": VALUES | SHARED | {"api", "script", "trust"},
+    "tools": VALUES | {"shm", "db", "rpc", "config", "log", "loader", "run_dir", "script"},
     "rtp": VALUES | {"context"} | {"net", "shm", "script", "api"},
+    "trust": VALUES | {"shm", "context"},
     "api": VALUES | {"context"} | SHARED | {"transaction", "script"},
     "replication": VALUES | {"context"} | SHARED | {"api", "script"},
     "call_order": VALUES | {"transaction"},
-    "pipeline": VALUES | {"context"} | SHARED | {"transaction", "script", "api", "call_order"},
-    "loader": VALUES | {"context"} | SHARED | {"transaction", "script", "api", "modules"},
+    "pipeline": VALUES | {"context"} | SHARED | {"transaction", "script", "api", "call_order", "trust"},
+    "loader": VALUES | {"context"} | SHARED | {"run_dir", "transaction", "script", "api", "modules", "trust"},
     "workers": VALUES | {"context"} | SHARED | {"transaction", "script", "api", "pipeline", "replication"},
     "policy": set(),
     "master": VALUES | SHARED | {"api", "workers", "policy"},
-    "daemon": VALUES | SHARED | {"api", "workers", "master", "loader"},
+    "daemon": VALUES | SHARED | {"api", "workers", "master", "run_dir", "loader"},
     "__main__": {"daemon"},
     "__init__": set(),
 }
@@ -116,6 +118,7 @@ def test_a_core_file_imports_only_what_lies_below_it(path):
 FOR_ALL = {
     "api", "errors", "context", "sip", "limited_log",
     "script.exports", "script.formats", "script.param_sets", "script.attribute_rows",
+    "script.patterns", "script.posix", "script.substitution",
 }  # fmt: skip
 TABLES = {
     "db.cache",
@@ -131,6 +134,7 @@ LENT = {
     "sl": {"transaction"},
     "usrloc": {"shm", *TABLES},
     "registrar": {"replication", "shm"},
+    "rr": {"shm", "net.steering", "transaction.user"},
     "replication": {"replication", "net"},
     "nathelper": {"rtp"},
     "rtpengine": {"rtp"},
@@ -139,9 +143,11 @@ LENT = {
     "xmlrpc": {"rpc", "net"},
     "avp": {"script.environment"},
     "eval": {"script.environment", "script.selects"},
-    "auth": {"shm.lock"},
+    "auth": {"shm.kept", "shm.lock", "script.networks"},
     "maxfwd": {"config"},
-    **{name: {"db"} for name in ("db_mysql", "db_postgres", "db_sqlite")},
+    "trust": {"trust"},
+    **{name: {"db"} for name in ("db_mysql", "db_postgres")},
+    "db_sqlite": {"db", "run_dir"},
     **dict.fromkeys(("acc_db", "auth_db", "avp_db", "db_ops", "domain", "gflags", "speeddial", "uri_db"), TABLES),
 }
 LENT["db_ops"] = TABLES | {"script.environment"}
@@ -198,5 +204,5 @@ def test_sercmd_which_timer_routes_start_loads_few_of_our_files():
     names = {str(path.relative_to(TOP / "serpy")) for path in reached_from(TOP / "serpy/tools/sercmd.py")}
     assert names == {
         "__init__.py", "errors.py", "tools/sercmd.py",
-        "rpc/__init__.py", "rpc/addresses.py", "rpc/binrpc.py", "rpc/protocol.py",
+        "rpc/__init__.py", "rpc/addresses.py", "rpc/binrpc.py", "rpc/protocol.py", "sip/__init__.py", "sip/text.py",
     }  # fmt: skip

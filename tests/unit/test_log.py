@@ -9,13 +9,17 @@ import os
 import socket
 import sys
 import time
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serpy import log as serpy_log
 from serpy.log import Lines, SerFormatter
 from serpy.log_sinks import PIECE, SYSLOG_PIECE, Stderr, Syslog
 
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 MANY = 3000  # more than any of the buffers here takes
 
 
@@ -281,11 +285,32 @@ def formatted(text, *values, **more):
         pytest.param("\x1b[2J\x07\x00", "\\x1b[2J\\x07\\x00", id="no-terminal-commands"),
         pytest.param("\x7f\x9b31m", "\\x7f\\x9b31m", id="no-8-bit-ones-either"),
         pytest.param("a\u2028b\u202ec", "a\\u2028b\\u202ec", id="no-unicode-line-and-direction"),
+        pytest.param("a\u200fb\u061cc\ufeff", "a\\u200fb\\u061cc\\ufeff", id="no-marks-of-direction-and-order"),
+        pytest.param("lone \udc9b", "lone \\udc9b", id="no-bytes-that-are-no-text"),
         pytest.param("a\tb", "a\tb", id="a-tab-is-harmless"),
     ],
 )
 def test_what_a_stranger_sends_stays_within_its_line(text, shown):
     assert formatted("%s", text) == shown
+
+
+@given(st.text(st.characters()))
+def test_no_text_makes_a_second_line_or_a_command(text):
+    line = formatted("%s", text)
+    assert line.splitlines() in ([line], [])
+    assert line.replace("\t", "").isprintable() or not any(
+        unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(char) in DIRECTIONS
+        for char in line.replace("\t", "")
+    )
+
+
+def test_a_line_holds_so_much_and_says_what_is_left_out():
+    assert formatted("%s", "x" * 3000) == "x" * 2048 + " (952 more characters)"
+
+
+def test_what_the_script_writes_is_as_long_as_its_module_allows():
+    record = logging.LogRecord("serpy.script", logging.WARNING, "x.py", 7, "x" * 4096, (), None)
+    assert SerFormatter().format(record).endswith("]: " + "x" * 4096)
 
 
 def test_our_tracebacks_have_lines_which_cannot_be_taken_for_records():

@@ -35,6 +35,7 @@ def lookup(exports, name, track="$fd", ctx=None):
     [
         pytest.param("example.com", 1, id="served"),
         pytest.param("EXAMPLE.com", 1, id="in-any-case"),
+        pytest.param("Example.COM.", 1, id="with-a-final-dot"),
         pytest.param("www.example.com", 1, id="second-name"),
         pytest.param("other.example", -1, id="unknown"),
         pytest.param("off.example", -1, id="disabled"),
@@ -50,6 +51,42 @@ def test_domains_are_found_by_name(identity, mode, name, result):
     exports = load(identity, db_mode=mode)
     assert lookup(exports, name)[0] == result
     assert function(exports, "is_local")(context(request_text()), name) == result
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize(
+    "asked", ["2001:DB8::1", "[2001:db8:0:0::1]", "192.0.2.9", "::ffff:192.0.2.9", "[::FFFF:C000:209]"]
+)
+def test_an_address_is_a_domain_however_it_is_written(identity, mode, asked):
+    identity.domain("2001:db8::1", "d1")
+    identity.domain("192.0.2.9", "d1")
+    assert lookup(load(identity, db_mode=mode), asked)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [("Upper.Example.", "upper.example"), ("[2001:DB8:0::7]", "2001:db8::7"), ("::FFFF:192.0.2.8", "192.0.2.8")],
+)
+def test_a_name_in_the_table_may_be_written_in_any_way(identity, written, asked):
+    identity.domain(written, "d4")
+    assert lookup(load(identity, db_mode=1), asked)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("192.0.2.100", 1),
+        ("::ffff:192.0.2.100", 1),
+        ("PROXY.example.org.", 1),
+        ("192.0.2.101", -1),
+        ("", -1),
+        (None, -1),
+    ],
+)
+def test_our_own_addresses_are_known_whatever_the_port(identity, host, own):
+    exports = load(identity)
+    identity.server.aliases = {("192.0.2.100", 18000), ("proxy.example.org", 0)}
+    assert function(exports, "is_own_host")(context(request_text()), host) == own
 
 
 def test_a_lookup_replaces_the_whole_domain_list_of_its_track(identity):

@@ -1,8 +1,9 @@
 """Tests on URIs and small edits of the Request-URI."""
 
 import pytest
-from support.contexts import context, function, reply_text, request_text
+from support.contexts import context, function, reply_text, request_text, server
 
+from serpy.api import DOMAINS
 from serpy.context.avps import FROM_USER
 from serpy.modules import uri
 
@@ -42,19 +43,55 @@ def test_add_uri_param(start, text, result, after):
     assert ctx.request_uri == after
 
 
+class Served:
+    """The domains of this server."""
+
+    def is_local(self, host):
+        return host.lower() == "x.at"
+
+
 @pytest.mark.parametrize(
-    ("start", "result", "after"),
+    ("start", "args", "result", "after"),
     [
-        ("tel:+43-1-(55)", 1, "sip:+43155@example.com;user=phone"),
-        ("tel:55;phone-context=x.at", 1, "sip:55;phone-context=x.at@example.com;user=phone"),
-        ("sip:bob@x.at", 1, "sip:bob@x.at"),
-        ("urn:service:sos", -1, "urn:service:sos"),
+        pytest.param("tel:+43-1-(55)", (), 1, "sip:+43155@example.com;user=phone", id="at-the-domain-of-from"),
+        pytest.param("tel:55", ("here.at",), 1, "sip:55@here.at;user=phone", id="at-a-given-domain"),
+        pytest.param("tel:55", (None,), 1, "sip:55@example.com;user=phone", id="nothing-given"),
+        pytest.param("tel:55;phone-context=x.at", (), 1, "sip:55@x.at;user=phone", id="at-its-own-domain"),
+        pytest.param("tel:55;ext=7;Phone-Context=X.at", ("h.at",), 1, "sip:55;ext=7@X.at;user=phone", id="more-params"),
+        pytest.param("tel:55;phone-context=y.at", (), 1, "sip:55;phone-context=y.at@example.com;user=phone",
+                     id="of-elsewhere"),
+        pytest.param("tel:55;phone-context=+43", (), 1, "sip:55;phone-context=+43@example.com;user=phone",
+                     id="of-another-country"),
+        pytest.param("sip:bob@x.at", (), 1, "sip:bob@x.at", id="a-sip-uri"),
+        pytest.param("urn:service:sos", (), -1, "urn:service:sos", id="another-scheme"),
     ],
-)
-def test_tel2sip(start, result, after):
+)  # fmt: skip
+def test_a_telephone_number_becomes_a_sip_uri(start, args, result, after):
+    one = server()
+    one.provide(DOMAINS, Served())
+    exports = uri.exports()
+    exports.child_init(one)
     ctx = context(request_text(uri=start))
-    assert call("tel2sip", ctx) == result
+    assert function(exports, "tel2sip")(ctx, *args) == result
     assert ctx.request_uri == after
+
+
+def test_a_number_dialled_by_a_number_is_one_at_the_domain_of_to():
+    text = request_text(uri="tel:55").replace("sip:alice@example.com", "tel:+4312")
+    ctx = context(text)
+    assert call("tel2sip", ctx) == 1
+    assert ctx.request_uri == f"sip:55@{ctx.message.to.uri.host};user=phone"
+
+
+def test_a_number_without_any_domain_stays_one():
+    text = (
+        request_text(uri="tel:55")
+        .replace("sip:alice@example.com", "tel:+4312")
+        .replace("sip:bob@example.com", "tel:55")
+    )
+    ctx = context(text)
+    assert call("tel2sip", ctx) == -1
+    assert ctx.request_uri == "tel:55"
 
 
 def test_is_user_compares_the_authenticated_uid():

@@ -2,7 +2,7 @@ import pytest
 from support.contexts import context, function, request_text
 from support.identity import Identity
 
-from serpy.context.avps import FROM_URI, FROM_USER, TO_USER, parse_avp_name
+from serpy.context.avps import FROM_URI, FROM_USER, TO_DOMAIN, TO_USER, parse_avp_name
 from serpy.modules import domain, uri_db
 
 
@@ -19,6 +19,7 @@ def identity(tmp_path):
         ("u-web", "d1", "web", 56, "sip"),
         ("u-tel", "_default", "+431234", 57, "tel"),
         ("u-guest", "_default", "guest", 57, "sip"),
+        ("u-77", "d1", "7701", 57, "sip"),
     )
     for uid, did, username, flags, scheme in rows:
         found.insert("uri", uid=uid, did=did, username=username, flags=flags, scheme=scheme)
@@ -53,6 +54,15 @@ def lookup(exports, uri, target="$tu.uid", ctx=None):
         pytest.param("sip:shared@example.com", "$fr.uid", "u-from", id="caller-direction"),
         pytest.param("sip:web@example.com", "$tu.uid", None, id="without-load-ser"),
         pytest.param("tel:+431234", "$tu.uid", "u-tel", id="telephone-number"),
+        pytest.param("tel:+43-(12).34", "$tu.uid", "u-tel", id="separators-are-no-part-of-a-number"),
+        pytest.param("sip:+43-1234@example.com;user=phone", "$tu.uid", "u-tel", id="the-number-as-a-sip-uri"),
+        pytest.param("sip:+431234@example.com", "$tu.uid", None, id="not-said-to-be-a-number"),
+        pytest.param("tel:77-01;phone-context=EXAMPLE.com.", "$fr.uid", "u-77", id="a-number-of-a-domain"),
+        pytest.param("sip:77.01@example.com;User=Phone", "$tu.uid", "u-77", id="number-with-separators"),
+        pytest.param("sip:7701;ext=2@example.com;user=phone", "$tu.uid", "u-77", id="number-with-parameters"),
+        pytest.param("tel:7701;phone-context=other.org", "$fr.uid", None, id="a-number-of-another-domain"),
+        pytest.param("tel:7701;phone-context=+43", "$tu.uid", None, id="a-number-of-another-country"),
+        pytest.param("tel:7701", "$tu.uid", None, id="a-number-of-no-domain"),
         pytest.param("sip:guest@elsewhere.example", "$tu.uid", "u-guest", id="default-domain"),
         pytest.param("sip:example.com", "$tu.uid", None, id="no-user"),
         pytest.param("urn:x:y", "$tu.uid", None, id="no-sip-uri"),
@@ -67,6 +77,14 @@ def test_a_uri_leads_to_its_uid(identity, uri, target, uid):
     name = parse_avp_name(target)
     assert ctx.avps.newest(name.write_list, "uid") == uid
     assert function(exports, "check_uri")(ctx, name, uri) == result
+
+
+def test_a_telephone_number_is_looked_up_in_the_domain_the_request_is_about(identity):
+    exports = load(identity)
+    ctx = context(request_text())
+    ctx.avps.add(TO_DOMAIN, "did", "d1")
+    assert lookup(exports, "tel:77-01", "$tu.uid", ctx)[0] == 1
+    assert lookup(exports, "tel:77-01", "$fr.uid", ctx)[0] == -1
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def test_a_response_for_nobody_is_counted():
         "SIP/2.0 200 OK", "Via: SIP/2.0/UDP 192.0.2.100;branch=z9hG4bKx", "From: <sip:a@b>;tag=1",
         "To: <sip:a@b>;tag=2", "Call-ID: c", "CSeq: 1 OPTIONS", "Content-Length: 0", "", "",
     )  # fmt: skip
-    assert counted(("\r\n".join(lines), BOB), main=relay) == {"core.responses": 1, "core.stray_responses": 1}
+    assert counted(("\r\n".join(lines), BOB), main=relay) == {
+        "core.responses": 1, "core.stray_responses": 1, "core.stray_foreign": 1,
+    }  # fmt: skip
 
 
 def test_the_master_makes_them_known_before_the_first_child():
@@ -91,9 +93,12 @@ def test_tcp_counters_are_bound_by_name():
         counters.set(number, amount)
     count.set_current(8)
     count.set_queued(9)
+    for amount, number in enumerate((count.held, count.crowded, count.made_room, count.too_slow), 10):
+        counters.set(number, amount)
     found = counters.snapshot()
     assert {name: found[name] for name, _ in COUNTERS} == {
         "tcp.accepted": 1, "tcp.connected": 2, "tcp.turned_away": 3, "tcp.messages": 4, "tcp.malformed": 5,
         "tcp.failed": 6, "tcp.paused": 7, "tcp.connections": 8, "tcp.queued_bytes": 9,
+        "tcp.held": 10, "tcp.crowded": 11, "tcp.made_room": 12, "tcp.too_slow": 13,
     }  # fmt: skip
     assert {name for name, _ in COUNTERS} >= GAUGES

@@ -23,6 +23,7 @@ from serpy.shm.record import Binding
 from serpy.shm.segment import Segment
 from serpy.sip.parser import parse_message
 from serpy.transaction.forward import E_SEND, Forwarder, is_group
+from serpy.transaction.ways import Ways
 
 GROUP = Listener(3, "udp", "224.0.1.75", 5060, multicast=True)
 WALL = time.time()
@@ -183,7 +184,7 @@ def test_a_removal_here_covers_refreshes_that_we_have_not_seen():
 
 def forwarder():
     sent, handed = [], []
-    made = Forwarder([LISTENER, GROUP], sent.append, "cookie")
+    made = Forwarder([LISTENER, GROUP], sent.append, Ways(b"", "", "0" * 8, "0" * 4, [LISTENER, GROUP]))
     made.to_group = lambda data, flow, wall_now: handed.append((data, flow, wall_now)) or True
     return made, sent, handed
 

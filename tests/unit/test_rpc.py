@@ -17,7 +17,7 @@ from serpy.rpc.addresses import Address, parse_address
 from serpy.rpc.listen import RpcSettings, open_socket
 from serpy.rpc.metrics import answer, metric_name
 from serpy.rpc.protocol import HEADER, RpcFault, call, decode, frame, frame_size
-from serpy.rpc.registry import Registry
+from serpy.rpc.registry import Registry, arguments_for
 from serpy.rpc.server import RpcServer
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
@@ -33,6 +33,9 @@ class Methods:
 
     def text(self, value: str) -> str:
         return value
+
+    def half(self, value: float) -> float:
+        return value / 2
 
     def slow(self) -> str:
         self.loop.sleep(0.2)
@@ -57,7 +60,7 @@ class Methods:
         return "x" * 3_000_000
 
     def exports(self):
-        names = ("add", "text", "slow", "refuse", "broken", "down", "rows", "nested", "big")
+        names = ("add", "text", "half", "slow", "refuse", "broken", "down", "rows", "nested", "big")
         return Exports(name="t", module=self, rpc=tuple(Rpc(f"t.{name}", getattr(self, name)) for name in names))
 
 
@@ -454,3 +457,71 @@ def test_metrics_are_served_on_their_own_address(tmp_path):
         assert b"serpy_udp_received" in data
     finally:
         found.stop()
+
+
+# -- requests that are meant to hurt
+
+
+def closed_after(path, data):
+    """What comes back for *data* until the connection is closed."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5.0)
+        sock.connect(path)
+        sock.sendall(data)
+        found = b""
+        while part := sock.recv(65536):
+            found += part
+        return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"[" * 200_000, id="lists"),
+        pytest.param(b'{"a":' * 150_000, id="objects"),
+        pytest.param(b'{"id":1,"method":"t.text","params":[NaN]}', id="not-a-number"),
+        pytest.param(b'{"id":1,"method":"t.text","params":[' + b"9" * 5000 + b"]}", id="a-number-of-5000-digits"),
+        pytest.param(b"\xff\xfe", id="no-text"),
+    ],
+)
+def test_a_frame_without_a_request_closes_its_connection_and_no_other(running, text):
+    for _ in range(3):
+        assert closed_after(running.path, HEADER.pack(b"S1", len(text)) + text) == b""
+    assert running.call("t.add", 1, 2) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "text"),
+    [
+        pytest.param("t.text", [[[[[[[[[[[[[[[[[[["deep"]]]]]]]]]]]]]]]]]]], "nested", id="nested-lists"),
+        pytest.param("t.add", [2**63], "whole number", id="a-number-over-64-bits"),
+        pytest.param("t.half", [10**400], "number", id="a-fraction-over-all-floats"),
+    ],
+)
+def test_a_parameter_out_of_bounds_is_told_and_the_connection_serves_on(running, method, params, text):
+    with pytest.raises(RpcFault, match=text) as refused:
+        running.call(method, *params)
+    assert refused.value.code == 400
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), True])
+def test_a_fraction_is_a_finite_number(value):
+    with pytest.raises(RpcFault, match="must be a number"):
+        arguments_for(Methods().half, [value])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_while_answering_closes_the_connection(running):
+    def broken(_text):
+        raise RecursionError
+
+    running.rpc.answer_json = broken
+    request = frame({"id": 1, "method": "t.add", "params": [1]})
+    assert closed_after(running.path, request) == b""
+    assert running.rpc.connections == {}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_number_travels_as_text_in_binrpc(value):
+    record = binrpc.build_value(value)
+    assert binrpc.parse_payload(record) == [str(value)]

@@ -14,6 +14,8 @@ from serpy.rpc.xmlrpc import ANSWER_MAX, build_answer, build_fault, http_respons
 BOMB = b"""<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
 <methodCall><methodName>core.echo</methodName><params><param><value>&b;</value></param></params></methodCall>"""
 
+HIDDEN = BOMB.decode().partition("?>")[2].encode("cp037")
+
 
 def call(*params, method="core.echo"):
     return xmlrpc.client.dumps(params, method).encode()
@@ -55,6 +57,8 @@ def test_a_call_is_read(body, expected):
         pytest.param(BOMB.decode().encode("utf-32"), id="entities-in-utf-32"),
         pytest.param(b'<?xml version="1.0" encoding="utf-7"?>+ADw-', id="utf-7"),
         pytest.param(b'<?xml version="1.0" encoding="x-user-defined"?><methodCall/>', id="another-encoding"),
+        pytest.param(b'\xef\xbb\xbf<?xml version="1.0" encoding="cp037"?>' + HIDDEN, id="entities-in-ebcdic-behind-a-mark"),
+        pytest.param(b'<?xml version="encodingutf-8" encoding="cp037"?>' + HIDDEN, id="entities-in-ebcdic-behind-a-version"),
         pytest.param(b"<!doctype a><methodCall/>", id="doctype-in-lower-case"),
         pytest.param(b"<methodCall>", id="cut-off"),
         pytest.param(b"<methodCall/>", id="no-method"),
@@ -134,3 +138,9 @@ def test_the_http_around_it():
     assert http_response(200, "OK", b"abc", close=True) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
     )
+
+
+def test_the_parser_itself_takes_no_document_type(monkeypatch):
+    monkeypatch.setattr("serpy.rpc.xmlrpc._has_declaration", lambda _body: False)
+    with pytest.raises(RpcFault):
+        parse_call(BOMB)

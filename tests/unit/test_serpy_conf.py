@@ -11,7 +11,7 @@ TOP = Path(__file__).resolve().parents[2]
 CONFIG = TOP / "etc/serpy.conf"
 DEFINES = re.findall(r"^#!trydef (\w+)", CONFIG.read_text(), re.MULTILINE)
 ATTRIBUTES = ("fwd_always_target", "fwd_busy_target", "fwd_noanswer_target", "fr_timer", "fr_inv_timer", "gw_ip",
-              "gw_port", "gw_acl", "asserted_id")  # fmt: skip
+              "gw_port", "gw_acl", "asserted_id", "call_limit")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,9 @@ ATTRIBUTES = ("fwd_always_target", "fwd_busy_target", "fwd_noanswer_target", "fr
         {"NAT": "no"},
         {"SESSION_TIMERS": "no"},
         {"ACCOUNTING": "no"},
+        {"TRUST": "no"},
+        {"TRUST": "no", "STRANGERS": "no"},
+        {"TRUST_SIZE": "isp", "TRUSTED": "192.0.2.0/24 198.51.100.7", "STRANGERS": "no"},
         {"RELOAD_TIMER": "no"},
         {"RTP_PROXY": "udp:127.0.0.1:22222"},
         {"RTP_PROXY": "ng:127.0.0.1:22223", "NAT": "no"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serpy.sip.text import header_value, printable
+from serpy.sip.text import header_value, one_line, printable, printable_lines
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,14 @@ from serpy.sip.text import header_value, printable
 )
 def test_what_a_terminal_would_obey_is_written_out(text: str, seen: str) -> None:
     assert printable(text) == seen
+
+
+def test_several_lines_of_ours_stay_several_lines() -> None:
+    assert printable_lines("a\x1b\nb\r") == "a\\x1b\nb\\x0d"
+
+
+def test_a_line_of_a_log_keeps_its_tabs_and_has_no_ends() -> None:
+    assert one_line("a\tb\r\nc\x1b\u202e") == "a\tb\\r\\nc\\x1b\\u202e"
 
 
 def test_a_value_makes_no_second_header_line() -> None:

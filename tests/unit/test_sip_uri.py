@@ -40,7 +40,7 @@ def test_parts_are_kept_as_written(text, scheme, user, password, host, port, par
     [
         "", "sip", "sip:", ":x", "sip:@h", "sip:a@", "sip:a@b@c", "sip:a b@h", "sip:a@h x", "sip:h:", "sip:h:0",
         "sip:h:65536", "sip:h:५", "sip:h:123456", "sip:[::1", "sip:[g]", "sip:[::1]x", "sip:%zz@h", "sip:%4@h",
-        "sip:h;a=<", 'sip:h;a="', "sip:h?a=\n", "<sip:h>", "1sip:h", "tel:", "tel:abc xyz", "x:a b", "sip:h\x00",
+        "sip:h;a=<", 'sip:h;a="', "sip:h?a=\n", "<sip:h>", "1sip:h", "tel:", "tel:-", "tel:+", "tel:+ab", "tel:abc xyz", "sip:a@127.1", "sip:a..b", "sip:[1::2::3]", "x:a b", "sip:h\x00",
         "sip:hé", "sip:" + "a" * URI_MAX,
     ],
 )  # fmt: skip

@@ -168,7 +168,7 @@ def test_a_malformed_to_does_not_stop_the_answer():
 @pytest.mark.parametrize("as_bytes", [True, False])
 def test_ack_and_cancel_take_the_way_of_the_invite(as_bytes):
     data = build_request(
-        _request("Route: <sip:1>\nRequire: x\nContent-Length: 3\n", body="abc"), "sip:b@next", VIA, Edits()
+        _request("Route: <sip:p1>\nRequire: x\nContent-Length: 3\n", body="abc"), "sip:b@next", VIA, Edits()
     )
     sent = data if as_bytes else parse_message(data)
     assert isinstance(sent, bytes | Request)
@@ -180,7 +180,7 @@ def test_ack_and_cancel_take_the_way_of_the_invite(as_bytes):
         assert (made.method, made.request_uri) == (method, "sip:b@next")
         assert made.get_all("via") == [VIA.partition(": ")[2]]
         assert (made.cseq.number, made.to_tag, made.from_tag, made.call_id) == (7, to_tag, "1", "c")
-        assert made.get_all("route") == ["<sip:1>"]
+        assert made.get_all("route") == ["<sip:p1>"]
         assert not made.has("require")
         assert made.body == b""
     assert cancel.get("reason") == "SIP;cause=200"

@@ -9,6 +9,7 @@ from support.receiver import Bench, names, request, response
 
 from serpy.context.context import Target
 from serpy.errors import ResourceError
+from serpy.transaction.forward import outward_status
 
 HOSTS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
 
@@ -116,7 +117,7 @@ def test_the_best_of_two_answers_is_relayed_once(one, two):
                 assert bench.receive(request("ACK", to_tag=tag)) == []
         sent = bench.advance(0.2)
     best = min((one, two), key=BEST_FIRST.index)
-    assert upstream == ["408" if best == "timeout" else str(best)]
+    assert upstream == [{"timeout": "408", 503: "500"}.get(best, str(best))]
 
 
 def test_a_timeout_of_every_branch_is_a_408():
@@ -172,7 +173,7 @@ def test_a_transport_error_counts_as_503():
 def test_a_request_that_nobody_takes_is_answered_once():
     bench = Bench(main=fork(1))
     bench.broken.add((HOSTS[0], 5060))
-    assert names(bench.receive(request())) == ["100 192.0.2.1", "477 192.0.2.1"]
+    assert names(bench.receive(request())) == ["100 192.0.2.1", "500 192.0.2.1"]
 
 
 def test_sl_reply_error_goes_through_the_transaction_and_replaces_the_delayed_answer():
@@ -183,18 +184,18 @@ def test_sl_reply_error_goes_through_the_transaction_and_replaces_the_delayed_an
     bench = Bench(main=main)
     bench.broken.add(("192.0.2.2", 5060))
     sent = bench.receive(request())
-    assert names(sent) == ["100 192.0.2.1", "477 192.0.2.1"]
-    assert "(477/SL)" in sent[1].text
+    assert names(sent) == ["100 192.0.2.1", "500 192.0.2.1"]
+    assert "477" not in sent[1].text
     assert bench.receive(request("ACK", to_tag=sent[1].line("To").partition("tag=")[2])) == []
 
 
-def test_an_unresolvable_name_is_478():
+def test_an_unresolvable_name_is_unavailable_and_the_script_knows_why():
     def main(bench, ctx):
         ctx.request_uri = "sip:bob@nowhere.invalid"
         bench.result = bench.tm.t_relay(ctx)
 
     bench = Bench(main=main)
-    assert names(bench.receive(request())) == ["100 192.0.2.1", "478 192.0.2.1"]
+    assert names(bench.receive(request())) == ["100 192.0.2.1", "480 192.0.2.1"]
     assert bench.result == -478
 
 
@@ -230,6 +231,27 @@ def test_a_target_that_cannot_be_looked_up_now_costs_the_others_nothing(busy):
     assert names(sent) == ["100 192.0.2.1", "INVITE 192.0.2.11"]
     assert bench.result == 1
     assert names(bench.receive(response(sent[1], 200), ("192.0.2.11", 5060))) == ["200 192.0.2.1"]
+
+
+@pytest.mark.parametrize("method", ["INVITE", "MESSAGE"])
+@pytest.mark.parametrize(("passes", "status", "retry"), [(0, "500", ""), (1, "503", "Retry-After: 60")])
+def test_that_one_server_is_overloaded_does_not_stop_the_caller_from_calling_others(passes, status, retry, method):
+    seen = []
+    bench = Bench(
+        {"pass_503": passes},
+        main=lambda b, ctx: (b.tm.t_on_failure(ctx, "F"), b.tm.t_relay(ctx)),
+        failure_F=lambda _b, ctx: seen.append(ctx.status),
+    )
+    sent = next(item for item in bench.receive(request(method)) if item.what == method)
+    back = bench.receive(response(sent, 503, extra=("Retry-After: 60",)), ("192.0.2.2", 5060))
+    (final,) = [item for item in back if item.host == "192.0.2.1"]
+    assert (final.what, next(iter(final.lines("Retry-After")), "")) == (status, retry)
+    assert seen == [503]  # the script sees what came
+
+
+@pytest.mark.parametrize(("error", "status"), [(-477, 500), (-478, 480), (-479, 404), (-482, 482), (-1, 500), (0, 500)])
+def test_callers_are_told_what_the_rfcs_know(error, status):
+    assert outward_status(error) == status
 
 
 def test_a_request_nobody_could_be_looked_up_for_is_503():

@@ -79,7 +79,7 @@ def test_session_progress_is_reported():
     assert bench.events == [answer(183)]
 
 
-@pytest.mark.parametrize("status", [302, 404, 486, 503, 603])
+@pytest.mark.parametrize("status", [302, 404, 486, 504, 603])
 def test_a_failure_is_reported_before_its_answer(status):
     bench = watched()
     invite = begin(bench)

@@ -7,7 +7,7 @@ import pytest
 from serpy.sip.address import is_address
 from serpy.sip.message import Request
 from serpy.sip.parser import parse_message
-from serpy.transaction.matching import is_loop, is_stateful_branch, loop_value, server_key, stateless_branch
+from serpy.transaction.matching import is_loop, loop_value, server_key, stateless_value
 from serpy.transaction.stateless import StatelessReplies
 
 
@@ -49,19 +49,16 @@ def test_without_a_usable_branch_everything_that_must_not_differ_is_the_key(bran
     assert len({key, server_key(request(branch=branch), "CANCEL"), *others}) == 7
 
 
-def test_a_stateless_branch_is_the_same_for_repetition_and_cancel():
-    first = stateless_branch(request(), "c0")
-    assert first.startswith("z9hG4bKc0s")
-    assert not is_stateful_branch(first, "c0")
-    assert stateless_branch(request(), "c0") == stateless_branch(request("CANCEL"), "c0") == first
-    assert stateless_branch(request(branch=""), "c0") == stateless_branch(request(branch=""), "c0")
+def test_the_value_of_a_stateless_forward_is_the_same_for_repetition_and_cancel():
+    first = stateless_value(request())
+    assert stateless_value(request()) == stateless_value(request("CANCEL")) == stateless_value(request("ACK")) == first
+    assert stateless_value(request(branch="")) == stateless_value(request(branch=""))
     others = [
-        stateless_branch(request(branch=";branch=z9hG4bK2"), "c0"),
-        stateless_branch(request(host="b:5070"), "c0"),
-        stateless_branch(request(uri="sip:o@b"), "c0"),
-        stateless_branch(request(branch=""), "c0"),
+        stateless_value(request(branch=";branch=z9hG4bK2")),
+        stateless_value(request(host="b:5070")),
+        stateless_value(request(branch="")),
     ]
-    assert len({first, *others}) == 5
+    assert len({first, *others}) == 4
 
 
 def test_a_loop_has_the_same_request_uri_and_route_set():

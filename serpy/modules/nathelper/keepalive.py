@@ -32,6 +32,7 @@ from serpy.api import (
 )
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.address import bracketed, default_port, pack_address
+from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import NO_CONNECT
 from serpy.sip.message import Response
 from serpy.sip.received import ReceivedUri, parse_received
@@ -113,8 +114,11 @@ class KeepAlive:
         raise ConfigError(f"nathelper: force_socket {text!r} is none of our UDP listen addresses")
 
     def _default(self, ipv6: bool) -> Listener | None:
-        for listener in self._server.listeners:
-            if listener.transport == "udp" and listener.ipv6 == ipv6 and not listener.multicast:
+        """The first that fits; a loopback one, which reaches every program here, only when there are no others at all."""
+        listeners = [listener for listener in self._server.listeners if not listener.multicast]
+        is_local = all(listener.scope == LOOPBACK for listener in listeners)
+        for listener in listeners:
+            if listener.transport == "udp" and listener.ipv6 == ipv6 and (is_local or listener.scope != LOOPBACK):
                 return listener
         return None
 

@@ -8,7 +8,7 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
 
 from __future__ import annotations
 
-import re
+import logging
 from typing import Final
 
 from serpy.api import (
@@ -35,18 +35,21 @@ from serpy.context.context import FAILURE, ONREPLY
 from serpy.modules.tm.routes import ScriptRoutes
 from serpy.modules.tm.rpc import CANCEL, TmRpc
 from serpy.rpc.asked import Answers
+from serpy.script.patterns import Pattern
 from serpy.sip.address import is_address
 from serpy.sip.message import Request
 from serpy.transaction import server_side
 from serpy.transaction.ending import destroy
 from serpy.transaction.forking import cancel_request
-from serpy.transaction.forward import E_BAD_REQUEST, Forwarder
+from serpy.transaction.forward import E_BAD_REQUEST, Forwarder, outward_status
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.relay import relay
 from serpy.transaction.response_context import statuses
 from serpy.transaction.settings import DURATIONS, SWITCHES, VALUES, TransactionSettings
 from serpy.transaction.stateless import redirect_contacts
 from serpy.transaction.transactions import ServerTransaction
+
+log = logging.getLogger(__name__)
 
 NAME: Final = "tm"
 FR_NOTE: Final = "tm.fr"  # t_set_fr before there is a transaction: (inv, fr) in seconds
@@ -72,6 +75,7 @@ class Tm:
         self.default_code = 500
         self.default_reason = "Server Internal Error"
         self.disable_6xx_block = 0
+        self.pass_503 = 0
         self.auto_inv_100 = 1
         self.auto_inv_100_reason = "Trying"
         self.restart_fr_on_each_reply = 1
@@ -157,7 +161,8 @@ class Tm:
         if result < 0:
             ctx.last_error = result
             if ctx.kind != FAILURE:
-                server.relay_error = -result
+                server.relay_error = outward_status(result)
+                log.debug("t_relay: core error %d, answered %d unless the script answers", result, server.relay_error)
         return result
 
     def t_relay_to_udp(self, ctx: Context, host: str | int | None, port: str | int | None = None) -> int:
@@ -301,7 +306,7 @@ class Tm:
 
     # --- asking
 
-    def t_check_status(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def t_check_status(self, ctx: Context, expression: Pattern) -> int:
         """Match the current status: the winner's, this reply's, or the last one sent."""
         status = ctx.status
         server = ctx.transaction
@@ -474,7 +479,7 @@ def exports() -> Exports:
             Function("t_on_reply", tm.t_on_reply, route, 0, _R | _F | _O | _B, "arm an onreply route", "onreply_route"),
             Function("t_on_branch", tm.t_on_branch, route, 0, _R | _F, "arm a branch route", "branch_route"),
             Function("t_set_fr", tm.t_set_fr, (Arg.INT, Arg.INT), 1, _R | _F | _O | _B, "timers of this transaction"),
-            Function("t_reply", tm.t_reply, (Arg.VALUE, Arg.VALUE), 0, _R | _F | _O, "answer statefully"),
+            Function("t_reply", tm.t_reply, (Arg.STATUS, Arg.REASON), 0, _R | _F | _O, "answer statefully"),
             Function("t_retransmit_reply", tm.t_retransmit_reply, (), 0, _R, "send the last answer again"),
             Function("t_check_status", tm.t_check_status, (Arg.REGEX,), 0, _R | _F | _O, "match the status"),
             Function("t_lookup_request", tm.t_lookup_request, (), 0, _R, "has this request a transaction"),
@@ -559,6 +564,9 @@ PARAMS: Final = (
     Param("default_code", "int", 500, "status when no answer is left to choose"),
     Param("default_reason", "str", "Server Internal Error", "its reason"),
     Param("disable_6xx_block", "int", 0, "a 6xx does not cancel the other branches"),
+    Param(
+        "pass_503", "int", 0, "1: a 503 goes to the caller as it is; 0: as 500, which says nothing about this server"
+    ),
     Param("fr_timer_avp", "avp", "", "attribute with this request's fr_timer in seconds"),
     Param("fr_inv_timer_avp", "avp", "", "attribute with this request's fr_inv_timer in seconds"),
     Param("contacts_avp", "avp", "", "accepted, no effect"),

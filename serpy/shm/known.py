@@ -1,0 +1,115 @@
+"""Who has authenticated: flows and pairs (network, user) with the instant until which that counts, and pairs of a network.
+
+Written only by successful authentication, so no stranger can make room here. A key is a 64-bit number, never 0; sets of
+eight, of which the one that ends first makes room. No lock: an entry is two words, the key written last.
+
+Instants are ticks modulo 2**32, as in ``strangers``. Runs in: every process. Locks: none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.shm.strangers import PLAUSIBLE as HOLD_PLAUSIBLE
+from serpy.shm.strangers import WAYS, WORD
+
+ENTRY: Final = 16
+PLAUSIBLE: Final = 64 * 86400 * 30  # ticks: longer than any registration
+_DEBT_PLAUSIBLE: Final = HOLD_PLAUSIBLE
+
+
+class Known:
+    """The table in *area*, of ``Known.size(entries)`` bytes."""
+
+    def __init__(self, area: memoryview, entries: int, secret: int) -> None:
+        self.sets: Final = max(1, entries // WAYS)
+        self.entries: Final = self.sets * WAYS
+        self._keys: Final = area[: self.entries * 8].cast("Q")
+        self._cells: Final = area[self.entries * 8 : self.entries * ENTRY].cast("I")  # until, number
+        self._secret: Final = secret
+
+    @staticmethod
+    def size(entries: int) -> int:
+        """The bytes that so many entries take."""
+        return max(1, entries // WAYS) * WAYS * ENTRY
+
+    def find(self, key: int, now: int) -> int:
+        """The entry of *key*, -1 when there is none or its time is over."""
+        at = self._at(key)
+        if at >= 0 and 0 < (int(self._cells[at * 2]) - now) & WORD <= PLAUSIBLE:
+            return at
+        return -1
+
+    def note(self, key: int, ticks: int, now: int, number: int = 0) -> bool:
+        """*key* is known for *ticks* more at least; True when it was not before, and then it gets this *number*."""
+        at = self._at(key)
+        cells = self._cells
+        if at >= 0:
+            left = (int(cells[at * 2]) - now) & WORD
+            is_news = left == 0 or left > PLAUSIBLE
+            if is_news or left < ticks:
+                cells[at * 2] = (now + ticks) & WORD
+            if is_news:
+                cells[at * 2 + 1] = number
+            return is_news
+        at = self._victim(hash((key, self._secret)) % self.sets * WAYS, now)
+        self._keys[at] = 0
+        cells[at * 2] = (now + ticks) & WORD
+        cells[at * 2 + 1] = number
+        self._keys[at] = key
+        return True
+
+    def forget(self, key: int) -> None:
+        """*key* is known no more."""
+        at = self._at(key)
+        if at >= 0:
+            self._keys[at] = 0
+
+    def number(self, at: int) -> int:
+        """A number of the owner's."""
+        return int(self._cells[at * 2 + 1])
+
+    def set_number(self, at: int, value: int) -> None:
+        """Change it."""
+        self._cells[at * 2 + 1] = value & WORD
+
+    def take(self, at: int, interval: int, count: int, now: int) -> bool:
+        """Count an event in that number, a level that leaks; False when there is no room for it."""
+        debt = (int(self._cells[at * 2 + 1]) - now) & WORD
+        if debt > _DEBT_PLAUSIBLE:
+            debt = 0
+        if debt + interval > count * interval:
+            return False
+        self._cells[at * 2 + 1] = (now + debt + interval) & WORD
+        return True
+
+    def used(self, now: int) -> int:
+        """How many are known; looks at all."""
+        cells = self._cells
+        count = 0
+        for at in range(self.entries):
+            if self._keys[at] and 0 < (int(cells[at * 2]) - now) & WORD <= PLAUSIBLE:
+                count += 1
+        return count
+
+    def _at(self, key: int) -> int:
+        keys = self._keys
+        at = hash((key, self._secret)) % self.sets * WAYS
+        end = at + WAYS
+        while at < end:
+            if keys[at] == key:
+                return at
+            at += 1
+        return -1
+
+    def _victim(self, first: int, now: int) -> int:
+        found, shortest = first, WORD + 1
+        for at in range(first, first + WAYS):
+            if self._keys[at] == 0:
+                return at
+            left = (int(self._cells[at * 2]) - now) & WORD
+            if left > PLAUSIBLE:
+                left = 0
+            if left < shortest:
+                found, shortest = at, left
+        return found
