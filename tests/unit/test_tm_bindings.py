@@ -58,7 +58,7 @@ def test_a_connection_that_is_gone_is_followed_by_one_to_the_contact_and_never_b
     assert bench.where() == [("tcp", port, 0)]
     assert again.text.startswith(f"INVITE {contact} SIP/2.0\r\n")
     bench.pipeline.not_sent(again.data)
-    assert names(bench.advance(0.1)) == ["503 192.0.2.1"]
+    assert names(bench.advance(0.1)) == ["500 192.0.2.1"]
 
 
 @pytest.mark.parametrize("host", ["phone.invalid", "localhost", "printer.local"])
@@ -68,7 +68,7 @@ def test_a_name_that_leads_nowhere_is_not_even_looked_up(host):
     bench.pipeline.forwarder.resolve = lambda uri: asked.append(uri) or []
     invite = next(item for item in bench.receive(request()) if item.what == "INVITE")
     bench.pipeline.not_sent(invite.data)
-    assert names(bench.advance(0.1)) == ["503 192.0.2.1"]
+    assert names(bench.advance(0.1)) == ["500 192.0.2.1"]
     assert asked == []
 
 
