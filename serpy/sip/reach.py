@@ -1,17 +1,17 @@
 """What kind of host stands in a message, and whether anybody but its owner could reach it: what tells a phone behind a
 NAT from one that is not, and what nobody can be called at.
 
-Private means RFC 1918, shared by carriers (RFC 6598), link-local, and unique local in IPv6. Names are not resolved; a
-few are known to lead nowhere. An IPv4 address inside an IPv6 one counts as itself.
+Addresses are of the classes of ``sip/classes.py``, where the unspecified ones have a kind of their own: phones say them. Names
+are not resolved; a few are known to lead nowhere.
 
 Runs in: udp receiver. Locks: none. RFC: 1122 §3.2.1.3, 1918, 3927, 4193, 4291, 6598, 6761, 6762.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
+from serpy.sip import classes
 from serpy.sip.address import pack_address
 from serpy.sip.host import normal_host
 
@@ -31,24 +31,7 @@ _kinds: Final[dict[str, int]] = {}
 _NOWHERE: Final = ("localhost", "invalid", "local", "localdomain")
 _AT_HOME: Final = ("lan", "home", "internal", "intranet", "private", "corp", "arpa")  # RFC 6762 appendix G, 8375
 
-_NETWORKS: Final = tuple(
-    (ipaddress.ip_network(text), kind)
-    for text, kind in (
-        ("10.0.0.0/8", PRIVATE),
-        ("172.16.0.0/12", PRIVATE),
-        ("192.168.0.0/16", PRIVATE),
-        ("100.64.0.0/10", PRIVATE),
-        ("169.254.0.0/16", PRIVATE),
-        ("fc00::/7", PRIVATE),
-        ("fe80::/10", PRIVATE),
-        ("127.0.0.0/8", LOOPBACK),
-        ("::1/128", LOOPBACK),
-        ("0.0.0.0/8", WILDCARD),
-        ("::/128", WILDCARD),
-        ("224.0.0.0/3", NEVER),
-        ("ff00::/8", NEVER),
-    )
-)
+_KINDS: Final = {classes.PUBLIC: PUBLIC, classes.PRIVATE: PRIVATE, classes.LOOPBACK: LOOPBACK, classes.NEVER: NEVER}
 
 
 def kind_of(host: str) -> int:
@@ -70,11 +53,9 @@ def _look(host: str) -> int:
     packed = pack_address(normal.partition("%")[0])  # a zone says which link it is local to
     if not packed:
         return NOWHERE if normal.rpartition(".")[2] in _NOWHERE else HOST_NAME
-    address = ipaddress.ip_address(packed)
-    for network, kind in _NETWORKS:
-        if network.version == address.version and address in network:
-            return kind
-    return PUBLIC
+    if not any(packed) or (len(packed) == 4 and packed[0] == 0):
+        return WILDCARD
+    return _KINDS[classes.address_class(normal)]
 
 
 def is_private(host: str) -> bool:

@@ -158,6 +158,8 @@ def _one_branch(
     """Build and send one branch. 0 when it left, else a negative core error."""
     try:
         flows = forwarder.flows(ctx, dst_uri or request_uri, listener)
+        if dst_uri and flows[0].options & NO_CONNECT:
+            flows = [flows[0], *_as_written(forwarder, ctx, request_uri, flows[0])]
     except ProtocolError:
         return E_BAD_URI
     except TransportError:
@@ -173,8 +175,6 @@ def _one_branch(
     flow = flows[0]
     if flags & SOFT and _is_asked(server, flow):
         return E_OTHER
-    if dst_uri and flow.options & NO_CONNECT:
-        flows = [flow, *_as_written(forwarder, ctx, request_uri, flow)]
     branch_id = layer.next_branch_id(server, loop)
     data = forwarder.build(ctx, server.request, request_uri, branch_id, flow, edits)
     if forwarder.filter.active and not forwarder.filter.allows(ctx, flow, data):

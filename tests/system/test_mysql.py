@@ -67,6 +67,7 @@ def test_a_contact_of_1024_characters_is_stored_and_an_older_table_is_widened(se
     assert server.ctl("db", "check").returncode == 0
     assert alice.register(contact=f"<{contact}>").status == 200
     assert server.mysql.sql("select contact from location where uid = 'alice@example.com'", "ser") == contact
+    assert alice.register(expires=0, contact=f"<{contact}>").status == 200
 
 
 def test_a_restarted_server_is_used_again(server):
