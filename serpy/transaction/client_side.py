@@ -228,7 +228,8 @@ def late_2xx(layer: TransactionLayer, server: ServerMachine, response: Response,
     """Pass on a 2xx to INVITE: what went upstream for it before, routes and all; else with the edits of the default route."""
     layer.relayed_replies += 1
     if 200 <= server.status < 300 and to_tag_of(server.last_reply) == response.to_tag:
-        layer.send(server.last_reply, server.flow)
+        if server.may_repeat():
+            layer.send(server.last_reply, server.flow)
         return
     server.status = response.status
     server.last_reply = build_forwarded_response(response, edits)

@@ -266,3 +266,31 @@ def test_who_receives_what_we_send_there_gets_any_answer():
     made.charge(bench.flow(), of.UNKNOWN)
     made.right_password(bench.flow((CALLER[0], 9)), ["alice@192.0.2.1"], 60)
     assert names(bench.receive(ask(1))) == ["302 192.0.2.1"]
+
+
+def test_a_stranger_who_does_not_acknowledge_gets_each_answer_once_and_4_kb_of_repetitions():
+    bench = Bench(budgets=budgets(), main=counting)
+    invite = bench.receive(ask(1, "INVITE"))[-1]
+    answer = response(invite, 200, extra=("Subject: " + "x" * 700,))
+    got = [bench.receive(answer, CALLEE) for _ in range(11)]
+    assert names(got[0]) == ["200 192.0.2.1"]
+    assert sum(len(each.data) for sent in got[1:] for each in sent) <= 4096
+    assert sum(len(sent) for sent in got[1:]) >= 3
+
+
+def test_a_refused_call_of_a_stranger_is_repeated_within_the_same_bound():
+    bench = Bench(budgets=budgets(), main=counting)
+    invite = bench.receive(ask(1, "INVITE"))[-1]
+    bench.receive(response(invite, 486, extra=("Subject: " + "x" * 700,)), CALLEE)
+    repeated = [each for each in bench.advance(60.0) if each.what == "486"]
+    assert 3 <= len(repeated) <= 4
+    assert bench.layer.servers == {}
+
+
+def test_a_user_of_ours_gets_every_repetition():
+    made = budgets()
+    bench = Bench(budgets=made, main=counting)
+    made.right_password(bench.flow(), ["alice@192.0.2.1"], 600)
+    invite = bench.receive(ask(1, "INVITE"))[-1]
+    bench.receive(response(invite, 486, extra=("Subject: " + "x" * 700,)), CALLEE)
+    assert len([each for each in bench.advance(60.0) if each.what == "486"]) == 10
