@@ -50,6 +50,9 @@ DROPS: Final = ("banned", "quiet", "pair", "user", "busy")
 BUSY_S: Final = 1  # after a receiver was behind: who is known comes first, others as far as there is time
 BUSY_RATE: Final = 100  # strangers a second that a busy receiver takes all the same
 
+NOTED_S: Final = 60  # an authentication is not noted again, nor credited, for so long
+NOTED_MAX: Final = 8192
+
 # Words of the first cache line of the memory, shared by all.
 _SECRET: Final = 0  # 64 bit
 _HELD: Final = 2  # not 0: somebody is held or we are busy, look at every message
@@ -94,6 +97,7 @@ class Budgets:
         self.bans = 0
         self.refused_calls = 0
         self.rows_left_out = 0
+        self._noted: Final[dict[tuple[str, int, str], int]] = {}
         self._busy_second = -1
         self._busy_taken = 0
         self._told: Final = RateLimit(20, 10.0)
@@ -321,6 +325,18 @@ class Budgets:
 
     # --- credentials
 
+    def was_noted(self, flow: Flow, name: str) -> bool:
+        """True when this process has noted a moment ago that *name* has authenticated over *flow*; else it has now."""
+        now = self.now()
+        key = (flow.host, flow.port, name)
+        since = self._noted.get(key, -1)
+        if since >= 0 and (now - since) & WORD < NOTED_S * of.TICKS:
+            return True
+        if len(self._noted) >= NOTED_MAX:
+            self._noted.clear()
+        self._noted[key] = now
+        return False
+
     def right_password(self, flow: Flow, names: list[str], seconds: int) -> None:
         """The owner of *names* has authenticated over *flow*, which is known for *seconds* from now on."""
         if self.mode == OFF:
@@ -373,6 +389,7 @@ class Budgets:
             if self._charge_name(names.pair(place, number), pair_text, self.limits.pair_wrong, now):
                 # Who has a wrong password so often is not the phone that has authenticated there.
                 self.known.forget(names.flow(place, flow.port, flow.transport))
+                self._noted.clear()
         if self.known.find(names.known_pair(place, number), now) < 0:
             self._charge_name(names.user(number), f"{name} from elsewhere", self.limits.user_wrong, now)
 

@@ -19,7 +19,7 @@ from serpy.context.authenticated import (
 from serpy.context.avps import GLOBAL
 from serpy.errors import ProtocolError
 from serpy.trust.budgets import KNOWN, NAMED, WATCH, Budgets
-from serpy.trust.limits import PIKE, UNANSWERED, UNKNOWN
+from serpy.trust.limits import FLOW_S, PIKE, UNANSWERED, UNKNOWN
 
 if TYPE_CHECKING:
     from serpy.context.context import Context
@@ -75,16 +75,19 @@ class Charges:
             self.budgets.charge(ctx.flow, UNANSWERED)
 
     def _right(self, ctx: Context, who: str) -> None:
+        """*who* is known here from now on. One who was noted a minute ago and registers for no longer than others is not again."""
         names = [who]
         seconds = 0
         message = ctx.message
         try:
+            if ctx.request is not None and ctx.request.method == "REGISTER":
+                seconds = min(message.expires or 0, _MOVED_MAX)
+            if seconds <= FLOW_S and self.budgets.was_noted(ctx.flow, who):
+                return
             uri = message.from_.uri
             name = f"{uri.user}@{uri.host}".lower()
             if uri.user and name != who.lower():
                 names.append(name)
-            if ctx.request is not None and ctx.request.method == "REGISTER":
-                seconds = min(message.expires or 0, _MOVED_MAX)
         except ProtocolError:
             pass
         self.budgets.right_password(ctx.flow, names, seconds)

@@ -294,3 +294,24 @@ def test_a_user_of_ours_gets_every_repetition():
     invite = bench.receive(ask(1, "INVITE"))[-1]
     bench.receive(response(invite, 486, extra=("Subject: " + "x" * 700,)), CALLEE)
     assert len([each for each in bench.advance(60.0) if each.what == "486"]) == 10
+
+
+def test_a_phone_that_authenticates_all_the_time_is_noted_once_a_minute():
+    made = budgets()
+    bench = Bench(budgets=made, main=lambda bench, ctx: bench.charges.credentials(ctx, "alice@192.0.2.1", OK))
+    bench.receive(ask(1))
+    made.known.forget(made.names.flow(made.names.place(CALLER[0]), CALLER[1], "udp"))
+    bench.receive(ask(2))
+    assert not made.is_known(bench.flow())
+    bench.advance(61.0)
+    bench.receive(ask(3))
+    assert made.is_known(bench.flow())
+
+
+def test_a_longer_registration_is_known_for_longer_at_once():
+    made = budgets()
+    bench = Bench(budgets=made, main=lambda bench, ctx: bench.charges.credentials(ctx, "alice@192.0.2.1", OK))
+    bench.receive(ask(1))
+    bench.receive(ask(2, "REGISTER", extra=("Expires: 7200",)))
+    bench.advance(3700.0)
+    assert made.is_known(bench.flow())
