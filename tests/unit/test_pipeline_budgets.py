@@ -315,3 +315,18 @@ def test_a_longer_registration_is_known_for_longer_at_once():
     bench.receive(ask(2, "REGISTER", extra=("Expires: 7200",)))
     bench.advance(3700.0)
     assert made.is_known(bench.flow())
+
+
+def test_the_operator_is_told_once_a_minute_that_room_is_scarce(caplog):
+    bench = Bench(settings={"max_transactions": 10}, main=relaying)
+    for number in range(7):
+        bench.receive(ask(number))
+    bench.pipeline._publish()
+    assert not caplog.records
+    for number in range(10, 13):
+        bench.receive(ask(number, to_tag="b"))
+    bench.pipeline._publish()
+    bench.pipeline._publish()
+    assert [record.getMessage() for record in caplog.records] == [
+        "room for requests is scarce: 10 of 10 are worked on, 0 of 64 MiB are kept, 0 requests were refused"
+    ]
