@@ -97,6 +97,7 @@ class Budgets:
         self.bans = 0
         self.refused_calls = 0
         self.rows_left_out = 0
+        self.lines_left_out = 0
         self._noted: Final[dict[tuple[str, int, str], int]] = {}
         self._busy_second = -1
         self._busy_taken = 0
@@ -123,8 +124,8 @@ class Budgets:
         return self._is_ahead(int(self.words[_HELD_UNTIL])) or self._is_ahead(int(self.words[_BUSY_UNTIL]))
 
     def be_busy(self) -> None:
-        """More comes than this receiver can work off."""
-        if self.mode == ON:
+        """More comes than this receiver can work off. A script without trust may know its peers by other means."""
+        if self.mode == ON and self.holds_sources:
             self.words[_BUSY_UNTIL] = (self.now() + BUSY_S * of.TICKS) & WORD or 1
             self.words[_HELD] = 1
 
