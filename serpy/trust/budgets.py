@@ -424,11 +424,13 @@ class Budgets:
         place = self.names.place(flow.host)
         self.events[of.CALL] += 1
         is_fine = self._takes(place, of.CALL, now)
-        strangers = self.strangers
-        limit = self.limits.callee
-        at = strangers.place(self.names.callee(self.names.number(callee)), f"calls to {callee}", now)
         if is_fine:
+            strangers = self.strangers
+            limit = self.limits.callee
+            at = strangers.place(self.names.callee(self.names.number(callee)), f"calls to {callee}", now)
             is_fine = strangers.take(at, of.CALL, limit.interval, limit.count, now)
+        else:  # who goes on all the same is not worth a script for each
+            self._charge_place(place, of.UNANSWERED, proven=flow.transport != "udp")
         if not is_fine:
             self.refused_calls += 1
         return is_fine or self.mode == WATCH
