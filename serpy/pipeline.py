@@ -10,6 +10,7 @@ Runs in: udp receiver, timer (replicas). Locks: none. RFC: 3261 §8.1.3, §8.2, 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
 from serpy.errors import ProtocolError, ResourceError
+from serpy.limited_log import RateLimit
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
@@ -65,8 +67,11 @@ if TYPE_CHECKING:
     from serpy.config import Settings
     from serpy.shm.counters import Counters
 
+log = logging.getLogger(__name__)
+
 RETRY_LATER: Final = ("Retry-After: 10",)  # seconds; what a 503 of ours says
 PUBLISH_S: Final = 1.0
+ALARM_S: Final = 60.0
 PROBE_MAX: Final = 64  # bytes; what is no SIP and no longer is a keep-alive of some kind
 SIP: Final = b"SIP/"
 
@@ -150,6 +155,7 @@ class Pipeline:
         self.refused = 0
         self.handed_off = 0
         self.overrun = 0  # responses for which there was no room
+        self._alarm: Final = RateLimit(1, ALARM_S)
         self._force_rport = False
         self._configure(server.settings)
         self._has_reply_route = False
@@ -406,9 +412,20 @@ class Pipeline:
             data, flow = current
             self.answers.abandon(data, flow, status, RETRY_LATER if status == 503 else ())
 
+    def _watch_room(self) -> None:
+        """Tell the operator, once a minute, when the room for requests is nearly taken."""
+        layer = self.layer
+        is_scarce = layer.live * 5 >= layer.max_live * 4 or layer.kept * 5 >= layer.max_kept * 4
+        if is_scarce and self._alarm.allows(self.loop.now()):
+            log.warning(
+                "room for requests is scarce: %d of %d are worked on, %d of %d MiB are kept, %d requests were refused",
+                layer.live, layer.max_live, layer.kept >> 20, layer.max_kept >> 20, layer.turned_away,
+            )  # fmt: skip
+
     def _publish(self) -> None:
         """Copy the statistics to the shared page, once a second."""
         self.loop.call_at(self.loop.now() + PUBLISH_S, self._publish)
+        self._watch_room()
         self.budgets.tick()
         self._budgets.publish()
         self._core.publish()

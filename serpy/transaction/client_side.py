@@ -234,7 +234,8 @@ def late_2xx(layer: TransactionLayer, server: ServerMachine, response: Response,
     if server.dialog:
         layer.dialogs.answered(server.dialog, None, response, edits, None)
     if 200 <= server.status < 300 and to_tag_of(server.last_reply) == response.to_tag:
-        layer.send(server.last_reply, server.flow)
+        if server.may_repeat():
+            layer.send(server.last_reply, server.flow)
         return
     server.status = response.status
     server.last_reply = build_forwarded_response(response, edits)

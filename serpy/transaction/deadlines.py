@@ -143,7 +143,10 @@ def fire_server(layer: TransactionLayer, server: ServerMachine, now: float) -> N
 
 def resend(layer: TransactionLayer, server: ServerMachine, now: float) -> None:
     """G: a negative answer that nobody has acknowledged."""
-    if now >= server.resend_at:
+    if now >= server.resend_at and not server.may_repeat():
+        server.resend_at = 0.0
+        layer.wheel.arm(server, server.ends_at)
+    elif now >= server.resend_at:
         server.interval_s = min(server.interval_s * 2, layer.settings.retr_timer2_s)
         server.resend_at = following(server.resend_at, server.interval_s, now)
         layer.wheel.arm(server, server.next_wake())

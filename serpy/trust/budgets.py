@@ -50,6 +50,9 @@ DROPS: Final = ("banned", "quiet", "pair", "user", "busy")
 BUSY_S: Final = 1  # after a receiver was behind: who is known comes first, others as far as there is time
 BUSY_RATE: Final = 100  # strangers a second that a busy receiver takes all the same
 
+NOTED_S: Final = 60  # an authentication is not noted again, nor credited, for so long
+NOTED_MAX: Final = 8192
+
 # Words of the first cache line of the memory, shared by all.
 _SECRET: Final = 0  # 64 bit
 _HELD: Final = 2  # not 0: somebody is held or we are busy, look at every message
@@ -94,6 +97,8 @@ class Budgets:
         self.bans = 0
         self.refused_calls = 0
         self.rows_left_out = 0
+        self.lines_left_out = 0
+        self._noted: Final[dict[tuple[str, int, str], int]] = {}
         self._busy_second = -1
         self._busy_taken = 0
         self._told: Final = RateLimit(20, 10.0)
@@ -119,8 +124,8 @@ class Budgets:
         return self._is_ahead(int(self.words[_HELD_UNTIL])) or self._is_ahead(int(self.words[_BUSY_UNTIL]))
 
     def be_busy(self) -> None:
-        """More comes than this receiver can work off."""
-        if self.mode == ON:
+        """More comes than this receiver can work off. A script without trust may know its peers by other means."""
+        if self.mode == ON and self.holds_sources:
             self.words[_BUSY_UNTIL] = (self.now() + BUSY_S * of.TICKS) & WORD or 1
             self.words[_HELD] = 1
 
@@ -321,6 +326,18 @@ class Budgets:
 
     # --- credentials
 
+    def was_noted(self, flow: Flow, name: str) -> bool:
+        """True when this process has noted a moment ago that *name* has authenticated over *flow*; else it has now."""
+        now = self.now()
+        key = (flow.host, flow.port, name)
+        since = self._noted.get(key, -1)
+        if since >= 0 and (now - since) & WORD < NOTED_S * of.TICKS:
+            return True
+        if len(self._noted) >= NOTED_MAX:
+            self._noted.clear()
+        self._noted[key] = now
+        return False
+
     def right_password(self, flow: Flow, names: list[str], seconds: int) -> None:
         """The owner of *names* has authenticated over *flow*, which is known for *seconds* from now on."""
         if self.mode == OFF:
@@ -373,6 +390,7 @@ class Budgets:
             if self._charge_name(names.pair(place, number), pair_text, self.limits.pair_wrong, now):
                 # Who has a wrong password so often is not the phone that has authenticated there.
                 self.known.forget(names.flow(place, flow.port, flow.transport))
+                self._noted.clear()
         if self.known.find(names.known_pair(place, number), now) < 0:
             self._charge_name(names.user(number), f"{name} from elsewhere", self.limits.user_wrong, now)
 
@@ -406,11 +424,13 @@ class Budgets:
         place = self.names.place(flow.host)
         self.events[of.CALL] += 1
         is_fine = self._takes(place, of.CALL, now)
-        strangers = self.strangers
-        limit = self.limits.callee
-        at = strangers.place(self.names.callee(self.names.number(callee)), f"calls to {callee}", now)
         if is_fine:
+            strangers = self.strangers
+            limit = self.limits.callee
+            at = strangers.place(self.names.callee(self.names.number(callee)), f"calls to {callee}", now)
             is_fine = strangers.take(at, of.CALL, limit.interval, limit.count, now)
+        else:  # who goes on all the same is not worth a script for each
+            self._charge_place(place, of.UNANSWERED, proven=flow.transport != "udp")
         if not is_fine:
             self.refused_calls += 1
         return is_fine or self.mode == WATCH

@@ -45,7 +45,7 @@ class TcpRunning(Running):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    running = TcpRunning(tmp_path_factory.mktemp("tcp")).prepare(*USERS).start()
+    running = TcpRunning(tmp_path_factory.mktemp("tcp"), defines={"TRUSTED": "127.0.0.0/8"}).prepare(*USERS).start()
     running.slow = [running.tcp_phone("alice") for _ in range(100)]  # they are there during all tests
     for phone in running.slow:
         phone.socket.sendall(b"OPTIONS sip:a SIP/2.0\r\nVia: ")

@@ -476,3 +476,21 @@ def test_emergency_calls_pass_a_quiet_source_and_a_busy_receiver(uri):
     data = b"INVITE " + uri + b" SIP/2.0\r\n"
     is_emergency = b"+1" not in uri
     assert all(town.passes(data) for _ in range(300)) is is_emergency
+
+
+def test_a_source_that_goes_on_calling_though_it_is_refused_is_quiet():
+    town = Town()
+    for number in range(10 + 60):
+        town.budgets.allows_call(udp(), f"user{number}@example.com")
+    assert town.budgets.held[0] == 0
+    for number in range(5):
+        town.budgets.allows_call(udp(), f"user{number}@example.com")
+    assert town.budgets.held[0] == 1
+    assert town.budgets.bans == 0
+
+
+def test_a_source_is_not_held_for_a_user_whom_everybody_calls():
+    town = Town()
+    for number in range(100):
+        town.budgets.allows_call(udp(f"203.0.113.{number}"), "alice@example.com")
+    assert town.budgets.held[0] == 0

@@ -10,8 +10,9 @@ from serpy.api import BUDGETS, CHARGES, Authenticated, Server
 from serpy.clock import Clock
 from serpy.config import Settings
 from serpy.errors import UsageError
-from serpy.modules import pike, trust
+from serpy.modules import pike, trust, xlog
 from serpy.rpc import metrics
+from serpy.script.builtins import log_text
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow, Listener
@@ -187,3 +188,35 @@ def test_pike_lists_whom_it_has_counted(budgets, people):
 def test_a_bench_without_budgets_limits_nothing():
     bench = Bench(main=lambda bench, ctx: bench.sl.sl_reply(ctx, 404, "x"))
     assert all(names(bench.receive(request("OPTIONS", call_id=f"c{n}", branch=f"z9hG4bK{n}"))) for n in range(200))
+
+
+# --- lines of scripts
+
+
+def test_strangers_write_a_hundred_lines_in_ten_seconds_and_others_as_many_as_they_like(budgets, caplog):
+    server = Server(Settings())
+    charges = Charges(budgets)
+    budgets.clock = Clock(1000.0, 1.7e9)
+    server.provide(CHARGES, charges)
+    exports = xlog.exports()
+    exports.init(server)
+    write = function(exports, "xlog")
+    for _ in range(150):
+        write(context(request_text(), now=1000.0), "L_ERR", "hello")
+    assert len(caplog.records) == 100
+    budgets.right_password(tcp("198.51.100.1"), ["alice@example.com"], 60)
+    for _ in range(50):
+        write(context(request_text(), flow=tcp("198.51.100.1"), now=1000.0), "L_ERR", "mine")
+    assert sum("mine" in record.getMessage() for record in caplog.records) == 50
+    write(context(request_text(), now=1011.0), "L_ERR", "again")
+    assert [record.getMessage() for record in caplog.records][-2:] == [
+        "<script>: 50 more lines about strangers", "<script>: again",
+    ]  # fmt: skip
+
+
+def test_one_log_of_a_script_writes_a_hundred_lines_in_ten_seconds(caplog):
+    for _ in range(150):
+        log_text(context(request_text(), now=5000.0), "flooded on purpose")
+    assert len(caplog.records) == 100
+    log_text(context(request_text(), now=5011.0), "flooded on purpose")
+    assert caplog.records[-1].getMessage() == "<script>: flooded on purpose (50 more like this)"
