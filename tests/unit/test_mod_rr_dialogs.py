@@ -420,6 +420,21 @@ def test_when_there_is_no_room_calls_live_by_their_cookies():
     assert call.says("BYE", TO_BOB) == 1
 
 
+def test_calls_that_the_version_before_has_let_in_go_on_for_twelve_hours(tmp_path):
+    call = Call(run_dir=tmp_path)
+    old = configure(rr.exports(), server(LISTENER), cookie_secret="s3cret", dialogs=0, append_fromtag=0)
+    ctx = context(call.text("INVITE", "sip:bob@example.com"), flow=ALICE, wall_now=NOW)
+    ctx.avps.add(FROM_URI, "dialog_id", "d-0", DIALOG_COOKIE)
+    function(old, "record_route")(ctx)
+    route = f"Route: {sent_values(ctx, 'Record-Route')[0]}"
+    said, bye = call.ask("BYE", TO_BOB, route=route)
+    assert (said, bye.avps.newest(FROM_URI, "dialog_id")) == (1, "d-0")
+    assert call.says("BYE", TO_BOB, route=route, call_id="call-2") == STRANGE
+    assert call.says("REGISTER", TO_BOB, route=route) == STRANGE
+    call.now += 12 * 3600
+    assert call.says("BYE", TO_BOB, route=route) == STRANGE
+
+
 # what can only come in a dialog
 
 

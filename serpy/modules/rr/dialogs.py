@@ -34,6 +34,7 @@ from serpy.modules.rr.reading import (
 from serpy.modules.rr.sides import (
     CONFIRMED,
     GATEWAY,
+    MAPPED,
     OVER,
     PROXIED,
     USED,
@@ -52,7 +53,7 @@ from serpy.shm import calls as layout
 from serpy.shm.call_limits import CallLimits
 from serpy.shm.calls import CallTable, in_memory, open_file, stamp
 from serpy.shm.fingerprints import Fingerprints
-from serpy.sip.message import Edits, Request, Response
+from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.nameaddr import cached_nameaddr
 from serpy.sip.uri import Uri
 from serpy.transaction.user import DialogWatcher
@@ -212,32 +213,34 @@ class Dialogs(DialogWatcher):
         return at
 
     def _describe_caller(self, ctx: Context, request: Request, cookie: Cookie, side: int) -> None:
-        table = self.table
+        prints = self.prints
         flow = ctx.flow
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
         if request.names.count("via") > 1 or "," in request.lines[request.find("via")]:
             flags |= PROXIED
-        table.words[side] = self.prints.of(cookie.tag)
-        table.words[side + layout.INFO] = flags
-        learn_contact(table, side, contact_of(self.prints, request, ctx.edits))
-        learn_contact_host(table, side, contact_host_of(self.prints, request))
-        learn_hop(table, side, self.prints.endpoint(flow.host, flow.port), self.prints.host(flow.host))
+        route = 0
         at = request.find("record-route")
         if at >= 0:
-            learn_route(table, side, endpoint_of_line(self.prints, request, at))
+            route = endpoint_of_line(prints, request, at)
+            flags |= PROXIED
+        self.table.write_side(
+            side, prints.tag(cookie.tag), contact_of(prints, request, ctx.edits),
+            prints.endpoint(flow.host, flow.port) << 30 | route,
+            prints.host(flow.host) << 30 | contact_host_of(prints, request), flags,
+        )  # fmt: skip
 
     def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
         table = self.table
-        hop = self.prints.endpoint(out.host, out.port)
+        prints = self.prints
+        hop = prints.endpoint(out.host, out.port)
         if branch_to(table, at, hop) >= 0:
             return
         leg = new_leg(table, at)
         if leg >= 0:
-            learn_hop(table, leg, hop, self.prints.host(out.host))
-            if self._is_gateway(ctx, out.host):
-                table.words[leg + layout.INFO] = USED | GATEWAY
+            info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
+            table.write_side(leg, 0, 0, hop << 30, prints.host(out.host) << 30, info)
 
     def _is_gateway(self, ctx: Context, host: str) -> bool:
         return self._gateway is not None and ctx.avps.newest_of(self._gateway) == host
@@ -275,7 +278,7 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         flow = ctx.flow
         asked = rule.Asked(request.method, is_down=is_down)
-        asked.other_tag = prints.of(request.to_tag if is_down else request.from_tag)
+        asked.other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
         asked.target = prints.target(target)
         asked.source = prints.endpoint(flow.host, flow.port)
         asked.source_host = prints.host(flow.host)
@@ -311,7 +314,7 @@ class Dialogs(DialogWatcher):
             side = tagged_leg(table, at, asked.other_tag, asked.source)
             if side < 0:
                 return
-            learn_contact(table, side, contact_of(self.prints, request, ctx.edits))
+            self._learn_contact(side, request, ctx.edits)
         learn_hop(table, side, asked.source, asked.source_host)
         meta = int(table.words[at + layout.META])
         expires = table.expires(at)
@@ -353,11 +356,11 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         request = None if ctx is None else ctx.request
         is_first = request is None or not request.to_tag
-        is_down = table.words[at + layout.CALLER] == prints.of(response.from_tag)
-        to_tag = prints.of(response.to_tag)
+        is_down = table.words[at + layout.CALLER] == prints.tag(response.from_tag)
+        to_tag = prints.tag(response.to_tag)
         if not is_down:
             side = at + layout.CALLER
-            asker = leg_of(table, at, prints.of(response.from_tag))
+            asker = leg_of(table, at, prints.tag(response.from_tag))
         else:
             hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
             side = tagged_leg(table, at, to_tag, hop) if is_first else leg_of(table, at, to_tag)
@@ -367,28 +370,33 @@ class Dialogs(DialogWatcher):
         status = response.status
         method = response.method
         if method in REFRESHES:
-            learn_contact(table, side, contact_of(self.prints, response, edits))
-            learn_contact_host(table, side, contact_host_of(self.prints, response))
-            if is_first:
+            self._learn_contact(side, response, edits)
+            if is_first and not table.words[side + layout.INFO] & MAPPED:
                 self._learn_set(response, side)
         if status < 200:
             self._rings(at, now)
             return
-        if request is not None and not is_first and method in REFRESHES and asker >= 0 and ctx is not None:
-            learn_contact(table, asker, contact_of(self.prints, request, ctx.edits))
-            learn_contact_host(table, asker, contact_host_of(self.prints, request))
         if is_first:
             table.words[side + layout.INFO] |= CONFIRMED
+        elif request is not None and ctx is not None and method in REFRESHES and asker >= 0:
+            self._learn_contact(asker, request, ctx.edits)
         self._lives(at, request, response, method, now, is_first=is_first)
+
+    def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
+        if learn_contact(self.table, side, contact_of(self.prints, message, edits)):
+            learn_contact_host(self.table, side, contact_host_of(self.prints, message))
 
     def _learn_set(self, response: Response, side: int) -> None:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any."""
         at = response.find("record-route")
         if at < 0:
-            return
+            return  # of a provisional, maybe: the 2xx has it
+        self.table.words[side + layout.INFO] |= MAPPED
         line = response.lines[at]
+        if "," not in line and response.names.count("record-route") == 1:
+            return  # that is our own
         if "," not in line and self.is_mine(cached_nameaddr(line).uri):
-            return
+            return  # the topmost is
         before: Uri | None = None
         for value in response.record_routes:
             if self.is_mine(value.uri):
@@ -448,8 +456,8 @@ class Dialogs(DialogWatcher):
         meta = int(words[at + layout.META])
         if request.method == "BYE":
             caller = words[at + layout.CALLER]
-            from_tag = self.prints.of(request.from_tag)
-            leg = leg_of(self.table, at, self.prints.of(request.to_tag) if caller == from_tag else from_tag)
+            from_tag = self.prints.tag(request.from_tag)
+            leg = leg_of(self.table, at, self.prints.tag(request.to_tag) if caller == from_tag else from_tag)
             if leg >= 0:
                 words[leg + layout.INFO] |= OVER
             if meta & layout.STATE == layout.ANSWERED and has_open_leg(self.table, at):
