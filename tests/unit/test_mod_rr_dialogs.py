@@ -3,7 +3,7 @@
 import pytest
 from support.contexts import LISTENER, FakeReplies, configure, context, function, sent_values, server
 
-from serpy.api import CALLS, DIALOG_WATCHER, REPLIES, Authenticated, Flow
+from serpy.api import CALLS, DIALOG_WATCHER, REPLIES, Authenticated, Flow, Target
 from serpy.context.avps import FROM_URI, GLOBAL
 from serpy.modules import rr
 from serpy.modules.rr.cookie import DIALOG_COOKIE
@@ -318,6 +318,24 @@ def test_with_the_gateway_only_its_contact_may_be_asked_for():
     call.invite(to=GATEWAY).answer(200, flow=GATEWAY, contact="<sip:0900@192.0.2.99>")
     assert call.says("BYE", "sip:0900@192.0.2.99") == 1
     assert call.says("INVITE", "sip:0900666@192.0.2.99") == STRANGE
+
+
+def test_of_several_phones_the_one_in_the_call_is_asked():
+    call = answered()
+    _, ack = call.ask("INFO", TO_BOB)
+    keep = function(call.exports, "keep_dialog_targets")
+    others = [
+        Target("sip:bob@198.51.100.9:5071"),
+        Target(TO_BOB, listener=LISTENER),
+        Target("sip:bob@10.0.0.1", "sip:198.51.100.9:5070"),
+    ]
+    ack.request_uri, ack.branches = "sip:bob@192.0.2.66", others
+    assert keep(ack) == 1
+    assert [target.request_uri for target in ack.targets()] == [TO_BOB, "sip:bob@10.0.0.1"]
+    ack.request_uri, ack.dst_uri, ack.branches = "sip:bob@192.0.2.66", "", others[:1]
+    assert keep(ack) == -1
+    assert len(ack.targets()) == 2
+    assert keep(context(call.text("INFO", TO_BOB), flow=ALICE)) == -1
 
 
 # its life

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import AvpName, Avps, Context, Flow, ParseError, Server
+from serpy.api import AvpName, Avps, Context, Flow, ParseError, Server, Target
 from serpy.limited_log import LimitedLog
 from serpy.modules.rr import rule
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
@@ -321,6 +321,19 @@ class Dialogs(DialogWatcher):
         if meta & (layout.STATE | TIMED) == layout.ANSWERED and meta >> 4 & 15 == layout.INVITE:
             expires = now + ANSWERED_S
         table.words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+
+    def has_used(self, ctx: Context, target: Target) -> bool:
+        """True when the side that the request of *ctx* goes to has been heard from where *target* leads."""
+        table = self.table
+        request = ctx.request
+        at = table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else -1
+        if at < 0 or request is None:
+            return False
+        side = at + layout.CALLER
+        if table.words[side] == self.prints.tag(request.from_tag):
+            side = leg_of(table, at, self.prints.tag(request.to_tag))
+        hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
+        return side >= 0 and hop != 0 and int(table.words[side + layout.HOP]) >> 30 == hop
 
     # -- answers
 
