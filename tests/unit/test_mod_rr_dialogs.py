@@ -512,6 +512,28 @@ def test_a_spiral_has_two_records():
     assert call.says("BYE", TO_BOB, flow=Flow(LISTENER, "192.0.2.1", 5060)) == 1
 
 
+def test_between_the_two_records_of_a_spiral_stands_a_proxy():
+    call = Call().invite()
+    first, first_ctx = call.route.removeprefix("Route: "), call.first
+    call.invite(f"Record-Route: <sip:x.example.net;lr>, {first}", flow=MALLORY, vias=3)
+    second = call.route.removeprefix("Route: ")
+    assert first != second
+    call.answer(200, f"Record-Route: {second}, <sip:x.example.net;lr>, {first}")
+    call.answer(200, f"Record-Route: {second}, <sip:x.example.net;lr>, {first}", ctx=first_ctx)
+    route = f"Route: {first}, <sip:x.example.net;lr>, {second}"
+    assert call.says("BYE", TO_BOB, route=route) == 1
+    assert call.says("BYE", TO_BOB, route=f"Route: {first}, <sip:y.example.net;lr>") == STRANGE
+    assert call.says("BYE", TO_ALICE, up=True, route=f"Route: {second}, <sip:x.example.net;lr>, {first}") == 1
+
+
+def test_bye_to_one_phone_that_rings_leaves_the_others_alone():
+    call = Call().invite().answer(180, tag="b1").answer(180, tag="b2")
+    _, bye = call.ask("BYE", TO_BOB)
+    call.answer(200, ctx=bye)
+    call.now += 100
+    assert call.says("PRACK", TO_BOB, tags=("a1", "b2")) == 1
+
+
 def test_in_a_dialog_the_same_cookie_is_written_again():
     call = answered()
     said, ctx = call.ask("INVITE", TO_BOB)

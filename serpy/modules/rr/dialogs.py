@@ -54,7 +54,6 @@ from serpy.shm.call_limits import CallLimits
 from serpy.shm.calls import CallTable, in_memory, open_file, stamp
 from serpy.shm.fingerprints import Fingerprints
 from serpy.sip.message import Edits, Message, Request, Response
-from serpy.sip.nameaddr import cached_nameaddr
 from serpy.sip.uri import Uri
 from serpy.transaction.user import DialogWatcher
 
@@ -385,7 +384,7 @@ class Dialogs(DialogWatcher):
         if method in REFRESHES:
             self._learn_contact(side, response, edits)
             if is_first and not table.words[side + layout.INFO] & MAPPED:
-                self._learn_set(response, side)
+                self._learn_set(response, side, at)
         if status < 200:
             self._rings(at, now)
             return
@@ -399,7 +398,7 @@ class Dialogs(DialogWatcher):
         if learn_contact(self.table, side, contact_of(self.prints, message, edits)):
             learn_contact_host(self.table, side, contact_host_of(self.prints, message))
 
-    def _learn_set(self, response: Response, side: int) -> None:
+    def _learn_set(self, response: Response, side: int, call: int) -> None:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any."""
         at = response.find("record-route")
         if at < 0:
@@ -408,15 +407,19 @@ class Dialogs(DialogWatcher):
         line = response.lines[at]
         if "," not in line and response.names.count("record-route") == 1:
             return  # that is our own
-        if "," not in line and self.is_mine(cached_nameaddr(line).uri):
-            return  # the topmost is
         before: Uri | None = None
         for value in response.record_routes:
-            if self.is_mine(value.uri):
-                break
-            before = value.uri
-        if before is not None:
-            learn_route(self.table, side, self.prints.endpoint_of(before))
+            uri = value.uri
+            if self.is_mine(uri) and self._is_of(uri, response, call):
+                if before is not None and not self.is_mine(before):
+                    learn_route(self.table, side, self.prints.endpoint_of(before))
+                return
+            before = uri
+
+    def _is_of(self, uri: Uri, response: Response, at: int) -> bool:
+        """True when the Record-Route *uri* is the one of this call: after a spiral there are two of ours."""
+        cookie = self.cookies.open(uri.param("avp") or "", response.call_id, response.from_tag, response.to_tag)
+        return cookie is not None and cookie.serial == self.table.words[at + layout.SERIAL]
 
     def _rings(self, at: int, now: int) -> None:
         words = self.table.words
@@ -473,7 +476,8 @@ class Dialogs(DialogWatcher):
             leg = leg_of(self.table, at, self.prints.tag(request.to_tag) if caller == from_tag else from_tag)
             if leg >= 0:
                 words[leg + layout.INFO] |= OVER
-            if meta & layout.STATE == layout.ANSWERED and has_open_leg(self.table, at):
+            # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
+            if meta & layout.STATE == layout.RINGING or has_open_leg(self.table, at):
                 return
         elif meta & layout.STATE != layout.RINGING:
             return
