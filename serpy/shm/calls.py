@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -81,6 +82,9 @@ MORE_SHIFT: Final = 24
 
 SWEEP: Final = 3  # records looked at for each that is made: all are seen before a third of them is new
 ROOM: Final = 64  # records looked at to make room in a full slab
+
+_HEAD: Final = struct.Struct("=5Q")
+_SIDE: Final = struct.Struct("=6Q")
 
 Owner = Callable[[bytes, int], int]
 """(first bytes of a Call-ID, receivers) -> index of the receiver."""
@@ -177,14 +181,14 @@ class CallTable:
         at = self._take()
         if at < 0:
             return -1
-        words = self.words
-        words[at] |= 1
-        words[at + KEY] = key
-        words[at + BEGAN] = now << TIME_BITS
-        words[at + LASTS] = now << TIME_BITS | expires
-        words[at + META] = RINGING | kind << 4 | flags
+        moment = now << TIME_BITS
+        _HEAD.pack_into(self._bytes, at * 8, 1, key, moment, moment | expires, RINGING | kind << 4 | flags)
         self._index[key] = at
         return at
+
+    def write_side(self, side: int, tag: int, contact: int, hop: int, hosts: int, info: int) -> None:
+        """Describe a side that is new."""
+        _SIDE.pack_into(self._bytes, side * 8, tag, contact, 0, hop, hosts, info)
 
     def done(self, at: int) -> None:
         """The record is complete."""

@@ -34,6 +34,7 @@ class Fingerprints:
     def __init__(self, secret: bytes) -> None:
         self.prime: Final = secret_prime(secret)
         self._factor: Final = int.from_bytes(blake2b(b"factor", digest_size=8, key=secret[:64]).digest(), "big") | 1
+        self._tags: Final[dict[str, int]] = {}
         self._targets: Final[dict[str, int]] = {}
         self._endpoints: Final[dict[str, int]] = {}
 
@@ -41,6 +42,17 @@ class Fingerprints:
         """The number of *text*, never 0."""
         data = text.encode("ascii") if text.isascii() else text.encode("utf-8", "surrogateescape")
         return int.from_bytes(b"\1" + data, "big") % self.prime or 1
+
+    def tag(self, text: str) -> int:
+        """The same for a text that comes with every message of a call."""
+        found = self._tags.get(text)
+        if found is None:
+            found = self.of(text)
+            if len(text) <= _KEPT_LENGTH:
+                if len(self._tags) >= _KEPT:
+                    self._tags.clear()
+                self._tags[text] = found
+        return found
 
     def short(self, number: int) -> int:
         """*number* in 30 bits, never 0. Its own low bits would not do: texts that differ at their beginning share them."""

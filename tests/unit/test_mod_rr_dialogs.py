@@ -3,7 +3,7 @@
 import pytest
 from support.contexts import LISTENER, FakeReplies, configure, context, function, sent_values, server
 
-from serpy.api import CALLS, DIALOG_WATCHER, REPLIES, Authenticated, Flow
+from serpy.api import CALLS, DIALOG_WATCHER, REPLIES, Authenticated, Flow, Target
 from serpy.context.avps import FROM_URI, GLOBAL
 from serpy.modules import rr
 from serpy.modules.rr.cookie import DIALOG_COOKIE
@@ -320,6 +320,24 @@ def test_with_the_gateway_only_its_contact_may_be_asked_for():
     assert call.says("INVITE", "sip:0900666@192.0.2.99") == STRANGE
 
 
+def test_of_several_phones_the_one_in_the_call_is_asked():
+    call = answered()
+    _, ack = call.ask("INFO", TO_BOB)
+    keep = function(call.exports, "keep_dialog_targets")
+    others = [
+        Target("sip:bob@198.51.100.9:5071"),
+        Target(TO_BOB, listener=LISTENER),
+        Target("sip:bob@10.0.0.1", "sip:198.51.100.9:5070"),
+    ]
+    ack.request_uri, ack.branches = "sip:bob@192.0.2.66", others
+    assert keep(ack) == 1
+    assert [target.request_uri for target in ack.targets()] == [TO_BOB, "sip:bob@10.0.0.1"]
+    ack.request_uri, ack.dst_uri, ack.branches = "sip:bob@192.0.2.66", "", others[:1]
+    assert keep(ack) == -1
+    assert len(ack.targets()) == 2
+    assert keep(context(call.text("INFO", TO_BOB), flow=ALICE)) == -1
+
+
 # its life
 
 
@@ -420,6 +438,21 @@ def test_when_there_is_no_room_calls_live_by_their_cookies():
     assert call.says("BYE", TO_BOB) == 1
 
 
+def test_calls_that_the_version_before_has_let_in_go_on_for_twelve_hours(tmp_path):
+    call = Call(run_dir=tmp_path)
+    old = configure(rr.exports(), server(LISTENER), cookie_secret="s3cret", dialogs=0, append_fromtag=0)
+    ctx = context(call.text("INVITE", "sip:bob@example.com"), flow=ALICE, wall_now=NOW)
+    ctx.avps.add(FROM_URI, "dialog_id", "d-0", DIALOG_COOKIE)
+    function(old, "record_route")(ctx)
+    route = f"Route: {sent_values(ctx, 'Record-Route')[0]}"
+    said, bye = call.ask("BYE", TO_BOB, route=route)
+    assert (said, bye.avps.newest(FROM_URI, "dialog_id")) == (1, "d-0")
+    assert call.says("BYE", TO_BOB, route=route, call_id="call-2") == STRANGE
+    assert call.says("REGISTER", TO_BOB, route=route) == STRANGE
+    call.now += 12 * 3600
+    assert call.says("BYE", TO_BOB, route=route) == STRANGE
+
+
 # what can only come in a dialog
 
 
@@ -477,6 +510,28 @@ def test_a_spiral_has_two_records():
     assert call.route != first
     call.answer(200)
     assert call.says("BYE", TO_BOB, flow=Flow(LISTENER, "192.0.2.1", 5060)) == 1
+
+
+def test_between_the_two_records_of_a_spiral_stands_a_proxy():
+    call = Call().invite()
+    first, first_ctx = call.route.removeprefix("Route: "), call.first
+    call.invite(f"Record-Route: <sip:x.example.net;lr>, {first}", flow=MALLORY, vias=3)
+    second = call.route.removeprefix("Route: ")
+    assert first != second
+    call.answer(200, f"Record-Route: {second}, <sip:x.example.net;lr>, {first}")
+    call.answer(200, f"Record-Route: {second}, <sip:x.example.net;lr>, {first}", ctx=first_ctx)
+    route = f"Route: {first}, <sip:x.example.net;lr>, {second}"
+    assert call.says("BYE", TO_BOB, route=route) == 1
+    assert call.says("BYE", TO_BOB, route=f"Route: {first}, <sip:y.example.net;lr>") == STRANGE
+    assert call.says("BYE", TO_ALICE, up=True, route=f"Route: {second}, <sip:x.example.net;lr>, {first}") == 1
+
+
+def test_bye_to_one_phone_that_rings_leaves_the_others_alone():
+    call = Call().invite().answer(180, tag="b1").answer(180, tag="b2")
+    _, bye = call.ask("BYE", TO_BOB)
+    call.answer(200, ctx=bye)
+    call.now += 100
+    assert call.says("PRACK", TO_BOB, tags=("a1", "b2")) == 1
 
 
 def test_in_a_dialog_the_same_cookie_is_written_again():

@@ -311,6 +311,23 @@ class RecordRouting:
             return ""
         return self.router.cookies.make(ctx.avps, ctx.message.call_id)
 
+    def keep_dialog_targets(self, ctx: Context) -> int:
+        """Of the targets that were looked up in a dialog only those where the phone is that takes part; False: there is none
+        of that kind, and all stay.
+        """
+        calls = self.calls
+        if calls is None:
+            return FALSE
+        kept = [target for target in ctx.targets() if calls.has_used(ctx, target)]
+        if not kept:
+            return FALSE
+        first = kept[0]
+        ctx.request_uri = first.request_uri
+        ctx.dst_uri = first.dst_uri
+        ctx.send_listener = first.listener or ctx.send_listener
+        ctx.branches = kept[1:]
+        return TRUE
+
     def call_limit(self, ctx: Context, kind: str, key: str, most: str | int | None) -> int:
         """True when fewer than *most* calls count for *key*, and this one will until it ends. Always true in a dialog."""
         calls = self.calls
@@ -454,6 +471,11 @@ def exports() -> Exports:
                 (Arg.REGEX,),
                 routes=main,
                 summary="true when the parameters of our own Route match",
+            ),
+            Function(
+                "keep_dialog_targets",
+                module.keep_dialog_targets,
+                summary="of the contacts looked up in a dialog keep those of the phone that takes part",
             ),
             Function(
                 "call_limit",

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from serpy.api import AvpName, Avps, Context, Flow, ParseError, Server
+from serpy.api import AvpName, Avps, Context, Flow, ParseError, Server, Target
 from serpy.limited_log import LimitedLog
 from serpy.modules.rr import rule
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
@@ -34,6 +34,7 @@ from serpy.modules.rr.reading import (
 from serpy.modules.rr.sides import (
     CONFIRMED,
     GATEWAY,
+    MAPPED,
     OVER,
     PROXIED,
     USED,
@@ -52,8 +53,7 @@ from serpy.shm import calls as layout
 from serpy.shm.call_limits import CallLimits
 from serpy.shm.calls import CallTable, in_memory, open_file, stamp
 from serpy.shm.fingerprints import Fingerprints
-from serpy.sip.message import Edits, Request, Response
-from serpy.sip.nameaddr import cached_nameaddr
+from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.uri import Uri
 from serpy.transaction.user import DialogWatcher
 
@@ -212,32 +212,34 @@ class Dialogs(DialogWatcher):
         return at
 
     def _describe_caller(self, ctx: Context, request: Request, cookie: Cookie, side: int) -> None:
-        table = self.table
+        prints = self.prints
         flow = ctx.flow
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
         if request.names.count("via") > 1 or "," in request.lines[request.find("via")]:
             flags |= PROXIED
-        table.words[side] = self.prints.of(cookie.tag)
-        table.words[side + layout.INFO] = flags
-        learn_contact(table, side, contact_of(self.prints, request, ctx.edits))
-        learn_contact_host(table, side, contact_host_of(self.prints, request))
-        learn_hop(table, side, self.prints.endpoint(flow.host, flow.port), self.prints.host(flow.host))
+        route = 0
         at = request.find("record-route")
         if at >= 0:
-            learn_route(table, side, endpoint_of_line(self.prints, request, at))
+            route = endpoint_of_line(prints, request, at)
+            flags |= PROXIED
+        self.table.write_side(
+            side, prints.tag(cookie.tag), contact_of(prints, request, ctx.edits),
+            prints.endpoint(flow.host, flow.port) << 30 | route,
+            prints.host(flow.host) << 30 | contact_host_of(prints, request), flags,
+        )  # fmt: skip
 
     def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
         table = self.table
-        hop = self.prints.endpoint(out.host, out.port)
+        prints = self.prints
+        hop = prints.endpoint(out.host, out.port)
         if branch_to(table, at, hop) >= 0:
             return
         leg = new_leg(table, at)
         if leg >= 0:
-            learn_hop(table, leg, hop, self.prints.host(out.host))
-            if self._is_gateway(ctx, out.host):
-                table.words[leg + layout.INFO] = USED | GATEWAY
+            info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
+            table.write_side(leg, 0, 0, hop << 30, prints.host(out.host) << 30, info)
 
     def _is_gateway(self, ctx: Context, host: str) -> bool:
         return self._gateway is not None and ctx.avps.newest_of(self._gateway) == host
@@ -275,7 +277,7 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         flow = ctx.flow
         asked = rule.Asked(request.method, is_down=is_down)
-        asked.other_tag = prints.of(request.to_tag if is_down else request.from_tag)
+        asked.other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
         asked.target = prints.target(target)
         asked.source = prints.endpoint(flow.host, flow.port)
         asked.source_host = prints.host(flow.host)
@@ -311,13 +313,26 @@ class Dialogs(DialogWatcher):
             side = tagged_leg(table, at, asked.other_tag, asked.source)
             if side < 0:
                 return
-            learn_contact(table, side, contact_of(self.prints, request, ctx.edits))
+            self._learn_contact(side, request, ctx.edits)
         learn_hop(table, side, asked.source, asked.source_host)
         meta = int(table.words[at + layout.META])
         expires = table.expires(at)
         if meta & (layout.STATE | TIMED) == layout.ANSWERED and meta >> 4 & 15 == layout.INVITE:
             expires = now + ANSWERED_S
         table.words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+
+    def has_used(self, ctx: Context, target: Target) -> bool:
+        """True when the side that the request of *ctx* goes to has been heard from where *target* leads."""
+        table = self.table
+        request = ctx.request
+        at = table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else -1
+        if at < 0 or request is None:
+            return False
+        side = at + layout.CALLER
+        if table.words[side] == self.prints.tag(request.from_tag):
+            side = leg_of(table, at, self.prints.tag(request.to_tag))
+        hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
+        return side >= 0 and hop != 0 and int(table.words[side + layout.HOP]) >> 30 == hop
 
     # -- answers
 
@@ -353,11 +368,11 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         request = None if ctx is None else ctx.request
         is_first = request is None or not request.to_tag
-        is_down = table.words[at + layout.CALLER] == prints.of(response.from_tag)
-        to_tag = prints.of(response.to_tag)
+        is_down = table.words[at + layout.CALLER] == prints.tag(response.from_tag)
+        to_tag = prints.tag(response.to_tag)
         if not is_down:
             side = at + layout.CALLER
-            asker = leg_of(table, at, prints.of(response.from_tag))
+            asker = leg_of(table, at, prints.tag(response.from_tag))
         else:
             hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
             side = tagged_leg(table, at, to_tag, hop) if is_first else leg_of(table, at, to_tag)
@@ -367,35 +382,44 @@ class Dialogs(DialogWatcher):
         status = response.status
         method = response.method
         if method in REFRESHES:
-            learn_contact(table, side, contact_of(self.prints, response, edits))
-            learn_contact_host(table, side, contact_host_of(self.prints, response))
-            if is_first:
-                self._learn_set(response, side)
+            self._learn_contact(side, response, edits)
+            if is_first and not table.words[side + layout.INFO] & MAPPED:
+                self._learn_set(response, side, at)
         if status < 200:
             self._rings(at, now)
             return
-        if request is not None and not is_first and method in REFRESHES and asker >= 0 and ctx is not None:
-            learn_contact(table, asker, contact_of(self.prints, request, ctx.edits))
-            learn_contact_host(table, asker, contact_host_of(self.prints, request))
         if is_first:
             table.words[side + layout.INFO] |= CONFIRMED
+        elif request is not None and ctx is not None and method in REFRESHES and asker >= 0:
+            self._learn_contact(asker, request, ctx.edits)
         self._lives(at, request, response, method, now, is_first=is_first)
 
-    def _learn_set(self, response: Response, side: int) -> None:
+    def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
+        if learn_contact(self.table, side, contact_of(self.prints, message, edits)):
+            learn_contact_host(self.table, side, contact_host_of(self.prints, message))
+
+    def _learn_set(self, response: Response, side: int, call: int) -> None:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any."""
         at = response.find("record-route")
         if at < 0:
-            return
+            return  # of a provisional, maybe: the 2xx has it
+        self.table.words[side + layout.INFO] |= MAPPED
         line = response.lines[at]
-        if "," not in line and self.is_mine(cached_nameaddr(line).uri):
-            return
+        if "," not in line and response.names.count("record-route") == 1:
+            return  # that is our own
         before: Uri | None = None
         for value in response.record_routes:
-            if self.is_mine(value.uri):
-                break
-            before = value.uri
-        if before is not None:
-            learn_route(self.table, side, self.prints.endpoint_of(before))
+            uri = value.uri
+            if self.is_mine(uri) and self._is_of(uri, response, call):
+                if before is not None and not self.is_mine(before):
+                    learn_route(self.table, side, self.prints.endpoint_of(before))
+                return
+            before = uri
+
+    def _is_of(self, uri: Uri, response: Response, at: int) -> bool:
+        """True when the Record-Route *uri* is the one of this call: after a spiral there are two of ours."""
+        cookie = self.cookies.open(uri.param("avp") or "", response.call_id, response.from_tag, response.to_tag)
+        return cookie is not None and cookie.serial == self.table.words[at + layout.SERIAL]
 
     def _rings(self, at: int, now: int) -> None:
         words = self.table.words
@@ -448,11 +472,12 @@ class Dialogs(DialogWatcher):
         meta = int(words[at + layout.META])
         if request.method == "BYE":
             caller = words[at + layout.CALLER]
-            from_tag = self.prints.of(request.from_tag)
-            leg = leg_of(self.table, at, self.prints.of(request.to_tag) if caller == from_tag else from_tag)
+            from_tag = self.prints.tag(request.from_tag)
+            leg = leg_of(self.table, at, self.prints.tag(request.to_tag) if caller == from_tag else from_tag)
             if leg >= 0:
                 words[leg + layout.INFO] |= OVER
-            if meta & layout.STATE == layout.ANSWERED and has_open_leg(self.table, at):
+            # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
+            if meta & layout.STATE == layout.RINGING or has_open_leg(self.table, at):
                 return
         elif meta & layout.STATE != layout.RINGING:
             return

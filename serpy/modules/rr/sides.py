@@ -19,6 +19,7 @@ GATEWAY: Final = 2  # the telephone network: only its Contacts may be asked for
 PROXIED: Final = 4  # other proxies stand between
 CONFIRMED: Final = 8  # a leg with a 2xx
 OVER: Final = 16  # a leg with a BYE
+MAPPED: Final = 32  # a leg whose Route set has been looked at
 MAX_LEGS: Final = 16  # of one call: a record and three more
 
 
@@ -41,7 +42,9 @@ def branch_to(table: CallTable, at: int, hop: int) -> int:
     record = at
     while record >= 0:
         for leg in range(record + layout.LEG, record + layout.TEXT, layout.SIDE):
-            if words[leg + layout.INFO] & USED and int(words[leg + layout.HOP]) >> 30 == hop:
+            if not words[leg + layout.INFO]:
+                return found  # legs are used in their order, and stay
+            if int(words[leg + layout.HOP]) >> 30 == hop:
                 if not words[leg]:
                     return leg
                 found = leg
@@ -92,14 +95,16 @@ def tagged_leg(table: CallTable, at: int, tag: int, hop: int) -> int:
     return leg
 
 
-def learn_contact(table: CallTable, side: int, contact: int) -> None:
-    """*contact* is now asked for, the one before as well."""
+def learn_contact(table: CallTable, side: int, contact: int) -> bool:
+    """*contact* is now asked for, the one before as well; False when it is no news."""
     words = table.words
     known = words[side + layout.CONTACT]
-    if contact and known != contact:
-        if known:
-            words[side + layout.BEFORE] = known
-        words[side + layout.CONTACT] = contact
+    if not contact or known == contact:
+        return False
+    if known:
+        words[side + layout.BEFORE] = known
+    words[side + layout.CONTACT] = contact
+    return True
 
 
 def learn_hop(table: CallTable, side: int, hop: int, host: int) -> None:
@@ -137,7 +142,10 @@ def has_open_leg(table: CallTable, at: int) -> bool:
     record = at
     while record >= 0:
         for leg in range(record + layout.LEG, record + layout.TEXT, layout.SIDE):
-            if words[leg + layout.INFO] & (CONFIRMED | OVER) == CONFIRMED:
+            info = words[leg + layout.INFO]
+            if info & (CONFIRMED | OVER) == CONFIRMED:
                 return True
+            if not info:
+                return False
         record = table.more(record)
     return False
