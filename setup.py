@@ -37,6 +37,7 @@ HOT = [
     "serpy/sip/received.py",
     "serpy/sip/sdp.py",
     "serpy/sip/status.py",
+    "serpy/sip/stun.py",
     "serpy/sip/uri.py",
     "serpy/sip/via.py",
     "serpy/sip/writer.py",
