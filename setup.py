@@ -38,6 +38,7 @@ HOT = [
     "serpy/sip/received.py",
     "serpy/sip/sdp.py",
     "serpy/sip/status.py",
+    "serpy/sip/stun.py",
     "serpy/sip/text.py",
     "serpy/sip/uri.py",
     "serpy/sip/via.py",

@@ -29,16 +29,17 @@ from serpy.api import (
 from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
-from serpy.errors import ProtocolError, ResourceError
+from serpy.errors import ProtocolError, ResourceError, TransportError
 from serpy.limited_log import RateLimit
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
 from serpy.script.hooks import FORWARDED
-from serpy.sip.flow import Flow
+from serpy.sip.flow import AS_IS, SEEN, Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Message, Request, Response
 from serpy.sip.parser import is_keepalive, parse_for_reply, parse_message
+from serpy.sip.stun import binding_response, is_stun
 from serpy.transaction import strays
 from serpy.transaction.answers import Answers
 from serpy.transaction.checks import check_request, refusal_headers
@@ -203,7 +204,7 @@ class Pipeline:
         """Take in one datagram. May park; never raises for what a peer sent."""
         if self._held[0] and not self.budgets.admits(data, flow):
             return
-        if len(data) < KEEPALIVE_MAX and is_keepalive(data):
+        if len(data) < KEEPALIVE_MAX:  # no message of SIP is so short
             self.keepalives += 1
             return
         try:
@@ -386,12 +387,28 @@ class Pipeline:
 
     def _refuse_unparsed(self, data: bytes, flow: Flow, exc: ProtocolError) -> None:
         """Answer what ``parse_message`` refused, when enough of it can be read; never a response, never an ACK."""
+        if is_keepalive(data) or is_stun(data):
+            self.keepalives += 1
+            self._answer_stun(data, flow)
+            return
         self.malformed += 1
         if len(data) > PROBE_MAX or SIP in data:  # what phones and NATs say to keep a flow is no offence
             self.budgets.charge(flow, MALFORMED)
         request = parse_for_reply(data)
         if request is not None:
             self._refuse(request, flow, exc.status, exc.reason)
+
+    def _answer_stun(self, data: bytes, flow: Flow) -> None:
+        """A phone asks which address it has (RFC 5626 §4.4.2)."""
+        if flow.connection or flow.listener.multicast:
+            return
+        answer = binding_response(data, flow.host, flow.port)
+        if not answer:
+            return
+        try:
+            self.send(Outgoing(answer, Flow(flow.listener, flow.host, flow.port, 0, AS_IS | SEEN)))
+        except TransportError:
+            self.overrun += 1  # it will ask again
 
     def _refuse(
         self, request: Request, flow: Flow, status: int, reason: str, headers: Sequence[str] = ()

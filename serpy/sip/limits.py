@@ -31,6 +31,6 @@ MAX_FORWARDS_MAX: Final = 255  # RFC 3261 §20.22
 EXPIRES_MAX: Final = 2**32 - 1  # RFC 3261 §20.19
 DIGITS_MAX: Final = 18  # longer runs of digits are never given to int()
 PORT_MAX: Final = 65535
-KEEPALIVE_MAX: Final = 10  # bytes; longer runs of white space are not keep-alives
+KEEPALIVE_MAX: Final = 10  # bytes; "A a SIP/2.0" has more, keep-alives such as "jaK" have less
 SDP_MEDIA_MAX: Final = 32  # m= lines of one body; each costs a question to the media proxy
 BODY_PARTS_MAX: Final = 32  # parts of a multipart body that are looked at

@@ -47,8 +47,8 @@ def canonical_name(spelled: str) -> str:
 
 
 def is_keepalive(data: bytes) -> bool:
-    """True for what phones send to keep a NAT binding: nothing, or a few bytes of CR, LF, space and NUL."""
-    return len(data) < KEEPALIVE_MAX and not data.strip(b"\r\n\x00 \t")
+    """True for what phones send to keep a NAT binding: less than a message of SIP has, or white space and NULs alone."""
+    return len(data) < KEEPALIVE_MAX or not data.strip(b"\r\n\x00 \t")
 
 
 def parse_message(data: bytes) -> Request | Response:

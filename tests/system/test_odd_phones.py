@@ -240,3 +240,15 @@ def test_the_interval_of_a_call_is_bounded(phones, headers, interval, min_se):
     assert came.get("Min-SE") == min_se
     bob.reply(came, 486, "Busy Here")
     refused(alice, text, 486)
+
+
+# ---- keep-alives
+
+
+def test_a_phone_may_ask_by_stun_which_address_it_has(phones):
+    bob = phones("bob")
+    bob.socket.sendto(b"\x00\x01\x00\x00\x21\x12\xa4\x42" + b"abcdefghijkl", bob.server)
+    bob.socket.settimeout(10)
+    answer = bob.socket.recv(2000)
+    assert answer[:8] == b"\x01\x01\x00\x0c\x21\x12\xa4\x42"
+    assert int.from_bytes(answer[26:28], "big") ^ 0x2112 == bob.port

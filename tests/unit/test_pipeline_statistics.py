@@ -37,7 +37,7 @@ def test_a_call_is_counted_by_name():
         (lambda sent: response(sent[1], 180), BOB),
         (lambda sent: response(sent[1], 486), BOB),
         (b"\r\n\r\n", BOB),
-        (b"nonsense", BOB),
+        (b"nonsense, and more of it", BOB),
         main=relay,
     ) == {
         "core.requests": 2,

@@ -15,12 +15,27 @@ REQUEST = (
 )
 
 
-@pytest.mark.parametrize("data", [b"", b"\r\n\r\n", b"\r\n", b"\x00\x00\x00\x00", b"  \n", b"\x00"])
-def test_a_few_blank_bytes_are_a_keepalive(data):
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"\r\n",
+        b"\x00\x00\x00\x00",
+        b"  \n",
+        b"\x00",
+        b"x",
+        b"jaK",
+        b"\r\n" * 10,
+        b"\x00" * 40,
+        b"hello",
+    ],
+)
+def test_what_is_too_short_for_a_message_or_blank_is_a_keepalive(data):
     assert is_keepalive(data)
 
 
-@pytest.mark.parametrize("data", [b"x", b"\r\n" * 10, REQUEST, b"jaK"])
+@pytest.mark.parametrize("data", [b"x" * 10, b"\r\n" * 10 + b"x", REQUEST, b"PING 12345"])
 def test_anything_else_is_not_a_keepalive(data):
     assert not is_keepalive(data)
 
