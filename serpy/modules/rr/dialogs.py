@@ -294,9 +294,8 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         host = 0 if route is None else prints.host(route.param("maddr") or route.host)
         minute = minute_of(ctx.wall_now)
-        caller = self.cookies.caller_of(cookie)
         number = prints.short(asked.target) if asked.target else 0
-        verdict = rule.judge_alone(cookie, caller, asked, number, host_of_text(prints, target), host, minute)
+        verdict = rule.judge_alone(cookie, asked, number, host_of_text(prints, target), host, minute)
         if verdict == rule.BELONGS:
             self.count(BY_COOKIE)
         return verdict
