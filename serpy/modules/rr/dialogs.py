@@ -337,6 +337,8 @@ class Dialogs(DialogWatcher):
 
     def answered(self, dialog: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None) -> None:
         """A provisional or 2xx goes upstream. *ctx* is that of the request, None when it has been let go."""
+        if response.method not in REFRESHES:
+            return  # says nothing new
         now = stamp(self._server.loop.wall_now())
         at = self.table.find(dialog, now)
         if at < 0 or not response.to_tag:
@@ -380,16 +382,15 @@ class Dialogs(DialogWatcher):
             return
         status = response.status
         method = response.method
-        if method in REFRESHES:
-            self._learn_contact(side, response, edits)
-            if is_first and not table.words[side + layout.INFO] & MAPPED:
-                self._learn_set(response, side, at)
+        self._learn_contact(side, response, edits)
+        if is_first and not table.words[side + layout.INFO] & MAPPED:
+            self._learn_set(response, side, at)
         if status < 200:
             self._rings(at, now)
             return
         if is_first:
             table.words[side + layout.INFO] |= CONFIRMED
-        elif request is not None and ctx is not None and method in REFRESHES and asker >= 0:
+        elif request is not None and ctx is not None and asker >= 0:
             self._learn_contact(asker, request, ctx.edits)
         self._lives(at, request, response, method, now, is_first=is_first)
 
