@@ -128,6 +128,7 @@ class Dialogs(DialogWatcher):
     def attach(self, slab: int) -> None:
         """Be the writer of *slab*, with the calls that are in it."""
         self.is_attached = True
+        self._serial = int.from_bytes(os.urandom(4), "big")  # each process has numbers of its own
         table = self.table
         if not 0 <= slab < table.slabs:
             return  # no receiver: it only reads
