@@ -102,7 +102,8 @@ class Fingerprints:
 
 
 def _host(host: str) -> str:
-    return normal_host(host) or ascii_lower(host)
+    # Digits and dots are an address as the kernel writes it, or equal to nothing.
+    return host if host.replace(".", "").isdigit() else normal_host(host) or ascii_lower(host)
 
 
 def _port(uri: Uri) -> int:

@@ -596,6 +596,13 @@ def rpc(call, name, *arguments):
     return next(each.call for each in call.exports.rpc if each.name == name)(*arguments)
 
 
+def test_receivers_number_their_calls_differently():
+    call = Call()
+    first = call.watcher._serial
+    call.exports.child_init(call.server)
+    assert call.watcher._serial != first
+
+
 def test_calls_are_listed_and_shown(monkeypatch):
     call = answered()
     monkeypatch.setattr("time.time", lambda: NOW + 5)

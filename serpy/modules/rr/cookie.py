@@ -4,8 +4,9 @@ Layout, base64url without padding: MAC(8) head record*. The head is mark and lev
 key of the record in the memory of calls, when the dialog began, and who called, for the case that there is no record.
 A record is kind(1) length(2) name value; kind is the list number in the high nibble and _TEXT_VALUE in the low one; a
 text value is length(2) and bytes, a number 8 bytes, all in network order. The MAC is keyed BLAKE2b (RFC 7693) of 64 bits
-over Call-ID, tag of the caller, head and records: a cookie is worth nothing in another dialog. Of the head *sealed* alone
-is encrypted. Without dialogs there is no head, and the MAC is over Call-ID and records.
+over Call-ID, tag of the caller, head and records: a cookie is worth nothing in another dialog. *Sealed* are numbers that
+nobody may see, added to 64 further bits of that hash: whoever changes them hits another number by chance alone. Without
+dialogs there is no head, and the MAC is over Call-ID and records.
 
 Runs in: udp receiver. Locks: none.
 """
@@ -29,6 +30,7 @@ _MAX_RECORDS: Final = MAX_COOKIE * 3 // 4 - _MAC_SIZE - 16  # the head
 _KEY_SIZE: Final = 32
 _LISTS: Final = 4  # from-URI, to-URI, from-user, to-user: domain and global attributes are looked up anew
 _HEAD: Final = 16
+_BEGIN: Final = 8  # of the head: without what is sealed
 _HEAD_MARK: Final = 0xF0  # no list has this number, so no cookie without a head begins so
 NAMED: Final = 1  # level: the caller had proved who they are
 GATEWAY: Final = 2  # level: it was the gateway
@@ -57,13 +59,14 @@ def mac_key(secret: bytes) -> bytes:
 class Cookie:
     """What a cookie of the dialog *call_id* carries. ``lists`` are attributes by list number, all of them flagged.
 
-    *tag* is the caller's, "" in a cookie without a head. *key* is left to whoever keeps the records.
+    *tag* is the caller's, "" in a cookie without a head; *caller* 60 bits about them. *key* is left to whoever keeps the records.
     """
 
-    def __init__(self, call_id: str, tag: str = "", head: bytes = b"") -> None:
+    def __init__(self, call_id: str, tag: str = "", head: bytes = b"", caller: int = 0) -> None:
         self.call_id: Final = call_id
         self.tag: Final = tag
         self.head: Final = head
+        self.caller: Final = caller
         self.key = 0
         self.lists: Final[dict[int, dict[str, list[Avp]]]] = {}
 
@@ -116,29 +119,21 @@ class DialogCookies:
         """The cookie for all flagged attributes, "" when there is none. Attributes that do not fit are left out."""
         cookie = Cookie(call_id)
         records = self._records(avps, cookie)
-        return self._finish(records, cookie) if records else ""
+        return self._written(_mac(records, call_id, self.secret) + records, cookie) if records else ""
 
     def make_dialog(
         self, avps: Avps, call_id: str, tag: str, serial: int, minute: int, level: int, caller: int
     ) -> tuple[str, Cookie]:  # fmt: skip
-        """The cookie of a new dialog. *caller* are the 60 bits that ``caller_of`` gives back."""
+        """The cookie of a new dialog. *caller* are 60 bits about who calls."""
         begin = bytes((_HEAD_MARK | level,)) + serial.to_bytes(4, "big") + minute.to_bytes(3, "big")
-        sealed = (caller ^ self._pad(begin, call_id)).to_bytes(8, "big")
-        cookie = Cookie(call_id, tag, begin + sealed)
-        return self._finish(self._records(avps, cookie), cookie), cookie
+        cookie = Cookie(call_id, tag, begin, caller)
+        records = self._records(avps, cookie)
+        digest = _digest(begin + records, call_id, tag, self.secret)
+        sealed = (caller ^ int.from_bytes(digest[_MAC_SIZE:], "big")).to_bytes(8, "big")
+        return self._written(digest[:_MAC_SIZE] + begin + sealed + records, cookie), cookie
 
-    def caller_of(self, cookie: Cookie) -> int:
-        """What ``make_dialog`` was told of the caller."""
-        return int.from_bytes(cookie.head[8:], "big") ^ self._pad(cookie.head[:8], cookie.call_id)
-
-    def _pad(self, begin: bytes, call_id: str) -> int:
-        call = call_id.encode("utf-8", "surrogateescape")
-        return int.from_bytes(blake2b(begin + call, digest_size=8, key=self.secret, person=b"caller").digest(), "big")
-
-    def _finish(self, records: bytes, cookie: Cookie) -> str:
-        body = cookie.head + records
-        data = binascii.b2a_base64(_mac(body, cookie.call_id, cookie.tag, self.secret) + body)
-        text = data.translate(_TO_URL_SAFE).rstrip(b"=\n").decode("ascii")
+    def _written(self, data: bytes, cookie: Cookie) -> str:
+        text = binascii.b2a_base64(data).translate(_TO_URL_SAFE).rstrip(b"=\n").decode("ascii")
         self._remember(text, cookie)
         return text
 
@@ -176,7 +171,7 @@ class DialogCookies:
             return None
         cookie = self._verified(data, call_id, tag, other_tag)
         if cookie is not None:
-            self._parse(data[_MAC_SIZE + len(cookie.head) :], cookie)
+            self._parse(data[_MAC_SIZE + _HEAD if cookie.head else _MAC_SIZE :], cookie)
             self._remember(text, cookie)
         return cookie
 
@@ -187,12 +182,16 @@ class DialogCookies:
         if not body:
             return None
         if body[0] < _HEAD_MARK:
-            return Cookie(call_id) if hmac.compare_digest(mac, _mac(body, call_id, "", self.secret)) else None
+            return Cookie(call_id) if hmac.compare_digest(mac, _mac(body, call_id, self.secret)) else None
         if len(body) < _HEAD:
             return None
+        begin = body[:_BEGIN]
         for caller in (tag, other_tag):
-            if caller and hmac.compare_digest(mac, _mac(body, call_id, caller, self.secret)):
-                return Cookie(call_id, caller, body[:_HEAD])
+            if caller:
+                digest = _digest(begin + body[_HEAD:], call_id, caller, self.secret)
+                if hmac.compare_digest(mac, digest[:_MAC_SIZE]):
+                    pad = int.from_bytes(digest[_MAC_SIZE:], "big")
+                    return Cookie(call_id, caller, begin, int.from_bytes(body[_BEGIN:_HEAD], "big") ^ pad)
         return None
 
     def _remember(self, text: str, cookie: Cookie) -> None:
@@ -252,6 +251,12 @@ def _clamped(number: int) -> int:
     return max(-_INT64, min(number, _INT64 - 1))
 
 
-def _mac(body: bytes, call_id: str, tag: str, secret: bytes) -> bytes:
-    who = f"{call_id}\n{tag}\n" if tag else f"{call_id}\n"
-    return blake2b(who.encode("utf-8", "surrogateescape") + body, digest_size=_MAC_SIZE, key=secret).digest()
+def _mac(records: bytes, call_id: str, secret: bytes) -> bytes:
+    call = call_id.encode("utf-8", "surrogateescape")
+    return blake2b(call + b"\n" + records, digest_size=_MAC_SIZE, key=secret).digest()
+
+
+def _digest(body: bytes, call_id: str, tag: str, secret: bytes) -> bytes:
+    """The MAC of a cookie with a head, and the pad that *sealed* is added to."""
+    who = f"{call_id}\n{tag}\n".encode("utf-8", "surrogateescape")
+    return blake2b(who + body, digest_size=_MAC_SIZE + 8, key=secret).digest()

@@ -128,6 +128,7 @@ class Dialogs(DialogWatcher):
     def attach(self, slab: int) -> None:
         """Be the writer of *slab*, with the calls that are in it."""
         self.is_attached = True
+        self._serial = int.from_bytes(os.urandom(4), "big")  # each process has numbers of its own
         table = self.table
         if not 0 <= slab < table.slabs:
             return  # no receiver: it only reads
@@ -294,9 +295,8 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         host = 0 if route is None else prints.host(route.param("maddr") or route.host)
         minute = minute_of(ctx.wall_now)
-        caller = self.cookies.caller_of(cookie)
         number = prints.short(asked.target) if asked.target else 0
-        verdict = rule.judge_alone(cookie, caller, asked, number, host_of_text(prints, target), host, minute)
+        verdict = rule.judge_alone(cookie, asked, number, host_of_text(prints, target), host, minute)
         if verdict == rule.BELONGS:
             self.count(BY_COOKIE)
         return verdict
@@ -338,6 +338,8 @@ class Dialogs(DialogWatcher):
 
     def answered(self, dialog: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None) -> None:
         """A provisional or 2xx goes upstream. *ctx* is that of the request, None when it has been let go."""
+        if response.method not in REFRESHES:
+            return  # says nothing new
         now = stamp(self._server.loop.wall_now())
         at = self.table.find(dialog, now)
         if at < 0 or not response.to_tag:
@@ -381,16 +383,15 @@ class Dialogs(DialogWatcher):
             return
         status = response.status
         method = response.method
-        if method in REFRESHES:
-            self._learn_contact(side, response, edits)
-            if is_first and not table.words[side + layout.INFO] & MAPPED:
-                self._learn_set(response, side, at)
+        self._learn_contact(side, response, edits)
+        if is_first and not table.words[side + layout.INFO] & MAPPED:
+            self._learn_set(response, side, at)
         if status < 200:
             self._rings(at, now)
             return
         if is_first:
             table.words[side + layout.INFO] |= CONFIRMED
-        elif request is not None and ctx is not None and method in REFRESHES and asker >= 0:
+        elif request is not None and ctx is not None and asker >= 0:
             self._learn_contact(asker, request, ctx.edits)
         self._lives(at, request, response, method, now, is_first=is_first)
 

@@ -105,17 +105,17 @@ def _comes_from(table: CallTable, side: int, asked: Asked) -> bool:
 
 
 def judge_alone(
-    cookie: Cookie, caller: int, asked: Asked, target: int, target_host: int, hop_host: int, minute: int
+    cookie: Cookie, asked: Asked, target: int, target_host: int, hop_host: int, minute: int
 ) -> int:  # fmt: skip
     """The verdict when there is no record: by what the cookie says about the caller.
 
-    *caller* is Contact << 30 | host, all numbers are short: *target* and *target_host* are those of the Request-URI,
+    ``cookie.caller`` is Contact << 30 | host, all numbers are short: *target* and *target_host* are those of the Request-URI,
     *hop_host* that of the next Route (0 = none).
     """
     if not 0 <= minute - cookie.minute <= ALONE_MINUTES:
         return STRANGE
-    contact = caller >> 30
-    host = caller & SHORT
+    contact = cookie.caller >> 30
+    host = cookie.caller & SHORT
     if asked.is_down:
         return BELONGS if cookie.level & NAMED and asked.source_host == host else STRANGE
     is_contact = target != 0 and target == contact
