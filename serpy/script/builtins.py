@@ -26,7 +26,6 @@ log = logging.getLogger("serpy.script")
 
 LINES: Final = 100  # of one log() in LINES_S seconds: peers decide how often it runs
 LINES_S: Final = 10.0
-_lines: Final[dict[str, RateLimit]] = {}  # by text, which is a constant of the script
 
 _LOG_LEVELS: Final = {0: logging.WARNING, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}
 
@@ -38,23 +37,26 @@ SYNONYMS: Final = {
 }  # fmt: skip
 
 
-def log_text(ctx: Context, text: str) -> int:
+class LogLine:
+    """The text of one ``log()`` in a script, and how often it may be written."""
+
+    def __init__(self, text: str) -> None:
+        self.text: Final = text.rstrip("\r\n")
+        self.limit: Final = RateLimit(LINES, LINES_S)
+
+
+def log_text(ctx: Context, line: LogLine) -> int:
     """``log("text")``."""
-    return log_level(ctx, 0, text)
+    return log_level(ctx, 0, line)
 
 
-def log_level(ctx: Context, level: int, text: str) -> int:
+def log_level(ctx: Context, level: int, line: LogLine) -> int:
     """``log(level, "text")``; the text is printed as it stands, so often and no more."""
     number = _LOG_LEVELS.get(level, logging.ERROR if level < 0 else logging.DEBUG)
-    if not log.isEnabledFor(number):
-        return TRUE
-    limit = _lines.get(text)
-    if limit is None:
-        limit = _lines[text] = RateLimit(LINES, LINES_S)
-    if limit.allows(ctx.clock.now()):
-        left_out = limit.take_suppressed()
+    if log.isEnabledFor(number) and line.limit.allows(ctx.clock.now()):
+        left_out = line.limit.take_suppressed()
         more = f" ({left_out} more like this)" if left_out else ""
-        log.log(number, "<script>: %s%s", text.rstrip("\r\n"), more)
+        log.log(number, "<script>: %s%s", line.text, more)
     return TRUE
 
 
@@ -228,8 +230,15 @@ _VALUE: Final = (Arg.VALUE,)
 _PLACE: Final = Routes.REQUEST | Routes.FAILURE | Routes.BRANCH | Routes.EVENT
 
 _FUNCTIONS: Final[tuple[Function, ...]] = (
-    Function("log", log_text, (Arg.STR,), routes=Routes.ALL, summary="log constant text"),
-    Function("log", log_level, (Arg.INT, Arg.STR), routes=Routes.ALL, summary="log constant text at a level"),
+    Function("log", log_text, (Arg.STR,), routes=Routes.ALL, summary="log constant text", prepare={0: LogLine}),
+    Function(
+        "log",
+        log_level,
+        (Arg.INT, Arg.STR),
+        routes=Routes.ALL,
+        summary="log constant text at a level",
+        prepare={1: LogLine},
+    ),
     Function("append_branch", append_branch, (Arg.VALUE, Arg.VALUE), 2, _PLACE, "add a branch"),
     Function("force_rport", force_rport, routes=Routes.ALL, summary="answer to the source port"),
     Function("rewritehost", rewritehost, _VALUE, routes=_PLACE, summary="replace the Request-URI's host"),

@@ -128,7 +128,7 @@ class Charges:
                 return False
         if not budgets.allows_call(ctx.flow, callee):
             return False
-        if ctx.request is not None and ctx.request.method == "INVITE":
+        if ctx.request is not None and ctx.request.method == "INVITE" and ctx.transaction is None:
             ctx.counted = callee
         return True
 

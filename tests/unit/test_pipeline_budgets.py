@@ -330,3 +330,16 @@ def test_the_operator_is_told_once_a_minute_that_room_is_scarce(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "room for requests is scarce: 10 of 10 are worked on, 0 of 64 MiB are kept, 0 requests were refused"
     ]
+
+
+def test_a_call_asked_about_when_it_has_its_transaction_takes_no_place_from_others():
+    def main(bench, ctx):
+        if ctx.request.call_id == "call-2":
+            bench.tm.t_newtran(ctx)
+        counting(bench, ctx)
+
+    bench = Bench(budgets=budgets(), main=main)
+    bench.receive(ask(1, "INVITE"))
+    invite = bench.receive(ask(2, "INVITE"))[-1]
+    bench.receive(response(invite, 486), CALLEE)
+    assert bench.charges._ringing == {CALLER[0]: 1, "bob@192.0.2.2": 1}

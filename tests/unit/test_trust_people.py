@@ -8,11 +8,14 @@ from support.receiver import Bench, names, request
 
 from serpy.api import BUDGETS, CHARGES, Authenticated, Server
 from serpy.clock import Clock
-from serpy.config import Settings
+from serpy.config import KINDS, Settings
 from serpy.errors import UsageError
+from serpy.loader import load_module
 from serpy.modules import pike, trust, xlog
 from serpy.rpc import metrics
-from serpy.script.builtins import log_text
+from serpy.script.builtins import LogLine, log_text
+from serpy.script.compile import compile_script
+from serpy.script.environment import Environment
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import Flow, Listener
@@ -215,8 +218,19 @@ def test_strangers_write_a_hundred_lines_in_ten_seconds_and_others_as_many_as_th
 
 
 def test_one_log_of_a_script_writes_a_hundred_lines_in_ten_seconds(caplog):
+    line = LogLine("flooded on purpose\n")
     for _ in range(150):
-        log_text(context(request_text(), now=5000.0), "flooded on purpose")
+        log_text(context(request_text(), now=5000.0), line)
     assert len(caplog.records) == 100
-    log_text(context(request_text(), now=5011.0), "flooded on purpose")
+    log_text(context(request_text(), now=5011.0), line)
     assert caplog.records[-1].getMessage() == "<script>: flooded on purpose (50 more like this)"
+
+
+def test_log_in_a_script_writes_its_text_at_its_level(tmp_path, caplog):
+    caplog.set_level(10, logger="serpy.script")
+    file = tmp_path / "x.conf"
+    file.write_text('route { log("one"); log(1, "two\\n"); }\n')
+    program = compile_script(str(file), {}, Environment(load_module, KINDS))
+    program.run(context(request_text()), 1, "")
+    found = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert found == [("WARNING", "<script>: one"), ("INFO", "<script>: two")]
