@@ -64,7 +64,7 @@ def rpc(server: Running, method: str, *params: object):
 
 def started(folder: Path, url: str) -> Running:
     """A server with two receivers, users u0 … and c0 …, whose passwords are their names."""
-    server = Running(folder, url=url, defines={"CHILDREN": "2"}).prepare()
+    server = Running(folder, url=url, defines={"CHILDREN": "2", "TRUSTED": "127.0.0.0/8"}).prepare()
     names = [f"u{number}" for number in range(USERS)] + [f"c{number}" for number in range(CALLEES)]
     listing = folder / "users"
     listing.write_text("".join(f"{name}@example.com {name}\n" for name in names))
@@ -230,7 +230,7 @@ class Unprivileged(Running):
 def no_forks(folder: Path, report: Report) -> None:
     """Children die while ``fork`` fails: the others serve, and all are back when it works."""
     folder.parent.chmod(0o755)
-    server = Unprivileged(folder, defines={"CHILDREN": "2"}).prepare()
+    server = Unprivileged(folder, defines={"CHILDREN": "2", "TRUSTED": "127.0.0.0/8"}).prepare()
     server.log.touch()
     give_to_other_user(folder)
     server.start()

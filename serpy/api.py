@@ -51,14 +51,14 @@ if TYPE_CHECKING:
     from serpy.transaction.forward import Forwarder
     from serpy.transaction.layer import TransactionLayer
     from serpy.transaction.settings import TransactionSettings
-    from serpy.transaction.user import TransactionUser
+    from serpy.transaction.user import DialogWatcher, TransactionUser
     from serpy.trust.budgets import Budgets
     from serpy.trust.charges import Charges
 
 __all__ = [
-    "ANSWERS", "BUDGETS", "CALL_ID_MAX", "CHARGES", "CREDENTIALS", "DEFAULT_DID", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
+    "ANSWERS", "BUDGETS", "CALLS", "CALL_ID_MAX", "CHARGES", "CREDENTIALS", "DEFAULT_DID", "DIALOG_WATCHER", "DOMAINS", "FALSE", "FORWARDER", "LOCATION", "REPLIES", "STOP", "STORE",
     "TRANSACTION_LAYER", "TRANSACTION_SETTINGS", "TRANSACTION_USER", "TRUE", "Arg", "Authenticated", "Avp", "AvpName",
-    "Avps", "BackendError", "Binding", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
+    "Avps", "BackendError", "Binding", "CallService", "ConfigError", "Context", "CredentialsService", "DomainService", "Exports",
     "Flow", "Function", "Hooks", "LimitExceededError", "Listener", "LocationService", "Outcome", "Outgoing", "Param",
     "ParseError", "ProtocolError", "ReplyService", "ResourceError", "Routes", "Rpc", "ScriptError", "Select",
     "SerpyError", "Server", "Service", "StoreService", "Target", "TransportError",
@@ -143,6 +143,13 @@ class CredentialsService(Protocol):
         """
 
 
+class CallService(Protocol):
+    """The memory of calls (provided by ``rr``)."""
+
+    def duration(self, dialog: int, wall_now: float) -> int:
+        """Seconds since the call *dialog* (``Context.dialog``) was answered; -1 when that is not known."""
+
+
 class Service(Generic[T]):
     """The key of something that one module provides and others ask the server for; made once, beside the type."""
 
@@ -155,12 +162,14 @@ STORE: Final[Service[StoreService]] = Service("store")
 REPLIES: Final[Service[ReplyService]] = Service("replies")
 DOMAINS: Final[Service[DomainService]] = Service("domains")
 CREDENTIALS: Final[Service[CredentialsService]] = Service("credentials")
+CALLS: Final[Service[CallService]] = Service("memory of calls")
 RESOLVER: Final[Service[Resolver]] = Service("resolver")  # of this process; ask Server.resolver()
 BUDGETS: Final[Service[Budgets]] = Service("budgets")  # of the server, see serpy/trust
 CHARGES: Final[Service[Charges]] = Service("charges")  # what requests did, charged to their budgets
 # Between tm, sl and the pipeline alone.
 TRANSACTION_SETTINGS: Final[Service[TransactionSettings]] = Service("settings of transactions")
 TRANSACTION_USER: Final[Service[TransactionUser]] = Service("user of transactions")
+DIALOG_WATCHER: Final[Service[DialogWatcher]] = Service("watcher of dialogs")
 TRANSACTION_LAYER: Final[Service[TransactionLayer]] = Service("transaction layer")
 ANSWERS: Final[Service[Answers]] = Service("answers")
 FORWARDER: Final[Service[Forwarder]] = Service("stateless forwarding")
@@ -185,6 +194,7 @@ class Hooks:
         # credentials; *outcome* is one of serpy/context/authenticated.py. Called before the script goes on; must not park.
         self.on_credentials: list[Callable[[Context, str, str], None]] = []
         self.on_refused: list[Callable[[Context, int], None]] = []  # we have answered 403 or 404
+        self.on_proven: list[Callable[[str], None]] = []  # (Request-URI): a SOFT target has answered
         self.on_http: list[Callable[[bytes, Flow], bool]] = []  # a HTTP request on a SIP port; False = not for me
         self.shutdown: list[Callable[[], None]] = []  # master, after all children have left
 

@@ -19,6 +19,11 @@ from serpy.transaction.deadlines import call_id_of
 from serpy.transaction.timers import Timed
 
 MAX_WAITING: Final = 64  # messages of one Call-ID that may queue behind a parked one; a phone sends a handful
+PAUSE_FROM: Final = 32  # from so many on, connections are paused that bring more …
+GO_ON_AT: Final = 8  # … until so many are left
+STREAM_WAITING: Final = 1024  # messages by connections that may queue: what had been handed over before the pause
+WAITING_BYTES: Final = 16 * 1024 * 1024  # of all Call-IDs together
+PATIENCE_S: Final = 5.0  # that a connection is paused for one call: others share it
 
 
 class Waiting:
@@ -31,18 +36,32 @@ class Waiting:
         self.timed: Final = timed
 
 
+class Pause:
+    """A Call-ID with a queue so long that connections are paused for it; or, after a while, what they bring is refused."""
+
+    def __init__(self) -> None:
+        self.connections: Final[set[int]] = set()
+        self.refuses = False
+
+
 class CallOrder:
     """The order of one process. *later* runs a callback from the top of the loop, *handle* does a message that has
-    waited, *fire* a timer.
+    waited, *fire* a timer, *refuse* answers a message that will not be handled, *at* runs a callback some seconds from now.
     """
 
     def __init__(
         self, later: Callable[[Callable[[], None]], None], handle: Callable[[bytes, Message, Flow], None],
-        fire: Callable[[Timed], None],
+        fire: Callable[[Timed], None], refuse: Callable[[Message, Flow], None],
+        at: Callable[[float, Callable[[], None]], None],
     ) -> None:  # fmt: skip
         self._later: Final = later
         self._handle: Final = handle
         self._fire: Final = fire
+        self._refuse: Final = refuse
+        self._at: Final = at
+        self.pause: Callable[[int, bool], None] | None = None  # (connection, paused), where there are any
+        self._pauses: Final[dict[str, Pause]] = {}
+        self._bytes = 0  # that wait
         # Call-ID of the handler that was begun last and has not ended: found set, it has parked meanwhile.
         self._running = ""
         self._parked: Final[dict[str, deque[Waiting]]] = {}
@@ -82,15 +101,70 @@ class CallOrder:
         answered, however long that was.
         """
         queue = self._parked[call_id]
-        for other in queue:
-            if other.data == data:
-                self.repeats += 1
-                return True
-        if len(queue) >= MAX_WAITING:
+        streamed = flow.connection != 0 and self.pause is not None
+        if not streamed:
+            for other in queue:
+                if other.data == data:
+                    self.repeats += 1
+                    return True
+        if self._bytes + len(data) > WAITING_BYTES or not self._has_room(call_id, len(queue), streamed=streamed):
             self.overrun += 1
             return False
         queue.append(Waiting(data, message, flow, None))
+        self._bytes += len(data)
+        if streamed and len(queue) >= PAUSE_FROM:
+            self._pause(call_id, flow.connection)
         return True
+
+    def _has_room(self, call_id: str, waiting: int, *, streamed: bool) -> bool:
+        if not streamed:
+            return waiting < MAX_WAITING
+        pause = self._pauses.get(call_id)
+        return waiting < (PAUSE_FROM if pause is not None and pause.refuses else STREAM_WAITING)
+
+    def _pause(self, call_id: str, connection: int) -> None:
+        """Have *connection* wait until less is queued for *call_id*."""
+        pause = self._pauses.get(call_id)
+        if pause is None:
+            pause = self._pauses[call_id] = self._patient(call_id)
+        if not pause.refuses and connection not in pause.connections and self.pause is not None:
+            pause.connections.add(connection)
+            self.pause(connection, True)
+
+    def _patient(self, call_id: str) -> Pause:
+        pause = Pause()
+        self._at(PATIENCE_S, lambda: self._lose_patience(call_id, pause))
+        return pause
+
+    def _lose_patience(self, call_id: str, pause: Pause) -> None:
+        """Refuse what queues by connections for *call_id* beyond PAUSE_FROM, and let them bring other things."""
+        if self._pauses.get(call_id) is not pause:
+            return
+        pause.refuses = True
+        queue = self._parked[call_id]
+        kept: list[Waiting] = []
+        while len(queue) > PAUSE_FROM:
+            waiting = queue.pop()
+            if waiting.message is None or waiting.flow is None or not waiting.flow.connection:
+                kept.append(waiting)
+                continue
+            self._bytes -= len(waiting.data)
+            self.overrun += 1
+            self._refuse(waiting.message, waiting.flow)
+        kept.reverse()
+        queue.extend(kept)
+        self._let_go(pause)
+
+    def _let_go(self, pause: Pause) -> None:
+        if self.pause is not None:
+            for connection in pause.connections:
+                self.pause(connection, False)
+        pause.connections.clear()
+
+    def _end_pause(self, call_id: str) -> None:
+        pause = self._pauses.pop(call_id, None)
+        if pause is not None:
+            self._let_go(pause)
 
     def run_timers(self, due: deque[Timed]) -> None:
         """Fire what is due, each in the order of its Call-ID: behind a parked handler it waits, there is always room."""
@@ -113,7 +187,11 @@ class CallOrder:
         self._later(lambda: self._next(call_id))  # not in end(), whose every call would pay for the closure
 
     def _next(self, call_id: str) -> None:
-        waiting = self._parked[call_id].popleft()
+        queue = self._parked[call_id]
+        waiting = queue.popleft()
+        self._bytes -= len(waiting.data)
+        if self._pauses and len(queue) <= GO_ON_AT:
+            self._end_pause(call_id)
         try:
             if waiting.timed is not None:
                 self._fire(waiting.timed)

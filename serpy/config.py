@@ -129,6 +129,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("udp_receive_buffer", 0, "bytes of the UDP receive buffers, 0: the -b option's value", 0),
     # SIP
     _bool("check_via", 0, "forward only replies whose top Via names us"),
+    _bool("private_relay", 0, "let messages go from public addresses to private networks and this machine"),
     _bool("dns", 0, "compare Via and source address by DNS before adding received="),
     _bool("rev_dns", 0, "the same by reverse DNS"),
     _bool("phone2tel", 1, "a SIP URI with user=phone is looked up as a tel URI"),
@@ -181,6 +182,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _bool("tcp_accept_aliases", 0, "honour ;alias in Via"),
     _int("tcp_connection_lifetime", 120, "seconds an idle TCP connection stays open", 0),
     _int("tcp_max_connections", 2048, "TCP connections at once", 0),
+    _int("tcp_max_per_source", -1, "of them from one address whose users have not proved who they are, 0: no limit, -1: 5 %, at least 64", -1),
+    _int("tcp_message_timeout", 10, "seconds from the first byte of a message over TCP to its last", 0),
+    _int("tcp_wq_max", 67108864, "bytes that wait for slow readers in one TCP process", 0),
     _int("tcp_connect_timeout", 10, "seconds a TCP connect may take", 0),
     _int("tcp_send_timeout", 10, "seconds a TCP write may take", 0),
     _bool("tcp_async", 1, "queue TCP writes"),
@@ -192,7 +196,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
             ("enable_sctp", "int"), ("sctp_children", "int"), ("tcp_poll_method", "str"), ("poll_method", "str"),
             ("tcp_syn_cnt", "int"), ("tcp_linger2", "int"), ("tcp_keepalive", "bool"), ("tcp_keepidle", "int"),
             ("tcp_keepintvl", "int"), ("tcp_keepcnt", "int"), ("tcp_crlf_ping", "bool"), ("tcp_defer_accept", "int"),
-            ("tcp_delayed_ack", "bool"), ("tcp_conn_wq_max", "int"), ("tcp_wq_max", "int"), ("tcp_rd_buf_size", "int"),
+            ("tcp_delayed_ack", "bool"), ("tcp_conn_wq_max", "int"), ("tcp_rd_buf_size", "int"),
             ("tcp_no_connect", "bool"), ("tcp_source_ipv4", "str"), ("tcp_source_ipv6", "str"),
             ("tcp_buf_write", "bool"), ("tcp_connection_match", "int"), ("tcp_wq_blk_size", "int"),
             ("udp4_raw", "int"), ("udp4_raw_mtu", "int"), ("udp4_raw_ttl", "int"), ("pmtu_discovery", "bool"),
@@ -255,6 +259,7 @@ class Settings:
     tos: int
     udp_receive_buffer: int
     check_via: int
+    private_relay: int
     dns: int
     rev_dns: int
     phone2tel: int
@@ -298,6 +303,9 @@ class Settings:
     tcp_accept_aliases: int
     tcp_connection_lifetime: int
     tcp_max_connections: int
+    tcp_max_per_source: int
+    tcp_message_timeout: int
+    tcp_wq_max: int
     tcp_connect_timeout: int
     tcp_send_timeout: int
     tcp_async: int

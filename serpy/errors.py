@@ -92,6 +92,10 @@ class TransportError(SerpyError):
     """The destination failed: try the next one, else act as if it had answered 503 (RFC 3261 §16.9)."""
 
 
+class HeldBackError(TransportError):
+    """Nothing may be sent to that address from here, see ``net/guard.py``: 403 for whoever asked for it."""
+
+
 class ResourceError(SerpyError):
     """Shared memory or a table is full: 503 with Retry-After."""
 

@@ -24,6 +24,7 @@ from serpy.config import KINDS, Settings, Variables
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net import waiters
+from serpy.net.guard import COUNTER as HELD_BACK
 from serpy.net.handoff import Layout
 from serpy.net.listen import aliases_of, listeners_of, stream_children
 from serpy.net.nameservers import servers_of
@@ -77,7 +78,7 @@ def load(
     _assign(settings, program)
     servers_of(settings)  # refuse what no child could use
     server = Server(settings)
-    server.run_dir = run_dir
+    server.run_dir = "" if check_only else run_dir  # a check leaves nothing there
     server.secret = all_defines["COOKIE_SECRET"].encode("utf-8", "surrogateescape")
     server.program = program
     for exports in program.modules:
@@ -100,9 +101,13 @@ def load(
     return server
 
 
-def check(path: str, defines: Mapping[str, str]) -> None:
-    """Raise ConfigError with everything that is wrong with the file *path*; nothing is applied."""
-    load(path, defines, check_only=True)
+def check(path: str, defines: Mapping[str, str]) -> list[str]:
+    """Raise ConfigError with everything that is wrong with the file *path*; nothing is applied.
+
+    Returns place, engine and text of each regular expression in it.
+    """
+    program = load(path, defines, check_only=True).program
+    return list(getattr(program, "expressions", ()))
 
 
 def parse_define(text: str) -> tuple[str, str]:
@@ -207,6 +212,7 @@ def _make_shared(server: Server, environment: Environment) -> None:
     if streams:
         for name, text in COUNTERS:
             server.counters.declare(name, text)
+    server.counters.declare(*HELD_BACK)
     variables = Variables()
     for exports in server.exports.values():
         for group, names in exports.variables.items():

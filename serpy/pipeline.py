@@ -10,16 +10,27 @@ Runs in: udp receiver, timer (replicas). Locks: none. RFC: 3261 §8.1.3, §8.2, 
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from serpy import __version__
-from serpy.api import ANSWERS, BUDGETS, CHARGES, FORWARDER, TRANSACTION_LAYER, TRANSACTION_SETTINGS, TRANSACTION_USER
+from serpy.api import (
+    ANSWERS,
+    BUDGETS,
+    CHARGES,
+    DIALOG_WATCHER,
+    FORWARDER,
+    TRANSACTION_LAYER,
+    TRANSACTION_SETTINGS,
+    TRANSACTION_USER,
+)
 from serpy.call_order import CallOrder
 from serpy.context.context import DROPPED, FAILED, ONREPLY, ONSEND, REQUEST, RUNNING, Context
 from serpy.context.hooks import call_all
 from serpy.errors import ProtocolError, ResourceError, TransportError
+from serpy.limited_log import RateLimit
 from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
@@ -45,9 +56,9 @@ from serpy.transaction.statistics import SL, TM, Published, Statistic, declare
 from serpy.transaction.strays import Strays
 from serpy.transaction.timers import Timed
 from serpy.transaction.transactions import NO_EDITS, ClientMachine
-from serpy.transaction.user import TransactionUser
+from serpy.transaction.user import DialogWatcher, TransactionUser
 from serpy.transaction.ways import Ways
-from serpy.trust.budgets import Budgets, no_budgets
+from serpy.trust.budgets import ON, Budgets, no_budgets
 from serpy.trust.charges import Charges
 from serpy.trust.counters import PublishedBudgets
 from serpy.trust.limits import MALFORMED
@@ -57,8 +68,11 @@ if TYPE_CHECKING:
     from serpy.config import Settings
     from serpy.shm.counters import Counters
 
+log = logging.getLogger(__name__)
+
 RETRY_LATER: Final = ("Retry-After: 10",)  # seconds; what a 503 of ours says
 PUBLISH_S: Final = 1.0
+ALARM_S: Final = 60.0
 PROBE_MAX: Final = 64  # bytes; what is no SIP and no longer is a keep-alive of some kind
 SIP: Final = b"SIP/"
 
@@ -98,7 +112,7 @@ class Pipeline:
         program: Any = server.program
         self.program = program
         self.ways: Final = Ways(server.secret, name_of(server), os.urandom(4).hex(), BOOT, server.listeners)
-        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire)
+        self.order: Final = CallOrder(self.loop.spawn, self._go_on, self._fire, self._too_much, self._after)
         self.replies: Final = StatelessReplies(SECRET, self.send, self.loop.now)
         self.forwarder: Final = Forwarder(server.listeners, self.send, self.ways)
         self.layer: Final = TransactionLayer(
@@ -111,6 +125,7 @@ class Pipeline:
         self.strays: Final = Strays(self.ways, self.layer.settings, self.send, self.loop)
         self.answers: Final = Answers(self.replies, self.layer)
         self.layer.user = server.find(TRANSACTION_USER) or TransactionUser()
+        self.layer.dialogs = server.find(DIALOG_WATCHER) or DialogWatcher()
         self.layer.watched_flags = server.hooks.watched_flags
         self.layer.on_answer = server.hooks.on_answer
         self.layer.on_failed = server.hooks.on_failed
@@ -118,10 +133,14 @@ class Pipeline:
         self.budgets: Final[Budgets] = budgets
         self._held: Final = budgets.held
         budgets.clock = self.loop
+        self.replies.is_proven = budgets.is_proven
+        if budgets.mode == ON:
+            self.loop.waiters.share(budgets.is_known, self.loop.max_parked)
         charges = server.find(CHARGES) or Charges(budgets)
         self.layer.is_favoured = charges.is_favoured
         self.layer.on_begin = charges.begin
         self.layer.on_end = charges.end
+        self.layer.on_proven = server.hooks.on_proven
         server.provide(ANSWERS, self.answers)
         server.provide(FORWARDER, self.forwarder)
         server.provide(TRANSACTION_LAYER, self.layer)
@@ -137,6 +156,7 @@ class Pipeline:
         self.refused = 0
         self.handed_off = 0
         self.overrun = 0  # responses for which there was no room
+        self._alarm: Final = RateLimit(1, ALARM_S)
         self._force_rport = False
         self._configure(server.settings)
         self._has_reply_route = False
@@ -198,7 +218,8 @@ class Pipeline:
             if mine != self._child:
                 self.handed_off += 1
                 payload = encode_message(data, flow.listener.index, flow.host, flow.port, flow.connection)
-                self.server.channels.send(mine, MESSAGE, payload)
+                if not self.server.channels.send(mine, MESSAGE, payload) and flow.connection:
+                    self._too_much(message, flow)  # nobody repeats it
                 return
         order = self.order
         if not order.begin(call_id):
@@ -233,8 +254,16 @@ class Pipeline:
 
     def _wait(self, call_id: str, data: bytes, message: Message, flow: Flow) -> None:
         """Have *message* wait behind the parked handler of its Call-ID, if there is room."""
-        if not self.order.wait(call_id, data, message, flow) and flow.connection and isinstance(message, Request):
-            self._refuse(message, flow, 503, "", RETRY_LATER)  # nobody repeats it; a datagram comes again by itself
+        if not self.order.wait(call_id, data, message, flow):
+            self._too_much(message, flow)
+
+    def _too_much(self, message: Message, flow: Flow) -> None:
+        """There is no room for *message* behind a parked one."""
+        if isinstance(message, Request):
+            self._refuse(message, flow, 503, "", RETRY_LATER)
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.loop.call_at(self.loop.now() + seconds, callback)
 
     def _go_on(self, data: bytes, message: Message, flow: Flow) -> None:
         """The turn of a message that has waited has come."""
@@ -342,7 +371,9 @@ class Pipeline:
         if branch is not None:
             receive_response(self.layer, branch, response, flow, ctx)
         else:
-            self.strays.pass_on(response, ctx.edits if ctx is not None else NO_EDITS)
+            edits = ctx.edits if ctx is not None else NO_EDITS
+            if self.strays.pass_on(response, edits):
+                self.layer.dialogs.passed(response, edits, flow)
 
     # --- out: what the script forwards, and what is refused
 
@@ -398,9 +429,20 @@ class Pipeline:
             data, flow = current
             self.answers.abandon(data, flow, status, RETRY_LATER if status == 503 else ())
 
+    def _watch_room(self) -> None:
+        """Tell the operator, once a minute, when the room for requests is nearly taken."""
+        layer = self.layer
+        is_scarce = layer.live * 5 >= layer.max_live * 4 or layer.kept * 5 >= layer.max_kept * 4
+        if is_scarce and self._alarm.allows(self.loop.now()):
+            log.warning(
+                "room for requests is scarce: %d of %d are worked on, %d of %d MiB are kept, %d requests were refused",
+                layer.live, layer.max_live, layer.kept >> 20, layer.max_kept >> 20, layer.turned_away,
+            )  # fmt: skip
+
     def _publish(self) -> None:
         """Copy the statistics to the shared page, once a second."""
         self.loop.call_at(self.loop.now() + PUBLISH_S, self._publish)
+        self._watch_room()
         self.budgets.tick()
         self._budgets.publish()
         self._core.publish()

@@ -29,6 +29,9 @@ CLASS_USER: Final = 1
 CLASS_DOMAIN: Final = 2
 CLASS_GLOBAL: Final = 3
 
+TEXT_MAX: Final = 65_535  # characters of a value that is written: loops of a script grow none beyond a message
+VALUES_MAX: Final = 1000  # values of one attribute; the oldest give way
+
 ALL: Final = 1 << 30  # the index of ``$x[]``
 
 _SEARCH: Final[tuple[tuple[int, ...], tuple[int, ...]]] = (
@@ -144,6 +147,11 @@ _NO_VALUES: Final[list[Avp]] = []
 _NO_ATTRS: Final[dict[str, list[Avp]]] = {}
 
 
+def bounded(value: int | str) -> int | str:
+    """*value* cut to what an attribute may hold."""
+    return value[:TEXT_MAX] if isinstance(value, str) and len(value) > TEXT_MAX else value
+
+
 class Avps:
     """The seven lists of one message."""
 
@@ -182,11 +190,11 @@ class Avps:
     def add(self, list_id: int, name: str, value: int | str, flags: int = 0) -> None:
         """Push one more value at the head."""
         attrs = self._own(list_id)
-        attrs[name] = [Avp(value, flags), *attrs.get(name, _NO_VALUES)]
+        attrs[name] = [Avp(bounded(value), flags), *attrs.get(name, _NO_VALUES)[: VALUES_MAX - 1]]
 
     def set(self, list_id: int, name: str, value: int | str, flags: int = 0) -> None:
         """Replace every value of *name* by this one."""
-        self._own(list_id)[name] = [Avp(value, flags)]
+        self._own(list_id)[name] = [Avp(bounded(value), flags)]
 
     def set_values(self, list_id: int, name: str, values: list[Avp]) -> None:
         """Replace every value of *name* by *values*, newest first; an empty list deletes the name."""
@@ -274,7 +282,7 @@ class Avps:
         if value is None:
             self.delete(list_id, name)
         elif not index:
-            self._own(list_id)[name] = [Avp(value)]
+            self._own(list_id)[name] = [Avp(bounded(value))]
         elif index == ALL:
             self.add(list_id, name, value)
         else:
@@ -287,7 +295,7 @@ class Avps:
             self.add(list_id, name, value)
             return
         values = found[:]
-        values[place] = Avp(value, found[place].flags)
+        values[place] = Avp(bounded(value), found[place].flags)
         self._own(list_id)[name] = values
 
     def change_flags(self, avp_name: AvpName, set_bits: int, clear_bits: int) -> bool:

@@ -37,14 +37,19 @@ EXITED: Final = 1  # exit, or a function returned 0
 DROPPED: Final = 2  # drop
 FAILED: Final = 3  # a run-time error ended the script
 
-PerBranchHeaders = Callable[["Flow", "Listener"], list[str]]
-"""(how the request came in, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
+# Bits of Target.flags.
+NATTED: Final = 1  # the phone is behind a NAT and called where it registered from
+SOFT: Final = 2  # its address is another's, and has never answered: see modules/registrar/unproven.py
+
+PerBranchHeaders = Callable[["Context", "Flow"], list[str]]
+"""(the request's, where this branch leaves) -> header lines to put on top, e.g. Record-Route."""
 
 
 class Target:
     """One destination of the target set (RFC 3261 §16.5): the branch's Request-URI and how to get there.
 
-    *dst_uri* is "" or the next-hop URI that overrides the Request-URI; *q* is 0..1000 or -1 when unset.
+    *dst_uri* is "" or the next-hop URI that overrides the Request-URI; *q* is 0..1000 or -1 when unset; *flags* are
+    NATTED and SOFT.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Context:
         self.dst_uri = ""
         self.send_listener: Listener | None = None  # force_send_socket
         self.q = -1
+        self.target_flags = 0  # of the Request-URI; see Target
         self.branches: list[Target] = []
         # transaction
         self.transaction: ServerTransaction | None = None  # until it is answered and nothing is left to be done
@@ -95,6 +101,7 @@ class Context:
         self.status = 0  # t_check_status: winning code in failure_route, this reply's code in onreply_route
         self.final_sent = False  # a final reply to this request has gone out, stateful or stateless
         self.last_error = 0  # last core error, negative; what sl_reply_error answers for
+        self.dialog = 0  # which record of the memory of calls is meant, 0 = none (modules/rr)
         self.reply_to_source = False  # force_rport: answer to the source port (RFC 3581)
         # script run time
         self.retcode = 1  # $?; routes store it only where they may read it (optimize.py)
@@ -124,6 +131,7 @@ class Context:
         self._uri = None
         self.uri_changed = True
         self.uri_consumed = False
+        self.target_flags = 0
 
     @property
     def uri(self) -> Uri:
@@ -136,7 +144,8 @@ class Context:
         """The destination set: the current Request-URI unless consumed, then the appended branches."""
         if self.uri_consumed:
             return list(self.branches)
-        return [Target(self._request_uri, self.dst_uri, self.send_listener, self.q, 0), *self.branches]
+        first = Target(self._request_uri, self.dst_uri, self.send_listener, self.q, self.target_flags)
+        return [first, *self.branches]
 
     def begin_branch(self, target: Target) -> BranchDraft:
         """Show a branch route *target* as its own; what it changes is undone by ``BranchDraft.end``."""

@@ -17,7 +17,7 @@ from serpy.errors import BackendError, UsageError
 if TYPE_CHECKING:
     from serpy.db.interface import Database, Operation, Row, Value
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 DEFAULT_DID: Final = "_default"  # the domain id where there are no domains
 OWN_ROW: Final = "serpy"  # table_name of our own row in the version table
 
@@ -72,7 +72,7 @@ _ATTR = (
 )
 
 
-def _accounting(name: str, indexes: tuple[tuple[str, ...], ...]) -> Table:
+def _accounting(name: str, indexes: tuple[tuple[str, ...], ...], *more: Column) -> Table:
     columns = (
         Column("id", "auto"),
         Column("server_id", "int", default=0),
@@ -86,6 +86,7 @@ def _accounting(name: str, indexes: tuple[tuple[str, ...], ...]) -> Table:
         Column("response_timestamp", "datetime"),
         _FLAGS,
         Column("attrs", null=True),
+        *more,
     )
     return Table(name, 4, columns, indexes=indexes)
 
@@ -185,7 +186,7 @@ _ALL: Final = (
         indexes=(("uid",),),
     ),
     Table("sd_attrs", 1, (Column("id"), *_ATTR), key=("id", "name", "value")),
-    _accounting("acc", (("sip_callid",), ("from_uid",), ("to_uid",))),
+    _accounting("acc", (("sip_callid",), ("from_uid",), ("to_uid",)), Column("duration", "int", null=True)),
     _accounting("missed_calls", (("sip_callid",), ("to_uid",))),
     # Ours: which batches with inserts are committed, so that one sent twice counts once.
     Table("store_progress", 1, (Column("sender"), Column("batch", "uint")), key=("sender", "batch")),
@@ -250,10 +251,12 @@ _TYPES: Final[dict[str, dict[str, str]]] = {
 
 # MySQL keys and defaults need texts with a length, and one key holds at most 768 characters of four bytes.
 _MYSQL_LENGTHS: Final = {
-    "uid": 200, "contact": 500, "did": 128, "username": 128, "auth_username": 128, "dial_username": 128, "dial_did": 128,
+    "uid": 200, "did": 128, "username": 128, "auth_username": 128, "dial_username": 128, "dial_did": 128,
     "id": 128, "name": 64, "table_name": 64, "scheme": 16, "value": 400, "sender": 64,
 }  # fmt: skip
 _MYSQL_LENGTH: Final = 255
+_CONTACT_LENGTH: Final = 1024  # of a contact: in a key they only fit with one byte each, and a URI has no others
+_MYSQL_CONTACT: Final = f"varchar({_CONTACT_LENGTH}) character set ascii collate ascii_bin"
 
 _POSTGRES_FUNCTIONS: Final = (
     # The MySQL functions that published scripts use in db_query; ``unix_timestamp`` of a time without zone reads UTC.
@@ -307,6 +310,8 @@ def _literal(value: str | float) -> str:
 def _type(dialect: str, table: Table, column: Column) -> str:
     """The type of *column*."""
     if dialect == "mysql" and column.kind == "text":
+        if column.name == "contact":
+            return _MYSQL_CONTACT
         known = _MYSQL_LENGTHS.get(column.name, 0)
         unique = {name for group in (table.key, *table.unique) for name in group}
         if known or column.name in unique or column.default is not None:
@@ -399,6 +404,7 @@ _ATTR_TYPES: Final[tuple[tuple[str, int, str, int, int, int], ...]] = (
     ("gw_ip", 2, "string", 33, MULTIVALUE, _GLOBAL),
     ("gw_port", 0, "int", 33, 0, _GLOBAL),
     ("gw_acl", 2, "string", 33, 0, _USER | _DOMAIN | _GLOBAL),
+    ("call_limit", 0, "int", 33, 0, _USER | _DOMAIN | _GLOBAL),
     ("replicate", 2, "string", 33, MULTIVALUE, _GLOBAL),
 )
 # name, type, value, flags
@@ -460,6 +466,18 @@ def columns_of(database: Database, table: str) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
+def _narrow_contacts(database: Database) -> list[str]:
+    """The tables of a MySQL schema of an earlier version, whose contacts may have 500 characters only."""
+    if database.dialect != "mysql":
+        return []
+    rows = database.execute(
+        "select table_name from information_schema.columns where table_schema = database()"
+        " and column_name = 'contact' and table_name = 'location' and character_maximum_length < ?",
+        (_CONTACT_LENGTH,),
+    )
+    return [str(row[0]) for row in rows]
+
+
 def check(database: Database) -> list[str]:
     """What is wrong with the schema, one sentence each; [] = usable. Raises BackendError when it cannot be read."""
     problems: list[str] = []
@@ -472,6 +490,9 @@ def check(database: Database) -> list[str]:
         if missing:
             problems.append(f"table {table.name} lacks {', '.join(missing)}")
     if not problems:
+        problems.extend(
+            f"contacts in {name} are cut below {_CONTACT_LENGTH} characters" for name in _narrow_contacts(database)
+        )
         problems.extend(_check_version(database))
     return problems
 
@@ -498,6 +519,9 @@ def upgrade(database: Database) -> list[str]:
             if column.name not in present:
                 database.execute(_add_column(database.dialect, table, column))
                 done.append(f"added {table.name}.{column.name}")
+    for name in _narrow_contacts(database):
+        database.execute(f"alter table {quoted(name)} modify {quoted('contact')} {_MYSQL_CONTACT} not null")
+        done.append(f"widened {name}.contact")
     versions: Sequence[Row] = ()
     if columns_of(database, "version"):
         versions = database.select("version", ("table_version",), {"table_name": OWN_ROW})

@@ -118,7 +118,7 @@ def _status(value: str | int | None) -> int:
 def exports() -> Exports:
     """A fresh instance of the module."""
     module = Sl()
-    reply_args = (Arg.VALUE, Arg.VALUE)
+    reply_args = (Arg.STATUS, Arg.REASON)
     anywhere = Routes.REQUEST | Routes.FAILURE | Routes.EVENT
     return Exports(
         name=NAME,

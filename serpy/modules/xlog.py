@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from serpy.api import TRUE, Arg, Context, Exports, Function, Param, Routes
+from serpy.api import CHARGES, TRUE, Arg, Context, Exports, Function, Param, Routes, Server
 from serpy.sip.text import one_line
+
+if TYPE_CHECKING:
+    from serpy.trust.charges import Charges
 
 log = logging.getLogger("serpy.script")
 
@@ -61,13 +64,27 @@ class ScriptLog:
         self.buf_size = 4096
         self.rate = 1000
         self.prefix = "<script>: "
+        self._charges: Charges | None = None
         self._second = 0.0
         self._written = 0
         self._suppressed = 0
 
+    def init(self, server: Server) -> None:
+        """Find out whether lines about strangers are counted."""
+        self._charges = server.find(CHARGES)
+
     def write(self, ctx: Context, level: int, text: str) -> None:
         """Log *text* unless the level is off or this second's lines are used up."""
-        if not log.isEnabledFor(level) or not self._may_write(ctx.clock.now()):
+        if not log.isEnabledFor(level):
+            return
+        charges = self._charges
+        if charges is not None:
+            if not charges.allows_line(ctx):
+                return
+            left_out = charges.lines_left_out()
+            if left_out:
+                log.warning("%s%d more lines about strangers", self.prefix, left_out)
+        if not self._may_write(ctx.clock.now()):
             return
         log.log(level, "%s%s", self.prefix, printable(text, self.buf_size))
 
@@ -143,4 +160,5 @@ def exports() -> Exports:
             Param("rate", "int", 1000, "lines a second each process may write; 0 is no limit", attribute="rate"),
             Param("prefix", "str", "<script>: ", "put before every line", attribute="prefix"),
         ),
+        init=module.init,
     )

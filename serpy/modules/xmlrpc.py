@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
 from typing import Final
 
 from serpy.api import (
@@ -38,11 +37,14 @@ from serpy.context.hooks import call_all
 from serpy.net.handoff import HTTP_RPC, Layout
 from serpy.rpc.http import encode_call
 from serpy.rpc.xmlrpc import build_fault, http_response
+from serpy.script.patterns import Pattern, compile_pattern
+from serpy.script.posix import BadExpressionError
 from serpy.sip.address import bracketed
 from serpy.sip.flow import AS_IS, CLOSE
 from serpy.sip.limits import HEADERS_MAX
 from serpy.sip.message import Request
 from serpy.sip.parser import canonical_name
+from serpy.sip.text import reason_text
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,8 @@ class XmlRpc:
         self.mode = 0
         self.url_match = ""
         self.url_skip = ""
-        self._match: re.Pattern[str] | None = None
-        self._skip: re.Pattern[str] | None = None
+        self._match: Pattern | None = None
+        self._skip: Pattern | None = None
         self._server: Server
         self._numbers: Final = itertools.count(1)
 
@@ -149,7 +151,7 @@ class XmlRpc:
             return FALSE
         if ctx.final_sent:
             return FALSE
-        document = build_fault(code, reason, escape_cr=bool(self.escape_cr))
+        document = build_fault(code, reason_text(reason), escape_cr=bool(self.escape_cr))
         ctx.final_sent = True
         return TRUE if self._send(ctx.flow, 200, "OK", document) else FALSE
 
@@ -205,10 +207,10 @@ def _with(flow: Flow, option: int) -> Flow:
     return Flow(flow.listener, flow.host, flow.port, flow.connection, flow.options | option)
 
 
-def _pattern(name: str, text: str) -> re.Pattern[str] | None:
+def _pattern(name: str, text: str) -> Pattern | None:
     try:
-        return re.compile(text) if text else None
-    except re.error as exc:
+        return compile_pattern(text, any_case=False) if text else None
+    except BadExpressionError as exc:
         raise ConfigError(f"{name}: {text!r:.80} is no regular expression: {exc}") from None
 
 

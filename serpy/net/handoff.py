@@ -9,7 +9,10 @@ Runs in: every process. Locks: none.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Final
 
@@ -30,6 +33,8 @@ STREAM_ALIAS: Final = 18  # which connection leads to an address
 STREAM_HELLO: Final = 19  # a TCP receiver has started: its predecessor's connections are gone
 STREAM_LIST: Final = 20  # ctl asks for the connections
 STREAM_LISTED: Final = 21  # one TCP receiver's answer
+STREAM_HOLD: Final = 27  # a receiver has too much of one call from a connection, or takes more again
+STREAM_PROVED: Final = 28  # who is behind a connection has proved who they are
 HTTP: Final = 22  # an HTTP request that came to a SIP port, with its flow: encode_message()
 HTTP_RPC: Final = 23  # the same, which the script allows to call a method: for ctl
 
@@ -113,6 +118,8 @@ KINDS: Final[dict[int, Kind]] = {
     STREAM_HELLO: Kind("stream hello", (STREAMS,), (STREAMS,)),
     STREAM_LIST: Kind("stream list", (CTL,), (STREAMS,)),
     STREAM_LISTED: Kind("stream listed", (STREAMS,), (CTL,)),
+    STREAM_HOLD: Kind("stream hold", (RECEIVER,), (STREAMS,)),
+    STREAM_PROVED: Kind("stream proved", (RECEIVER,), (STREAMS,)),
     HTTP: Kind("http", (STREAMS,), (RECEIVER,)),
     HTTP_RPC: Kind("http rpc", (RECEIVER,), (CTL,)),
     REPLICATE: Kind("replicate", (RECEIVER,), (TIMER,)),
@@ -154,6 +161,10 @@ class Channels:
     def out_fileno(self, slot: int) -> int:
         """The descriptor to wait on until the process in *slot* has room again."""
         return self._out[slot].fileno()
+
+    def backlog(self, slot: int) -> int:
+        """Bytes, as the kernel counts them, that the process in *slot* has not read yet, whoever sent them."""
+        return int.from_bytes(fcntl.ioctl(self._out[slot].fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def send(self, slot: int, kind: int, payload: bytes) -> bool:
         """Hand *payload* to the process in *slot*; False = its socket is full, dropped and counted."""
@@ -321,5 +332,18 @@ def decode_message(payload: bytes) -> tuple[bytes, int, str, int, int]:
     )
 
 
+def encode_hold(connection: int, *, held: bool) -> bytes:
+    """The payload of STREAM_HOLD: do not read *connection*, or (not *held*) read on."""
+    return bytes((int(held),)) + connection.to_bytes(8, "big")
+
+
+def decode_hold(payload: bytes) -> tuple[int, bool]:
+    """(connection id, held) of such a payload. Raises PayloadError."""
+    if len(payload) != 9 or payload[0] > 1:
+        raise PayloadError(f"{len(payload)} bytes hold no connection")
+    return int.from_bytes(payload[1:], "big"), payload[0] == 1
+
+
 register(MESSAGE, encode_message, decode_message)
+register(STREAM_HOLD, encode_hold, decode_hold)
 register(HTTP, encode_message, decode_message)

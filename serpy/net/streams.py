@@ -41,6 +41,10 @@ COUNTERS: Final = (
     ("tcp.malformed", "TCP connections closed for what is no message"),
     ("tcp.failed", "messages that could not be sent over TCP"),
     ("tcp.paused", "times a TCP connection had to wait for a receiver"),
+    ("tcp.held", "times a TCP connection was not read because too much of one call waited"),
+    ("tcp.crowded", "times a source had as many TCP connections as it may"),
+    ("tcp.made_room", "TCP connections closed to make room for others"),
+    ("tcp.too_slow", "TCP connections closed because a message did not come whole in time"),
 )
 GAUGES: Final = frozenset({"tcp.connections", "tcp.queued_bytes"})  # how much there is now; the others only grow
 

@@ -15,6 +15,7 @@ from serpy.sip.flow import SEEN, Flow, Listener
 LARGEST: Final = 65535
 BATCH: Final = 32  # datagrams per wake-up, before timers and other sockets get their turn
 PROBE_EVERY: Final = 8
+BEHIND: Final = 8  # full batches one after the other: more comes than is worked off
 
 
 class UdpReader:
@@ -22,16 +23,19 @@ class UdpReader:
 
     A second read that finds nothing costs more than the poll it saves. So, after one datagram, the socket is read on
     only when the last attempt paid, and every PROBE_EVERY-th time to find out whether it would; and always while the
-    loop lets arrivals gather, since what is left would wait for another pause.
+    loop lets arrivals gather, since what is left would wait for another pause. *behind* is called while it cannot keep up.
     """
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, listener: Listener, receive: Callable[[bytes, Flow], None]
-    ) -> None:
+        self, loop: Loop, sock: socket.socket, listener: Listener, receive: Callable[[bytes, Flow], None],
+        behind: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self._loop: Final = loop
         self._recvfrom: Final = sock.recvfrom
         self._listener: Final = listener
         self._receive: Final = receive
+        self._behind: Final = behind
+        self._full = 0  # batches one after the other
         self._queued = True
         self._until_probe = 0
         loop.add_reader(sock.fileno(), self.read)
@@ -60,5 +64,10 @@ class UdpReader:
         loop.arrivals += count
         if count == BATCH:
             loop.backlog = True
+            self._full += 1
+            if self._full >= BEHIND and self._behind is not None:
+                self._behind()
+        else:
+            self._full = 0
         if limit > 1:
             self._queued = count > 1

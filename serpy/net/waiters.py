@@ -12,10 +12,11 @@ Runs in: every child; nothing is shared but the counters, copied out once a seco
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from serpy.errors import ResourceError
+from serpy.sip.flow import Flow
 
 if TYPE_CHECKING:
     from serpy.net.loop import Loop, Ticket
@@ -43,6 +44,54 @@ COUNTERS: Final = tuple((f"waiting.{name}{end}", text.format(name)) for name in 
 _GAUGES: Final = 2  # the first so many of each room do not go on from what a predecessor has counted
 
 
+class Shares:
+    """Of all who wait, so many may be strangers, and so many of those from one address. *is_known* tells who is none.
+
+    A handler is what ``Loop.current`` names when it begins to wait and when it ends; timers are nobody's.
+    """
+
+    def __init__(self, is_known: Callable[[Flow], bool], most: int, most_of_one: int) -> None:
+        self._is_known: Final = is_known
+        self._most: Final = most
+        self._most_of_one: Final = most_of_one
+        self.waiting = 0  # strangers
+        self.refused = 0
+        self._by_host: Final[dict[str, int]] = {}
+        self._places: Final[dict[int, int]] = {}  # handler -> the places that it holds
+
+    def enter(self, current: object) -> None:
+        """Count a place of the handler of *current*. Raises ResourceError: its share is taken."""
+        if not isinstance(current, tuple) or len(current) != 2 or not isinstance(current[1], Flow):
+            return
+        flow: Flow = current[1]
+        if self._is_known(flow):
+            return
+        here = self._by_host.get(flow.host, 0)
+        if self.waiting >= self._most or here >= self._most_of_one:
+            self.refused += 1
+            raise ResourceError(f"{here} handlers of {flow.host} wait already, {self.waiting} of all strangers")
+        self.waiting += 1
+        self._by_host[flow.host] = here + 1
+        self._places[id(current)] = self._places.get(id(current), 0) + 1
+
+    def leave(self, current: object) -> None:
+        """Its place is free again."""
+        places = self._places.get(id(current), 0)
+        if not places or not isinstance(current, tuple):
+            return
+        if places > 1:
+            self._places[id(current)] = places - 1
+        else:
+            del self._places[id(current)]
+        self.waiting -= 1
+        host = current[1].host
+        left = self._by_host[host] - 1
+        if left:
+            self._by_host[host] = left
+        else:
+            del self._by_host[host]
+
+
 class Room:
     """The handlers that wait for one kind of thing, at most ``limit`` at once. ``with room:`` holds a place."""
 
@@ -54,6 +103,7 @@ class Room:
         self.refused = 0
         self.timeouts = 0
         self.shared = 0
+        self.shares: Shares | None = None
         self._loop: Final = loop
 
     def enter(self, leaving: int = 0) -> None:
@@ -61,18 +111,27 @@ class Room:
         if self.waiting - leaving >= self.limit:
             self.refused += 1
             raise ResourceError(f"{self.waiting} handlers wait for the {self.name} already")
+        shares = self.shares
+        if shares is not None:
+            try:
+                shares.enter(self._loop.current)
+            except ResourceError:
+                self.refused += 1
+                raise
         self.waiting += 1
         self.most = max(self.most, self.waiting)
 
     def leave(self) -> None:
         """Give the place back."""
         self.waiting -= 1
+        if self.shares is not None:
+            self.shares.leave(self._loop.current)
 
     def __enter__(self) -> None:
         self.enter()
 
     def __exit__(self, *_details: object) -> None:
-        self.waiting -= 1
+        self.leave()
 
     def wait(self, ticket: Ticket, deadline: float) -> object:
         """Park with a place of this room until *ticket* is answered; None when *deadline* passed first.
@@ -87,7 +146,7 @@ class Room:
         try:
             return self.park(ticket, deadline)
         finally:
-            self.waiting -= 1
+            self.leave()
 
     def park(self, ticket: Ticket, deadline: float) -> object:
         """The same for who has a place already."""
@@ -225,6 +284,12 @@ class Waiters:
         """Places by the name of the room; 0 leaves its share."""
         for room in self.rooms:
             room.limit = limits.get(room.name, 0) or room.limit
+
+    def share(self, is_known: Callable[[Flow], bool], max_parked: int) -> None:
+        """From now on strangers have a quarter of *max_parked*, one address of theirs a twentieth."""
+        shares = Shares(is_known, max(1, max_parked // 4), max(1, max_parked // 20))
+        for room in self.rooms:
+            room.shares = shares
 
     def publish(self, counters: Counters) -> None:
         """Copy the counters to the shared page: at the start of a process, and once a second by its heartbeat."""

@@ -63,6 +63,9 @@ class StreamRpc:
             "connect_timeout": settings.tcp_connect_timeout,
             "send_timeout": settings.tcp_send_timeout,
             "max_connections": settings.tcp_max_connections,
+            "max_per_source": settings.tcp_max_per_source,
+            "message_timeout": settings.tcp_message_timeout,
+            "wq_max": settings.tcp_wq_max,
             "accept_aliases": settings.tcp_accept_aliases,
             "async": 1,
         }

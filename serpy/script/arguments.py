@@ -12,8 +12,8 @@ from serpy.context import avps
 from serpy.script import formats, selects, tree
 from serpy.script.coder import Coder
 from serpy.script.exports import Arg, Function
-from serpy.script.faults import REGEX_HINT, did_you_mean
-from serpy.script.patterns import compile_regex
+from serpy.script.faults import did_you_mean
+from serpy.sip.text import reason_text
 
 
 class BadArgumentError(Exception):
@@ -38,13 +38,16 @@ def code_argument(coder: Coder, node: tree.Node, kind: Arg, function: Function, 
         return _value(coder, node)
     if kind is Arg.FORMAT:
         return _format(coder, node)
+    if kind is Arg.LINES:
+        return _lines(coder, node)
+    if kind is Arg.STATUS:
+        return _status(coder, node)
+    if kind is Arg.REASON:
+        return _reason(coder, node)
     if kind in (Arg.AVP, Arg.TRACK):
         return _attribute(coder, node, kind)
-    if kind is Arg.REGEX:
-        try:
-            return coder.unit.constant(compile_regex(_text(node, "a regular expression in quotes")), "re")
-        except re.error as error:
-            raise BadArgumentError(f"bad regular expression: {error}", REGEX_HINT) from None
+    if kind in (Arg.REGEX, Arg.MATCH, Arg.SUBST):
+        return _expression(coder, node, kind)
     if kind is Arg.ROUTE:
         return _route(coder, node, function)
     if kind is Arg.LOC and isinstance(node, tree.Integer):
@@ -60,6 +63,16 @@ def _text(node: tree.Node, wanted: str) -> str:
     if isinstance(node, tree.Integer):
         return str(node.value)
     raise BadArgumentError(f"expected {wanted}", "this argument must be a constant")
+
+
+def _expression(coder: Coder, node: tree.Node, kind: Arg) -> str:
+    if kind is Arg.SUBST:
+        text = _text(node, "/expression/replacement/flags in quotes")
+        substitution = coder.substitution(text, node.position)
+        return "None" if substitution is None else coder.unit.constant(substitution, "subst")
+    text = _text(node, "a regular expression in quotes")
+    pattern = coder.pattern(text, node.position, replaces=kind is Arg.MATCH)
+    return "None" if pattern is None else coder.unit.constant(pattern, "re")
 
 
 def _integer(coder: Coder, node: tree.Node) -> str:
@@ -120,6 +133,51 @@ def _format(coder: Coder, node: tree.Node) -> str:
     if parsed.constant is not None:
         return repr(parsed.constant)
     return f"{coder.unit.constant(parsed.expand, 'fmt')}(ctx)"
+
+
+def _lines(coder: Coder, node: tree.Node) -> str:
+    """Text for header lines: line ends count where they are written in the script, those in values become spaces."""
+    if isinstance(node, tree.String):
+        try:
+            parsed = formats.parse_format(node.value, coder.unit.environment)
+        except ValueError as error:
+            raise BadArgumentError(str(error)) from None
+        if parsed.constant is not None:
+            return repr(parsed.constant)
+        return f"{coder.unit.constant(parsed.expand_in_line, 'fmt')}(ctx)"
+    if isinstance(node, tree.Word):
+        return repr(node.value)
+    if isinstance(node, tree.Integer):
+        return repr(str(node.value))
+    if isinstance(node, tree.Binary) and node.operator == "+" and not _is_number(node.left):
+        parts = [
+            repr(part.value) if isinstance(part, tree.String) else _lines(coder, part)
+            for part in (node.left, node.right)
+        ]
+        return f"({parts[0]} + {parts[1]})"
+    return f"header_value({coder.as_str(node)})"
+
+
+def _is_number(node: tree.Node) -> bool:
+    """True when ``+`` may add, because the leftmost operand may be a number."""
+    while isinstance(node, tree.Binary) and node.operator == "+":
+        node = node.left
+    return not isinstance(node, (tree.String, tree.SelectRef))
+
+
+def _status(coder: Coder, node: tree.Node) -> str:
+    text = str(node.value) if isinstance(node, tree.Integer) else node.value if isinstance(node, tree.String) else ""
+    is_code = len(text) == 3 and text.isascii() and text.isdigit() and "100" <= text <= "699"
+    if isinstance(node, (tree.Integer, tree.String)) and text[:1] not in ("$", "@", "%") and not is_code:
+        raise BadArgumentError(f"{text!r} is no status", "a status is a number from 100 to 699")
+    return _value(coder, node)
+
+
+def _reason(coder: Coder, node: tree.Node) -> str:
+    if isinstance(node, tree.String) and reason_text(node.value) != node.value:
+        coder.unit.faults.warn(node.position, "control characters in a reason phrase: each is sent as a space")
+        return _value(coder, tree.String(node.position, reason_text(node.value)))
+    return _value(coder, node)
 
 
 def _prepared(coder: Coder, node: tree.Node, kind: Arg, prepare: Callable[[object], object] | None) -> str:

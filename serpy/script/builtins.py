@@ -14,6 +14,7 @@ from typing import Final
 
 from serpy.context.context import MAX_BRANCHES, Context, Target
 from serpy.errors import ParseError
+from serpy.limited_log import RateLimit
 from serpy.script.exports import FALSE, TRUE, Arg, Function, Routes
 from serpy.script.hooks import Hooks
 from serpy.script.runtime import is_reply
@@ -22,6 +23,10 @@ from serpy.sip.flow import CLOSE, NO_CONNECT, Flow
 from serpy.sip.uri import Uri, parse_uri
 
 log = logging.getLogger("serpy.script")
+
+LINES: Final = 100  # of one log() in LINES_S seconds: peers decide how often it runs
+LINES_S: Final = 10.0
+_lines: Final[dict[str, RateLimit]] = {}  # by text, which is a constant of the script
 
 _LOG_LEVELS: Final = {0: logging.WARNING, 1: logging.INFO, 2: logging.INFO, 3: logging.DEBUG}
 
@@ -38,9 +43,18 @@ def log_text(ctx: Context, text: str) -> int:
     return log_level(ctx, 0, text)
 
 
-def log_level(_ctx: Context, level: int, text: str) -> int:
-    """``log(level, "text")``; the text is printed as it stands."""
-    log.log(_LOG_LEVELS.get(level, logging.ERROR if level < 0 else logging.DEBUG), "<script>: %s", text.rstrip("\r\n"))
+def log_level(ctx: Context, level: int, text: str) -> int:
+    """``log(level, "text")``; the text is printed as it stands, so often and no more."""
+    number = _LOG_LEVELS.get(level, logging.ERROR if level < 0 else logging.DEBUG)
+    if not log.isEnabledFor(number):
+        return TRUE
+    limit = _lines.get(text)
+    if limit is None:
+        limit = _lines[text] = RateLimit(LINES, LINES_S)
+    if limit.allows(ctx.clock.now()):
+        left_out = limit.take_suppressed()
+        more = f" ({left_out} more like this)" if left_out else ""
+        log.log(number, "<script>: %s%s", text.rstrip("\r\n"), more)
     return TRUE
 
 
@@ -52,7 +66,7 @@ def append_branch(ctx: Context, uri: Scalar = None, q: Scalar = None) -> int:
     if uri is not None and uri != "":
         ctx.branches.append(Target(to_str(uri), "", ctx.send_listener, number))
         return TRUE
-    ctx.branches.append(Target(ctx.request_uri, ctx.dst_uri, ctx.send_listener, number))
+    ctx.branches.append(Target(ctx.request_uri, ctx.dst_uri, ctx.send_listener, number, ctx.target_flags))
     ctx.uri_consumed = True
     return TRUE
 

@@ -18,6 +18,9 @@ from serpy.script.code import Code, any_value, integer
 from serpy.script.exports import Routes
 from serpy.script.faults import Position
 from serpy.script.output import Output
+from serpy.script.patterns import Pattern, compile_pattern
+from serpy.script.posix import BadExpressionError
+from serpy.script.substitution import Substitution, parse_substitution
 from serpy.script.unit import Unit
 
 
@@ -58,6 +61,41 @@ class Coder(ABC):
                 reached = f"reached by {path}; " if path else ""
                 self.fault(node.position, f"{name} is not allowed in {title}", f"{reached}it is legal in {legal}")
                 return
+
+    # ---- regular expressions
+
+    def pattern(self, text: str, position: Position, *, replaces: bool = False) -> Pattern | None:
+        """The constant expression *text*; None after noting an error."""
+        try:
+            pattern = compile_pattern(text, replaces=replaces)
+        except BadExpressionError as error:
+            self._bad_expression(text, position, error)
+            return None
+        self._remark(pattern, position)
+        return pattern
+
+    def substitution(self, text: str, position: Position) -> Substitution | None:
+        """The constant ``/expression/replacement/flags``; None after noting an error."""
+        try:
+            substitution = parse_substitution(text)
+        except BadExpressionError as error:
+            self._bad_expression(text, position, error)
+            return None
+        self._remark(substitution.pattern, position)
+        return substitution
+
+    def _bad_expression(self, text: str, position: Position, error: BadExpressionError) -> None:
+        """Note *error*, at its character where the text stands in the file as it is."""
+        line = self.unit.faults.line(position)
+        if line.startswith(text, position.column):
+            position = Position(position.file, position.line, position.column + 1 + error.at)
+        self.fault(position, f"bad regular expression: {error.message}", error.hint)
+
+    def _remark(self, pattern: Pattern, position: Position) -> None:
+        faults = self.unit.faults
+        for remark in pattern.remarks:
+            faults.warn(position, remark)
+        faults.expressions.append(f"{position!r}: {pattern.engine}: {pattern.text}")
 
     # ---- reading
 

@@ -5,16 +5,14 @@ Runs in: the master while loading, serpyctl check. Locks: none.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from serpy.script import tree
 from serpy.script.code import Kind, negated
 from serpy.script.coder import Coder
 from serpy.script.core_operands import ADDRESSES, core_operand
-from serpy.script.faults import REGEX_HINT
 from serpy.script.networks import Networks, parse_network
-from serpy.script.patterns import Anchored, compile_regex
+from serpy.script.patterns import Anchored
 
 Network = tuple[int, int, int]
 
@@ -55,15 +53,27 @@ def _positive(coder: Coder, left: tree.Node, operator: str, right: tree.Node) ->
 
 def match(coder: Coder, subject: str, right: tree.Node) -> str:
     """``subject =~ right`` for text code *subject*."""
-    if not isinstance(right, (tree.String, tree.Address)):
+    text = _constant_text(right)
+    if text is None:
         return f"search_dynamic({coder.as_str(right)}, {subject})"
-    try:
-        pattern = compile_regex(right.value)
-    except re.error as error:
-        coder.fault(right.position, f"bad regular expression: {error}", REGEX_HINT)
+    pattern = coder.pattern(text, right.position)
+    if pattern is None:
         return "False"
-    at_start = right.value.startswith("^") and "|" not in right.value
-    return f"{coder.unit.constant(Anchored(pattern).holds if at_start else pattern.search, 're')}({subject})"
+    search = pattern.search
+    compiled = pattern.compiled
+    if pattern.engine == "re" and compiled is not None and text.startswith("^") and "|" not in text:
+        search = Anchored(compiled).holds
+    return f"{coder.unit.constant(search, 're')}({subject})"
+
+
+def _constant_text(node: tree.Node) -> str | None:
+    """The text of a constant, also of one in pieces (``"^sip:" + PREFIX``); None for what is made at run time."""
+    if isinstance(node, (tree.String, tree.Address)):
+        return node.value
+    if isinstance(node, tree.Binary) and node.operator == "+":
+        left, right = _constant_text(node.left), _constant_text(node.right)
+        return left + right if left is not None and right is not None else None
+    return None
 
 
 def _core_text(coder: Coder, code: str, left: tree.Core, right: tree.Node) -> str:
@@ -105,7 +115,9 @@ def _address(coder: Coder, node: tree.Binary, left: tree.Core) -> str:
     right = node.right
     if node.operator == "=~" and not isinstance(right, tree.Address):
         return match(coder, code, right)
-    if isinstance(right, (tree.Address, tree.String, tree.Word)):
+    if isinstance(right, tree.Word) and right.value == "private":
+        result = "HOOKS.to_is_private(ctx)" if left.name == "to_ip" else f"is_private({code})"
+    elif isinstance(right, (tree.Address, tree.String, tree.Word)):
         result = _constant_address(coder, code, right)
     else:
         result = f"address_equals({code}, {coder.value(right).text})"

@@ -21,7 +21,8 @@ from serpy.script.environment import Environment, base_name
 from serpy.script.exports import Exports, Param
 from serpy.script.faults import Faults, Position, ScriptErrors, did_you_mean
 from serpy.script.parse import parse_text
-from serpy.script.patterns import posix_pattern
+from serpy.script.patterns import compile_name_pattern
+from serpy.script.posix import BadExpressionError
 from serpy.script.program import Assignment, CustomVariable, Program
 from serpy.script.unit import Unit
 
@@ -75,6 +76,7 @@ class _Loader:
         program.flags = dict(self.environment.flags)
         program.avpflags = dict(self.environment.avpflags)
         program.warnings = self.faults.warnings
+        program.expressions = self.faults.expressions
         program.listings = compiled.listings
         program.files = set(self.faults.sources)
         program.send_sockets = [(t, h, p, repr(place)) for t, h, p, place in unit.send_sockets]
@@ -186,8 +188,8 @@ class _Loader:
 
     def _modparam(self, item: tree.ModParam) -> None:
         try:
-            pattern = re.compile(posix_pattern(item.pattern.value))
-        except re.error as error:
+            pattern = compile_name_pattern(item.pattern.value)
+        except BadExpressionError as error:
             self.faults.add(item.pattern.position, f"bad module name {item.pattern.value!r}: {error}")
             return
         matching = [exports for name, exports in self.environment.modules.items() if pattern.fullmatch(name)]

@@ -42,8 +42,13 @@ class Arg(Enum):
     INT = "an integer"  # number, numeric string, or expression -> int
     VALUE = "a string, $avp or @select"  # "fparam": resolved per call -> str | int | None (None = undefined)
     FORMAT = "a format string"  # xl_lib, expanded per call -> str
+    LINES = "header lines, a format string"  # values of attributes and selects stay on their line -> str
+    STATUS = "a status from 100 to 699"  # a VALUE; a constant is checked -> str | int | None
+    REASON = "a reason phrase"  # a VALUE; controls in a constant become spaces, with a warning -> str | int | None
     TEMPLATE = "a format string, kept in parts"  # the function expands it itself -> serpy.script.formats.Format
-    REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> re.Pattern[str]
+    REGEX = "a regular expression"  # constant; extended, case-insensitive, multi-line -> serpy.script.patterns.Pattern
+    MATCH = "a regular expression whose match is replaced"  # the same -> Pattern, for replaced()
+    SUBST = "a substitution"  # constant "/expression/replacement/flags" -> serpy.script.substitution.Substitution
     FLAG = "a flag"  # number, name or quoted name -> int
     AVP = "an attribute"  # "$x", "$fu.x[1]" -> serpy.context.avps.AvpName
     TRACK = "an attribute list"  # "$fd" "$tu" …: the name of a list -> serpy.context.avps.AvpName with name ""

@@ -68,7 +68,7 @@ class ExpressionCoder(Coder):
     def _unary(self, node: tree.Unary) -> Code:
         operator, operand = node.operator, node.operand
         if operator in ("-", "~"):
-            return integer(f"({operator}{self.as_int(operand)})")
+            return integer(f"wrap({operator}{self.as_int(operand)})")
         if operator == "int":
             return integer(self.as_int(operand))
         if operator == "str":
@@ -81,17 +81,19 @@ class ExpressionCoder(Coder):
         operator = node.operator
         if operator == "+":
             left, right = self.value(node.left), self.value(node.right)
-            if left.kind is right.kind and left.kind in (Kind.INT, Kind.STR):
-                return Code(f"({left.text} + {right.text})", left.kind)
+            if left.kind is right.kind is Kind.INT:
+                return integer(f"wrap({left.text} + {right.text})")
+            if left.kind is right.kind is Kind.STR:
+                return string(f"({left.text} + {right.text})")
             return any_value(f"add({left.text}, {right.text})")
         if operator in _ARITHMETIC:
-            return integer(f"({self.as_int(node.left)} {operator} {self.as_int(node.right)})")
+            return integer(f"wrap({self.as_int(node.left)} {operator} {self.as_int(node.right)})")
         if operator in ("/", "mod", "%"):
             function = "divide" if operator == "/" else "modulo"
             return integer(f"{function}({self.as_int(node.left)}, {self.as_int(node.right)})")
         if operator in ("<<", ">>"):
             shift = f"min(63, max(0, {self.as_int(node.right)}))"
-            return integer(f"({self.as_int(node.left)} {operator} {shift})")
+            return integer(f"wrap({self.as_int(node.left)} {operator} {shift})")
         return self._truth(node)
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Final
 
 from serpy.errors import ScriptError, ScriptErrors
 
-__all__ = ["REGEX_HINT", "Faults", "Position", "ScriptErrors", "did_you_mean"]
+__all__ = ["Faults", "Position", "ScriptErrors", "did_you_mean"]
 
 
 class Position:
@@ -35,6 +34,7 @@ class Faults:
     def __init__(self) -> None:
         self.errors: list[ScriptError] = []
         self.warnings: list[str] = []
+        self.expressions: list[str] = []  # place, engine and text of each regular expression
         self.sources: dict[str, list[str]] = {}
         self._widths: list[int] = []
         self._seen: set[tuple[str, int, int]] = set()
@@ -53,6 +53,11 @@ class Faults:
     def warn(self, position: Position, message: str) -> None:
         """Note something odd that does not stop the start."""
         self.warnings.append(f"{position!r}: {message}")
+
+    def line(self, position: Position) -> str:
+        """The source line of *position*, "" when it is not known."""
+        lines = self.sources.get(position.file, [])
+        return lines[position.line - 1] if 0 < position.line <= len(lines) else ""
 
     def raise_if_any(self) -> None:
         """Raise ScriptErrors, in the order of the text, when an error has been noted."""
@@ -81,9 +86,6 @@ class Faults:
 
 def _place(order: list[str], file: str) -> int:
     return order.index(file) if file in order else len(order)
-
-
-REGEX_HINT: Final = "a bracket or another sign that stands for itself needs a backslash before it"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from serpy.script.environment import Environment
 from serpy.script.faults import did_you_mean
 from serpy.script.scalars import Scalar
 from serpy.script.unique import unique
+from serpy.sip.text import header_value
 
 Part = str | operands.Read
 
@@ -60,6 +61,17 @@ class Format:
                 out.append(value)
             else:
                 out.append(str(value))
+        return "".join(out)
+
+    def expand_in_line(self, ctx: Context) -> str:
+        """The text for this message, line ends in it from its constants only: what peers sent makes no header line."""
+        out: list[str] = []
+        for index, read in enumerate(self._reads):
+            if read is None:
+                out.append(self._texts[index])
+                continue
+            value = read(ctx)
+            out.append("<null>" if value is None else header_value(value) if isinstance(value, str) else str(value))
         return "".join(out)
 
 

@@ -9,7 +9,6 @@ Runs in: made in the master while loading, used in the udp receiver and timer. L
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -18,9 +17,11 @@ from serpy.errors import ParseError
 from serpy.limited_log import LimitedLog
 from serpy.script.exports import FALSE, TRUE
 from serpy.script.networks import in_network, parse_network
-from serpy.script.patterns import REGEX_FLAGS, posix_pattern
+from serpy.script.patterns import PatternsFromData
+from serpy.script.posix import BadExpressionError
 from serpy.script.runtime import MAX_DEPTH, is_reply
 from serpy.script.scalars import Scalar, to_int, to_str
+from serpy.sip.classes import is_private
 from serpy.sip.flow import Listener
 
 log = logging.getLogger("serpy.script")
@@ -35,6 +36,7 @@ class Hooks:
         self.forward: Callable[[Context, str, int, str], int] = _no_forward  # (ctx, host, port, transport) -> code
         self.is_myself: Callable[[str, int], bool] = _never_myself
         self.is_my_address: Callable[[str], bool] = _never_my_address
+        self.to_is_private: Callable[[Context], bool] = _to_is_private  # to_ip == private
         self.find_listener: Callable[[str, str, int], Listener | None] = _no_listener
         self.cfg_get: Callable[[str, str], int | str] | None = None
         self.server_id: Callable[[], int] = _zero
@@ -43,6 +45,7 @@ class Hooks:
         self.max_while_loops = 100
         self.vars: Final[dict[str, int | str]] = {}  # $var(name): survives the message
         self.reports: Final = LimitedLog(log)
+        self._patterns: Final = PatternsFromData()
 
     # ---- operands
 
@@ -80,8 +83,8 @@ class Hooks:
     def search_dynamic(self, pattern: Scalar, value: Scalar) -> bool:
         """``=~`` with a pattern that is not a constant; a bad one matches nothing."""
         try:
-            return re.search(posix_pattern(to_str(pattern)), to_str(value), REGEX_FLAGS) is not None
-        except re.error as error:
+            return bool(self._patterns.get(to_str(pattern)).search(to_str(value)))
+        except BadExpressionError as error:
             self.reports.warning("=~", "bad regular expression made by the script: %.120r: %s", to_str(pattern), error)
             return False
 
@@ -134,6 +137,10 @@ def _no_forward(_ctx: Context, host: str, port: int, transport: str) -> int:
 
 def _never_myself(_host: str, _port: int) -> bool:
     return False
+
+
+def _to_is_private(ctx: Context) -> bool:
+    return ctx.out_flow is not None and is_private(ctx.out_flow.host)
 
 
 def _never_my_address(_host: str) -> bool:

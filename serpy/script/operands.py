@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from serpy.context.avps import AvpName, is_class_prefix, parse_avp_name
+from serpy.context.avps import AvpName, bounded, is_class_prefix, parse_avp_name
 from serpy.context.context import Context
 from serpy.errors import ParseError
 from serpy.script import runtime, selects
@@ -330,7 +330,7 @@ def _var(argument: str, _index: str, environment: Environment) -> Variable:
         return kept.get(name, 0)
 
     def write(_ctx: Context, value: Scalar) -> None:
-        kept[name] = 0 if value is None else value
+        kept[name] = 0 if value is None else bounded(value)
 
     return Variable(None, read, write)
 

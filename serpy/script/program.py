@@ -68,6 +68,7 @@ class Program:
         self.flags: dict[str, int] = {}
         self.avpflags: dict[str, int] = {}
         self.warnings: list[str] = []
+        self.expressions: list[str] = []  # place, engine and text of each regular expression
         self.send_sockets: list[tuple[str, str, int, str]] = []  # force_send_socket: transport, host, port, place
         self.files: set[str] = set()
         self.listings: dict[str, str] = {}

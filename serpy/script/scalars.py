@@ -8,11 +8,23 @@ Runs in: every process. Locks: none.
 
 from __future__ import annotations
 
+from typing import Final
+
 Scalar = int | str | None
+
+INT_MIN: Final = -(2**31)
+INT_MAX: Final = 2**31 - 1
+
+
+def wrap(number: int) -> int:
+    """*number* as a C int of 32 bits holds it: 2147483647 + 1 is -2147483648."""
+    if INT_MIN <= number <= INT_MAX:
+        return number
+    return ((number - INT_MIN) & 0xFFFFFFFF) + INT_MIN
 
 
 def to_int(value: Scalar) -> int:
-    """Decimal text or a number -> int; anything else, undefined included, is 0."""
+    """Decimal text or a number -> int; anything else, undefined included, is 0. Text beyond 32 bits is the nearest int."""
     if value is None:
         return 0
     if isinstance(value, int):
@@ -20,7 +32,7 @@ def to_int(value: Scalar) -> int:
     text = value.strip(" \t")
     digits = text[1:] if text[:1] in ("-", "+") else text
     if digits and len(digits) <= 18 and digits.isascii() and digits.isdigit():
-        return int(text)
+        return max(INT_MIN, min(INT_MAX, int(text)))
     return 0
 
 
@@ -45,7 +57,7 @@ def equal(left: Scalar, right: Scalar) -> bool:
 def add(left: Scalar, right: Scalar) -> int | str:
     """``+``: a number on the left adds, text joins; undefined takes the type of the right side."""
     if isinstance(left, int):
-        return left + to_int(right)
+        return wrap(left + to_int(right))
     if left is None and isinstance(right, int):
         return right
     return to_str(left) + to_str(right)
@@ -56,7 +68,7 @@ def divide(left: int, right: int) -> int:
     if right == 0:
         return 0
     quotient = abs(left) // abs(right)
-    return quotient if (left < 0) == (right < 0) else -quotient
+    return wrap(quotient if (left < 0) == (right < 0) else -quotient)
 
 
 def modulo(left: int, right: int) -> int:

@@ -18,12 +18,14 @@ from serpy.script.exports import FALSE, Function
 from serpy.script.faults import Faults, Position
 from serpy.script.hooks import Hooks
 from serpy.script.program import RouteFunction
+from serpy.sip.classes import is_private
+from serpy.sip.text import header_value
 
 _HELPERS = (
-    scalars.to_int, scalars.to_str, scalars.equal, scalars.add, scalars.divide, scalars.modulo, scalars.same,
+    scalars.to_int, scalars.to_str, scalars.equal, scalars.add, scalars.divide, scalars.modulo, scalars.same, scalars.wrap,
     runtime.uri_or_status, runtime.from_uri, runtime.to_uri, runtime.message_length, runtime.out_host,
     runtime.out_port, runtime.out_listener_host, runtime.out_listener_port, runtime.out_transport,
-    runtime.avp_flag_set,
+    runtime.avp_flag_set, is_private, header_value,
 )  # fmt: skip
 
 

@@ -40,8 +40,8 @@ class Known:
             return at
         return -1
 
-    def note(self, key: int, ticks: int, now: int) -> bool:
-        """*key* is known for *ticks* more at least; True when it was not before."""
+    def note(self, key: int, ticks: int, now: int, number: int = 0) -> bool:
+        """*key* is known for *ticks* more at least; True when it was not before, and then it gets this *number*."""
         at = self._at(key)
         cells = self._cells
         if at >= 0:
@@ -49,11 +49,13 @@ class Known:
             is_news = left == 0 or left > PLAUSIBLE
             if is_news or left < ticks:
                 cells[at * 2] = (now + ticks) & WORD
+            if is_news:
+                cells[at * 2 + 1] = number
             return is_news
         at = self._victim(hash((key, self._secret)) % self.sets * WAYS, now)
         self._keys[at] = 0
         cells[at * 2] = (now + ticks) & WORD
-        cells[at * 2 + 1] = 0
+        cells[at * 2 + 1] = number
         self._keys[at] = key
         return True
 

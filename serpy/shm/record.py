@@ -23,6 +23,8 @@ CALL_ID_MAX: Final = 255  # characters of a Call-ID that are kept, see database.
 MAX_RECORD: Final = 256 * 1024
 NEVER: Final = 1 << 62  # expiry of a record with nothing but permanent bindings
 FAR_FUTURE: Final = 253402300799  # 9999-12-31 23:59:59 UTC, the expiry stored for a permanent binding
+MARK: Final = ";serpy-id="  # and MARK_DIGITS: a parameter of ours in a contact whose text another phone has, too
+MARK_DIGITS: Final = 8
 
 _PREFIX: Final = struct.Struct("=HH")
 _FIXED: Final = struct.Struct("=qdIihHHHHHHH")
@@ -35,14 +37,17 @@ KEY_AT: Final = _PREFIX_SIZE  # where the key starts in a record
 class Binding:
     """One AOR → contact mapping (RFC 3261 §10): a row of ``location``, whole.
 
-    ``expires_at`` is Unix time in whole seconds; ``q`` is 0..1000 or -1 when unset; ``flags`` are NAT, PERMANENT and MEM,
-    whose numbers are SER's: they stand in databases and in RPCs. ``received`` is "" or a received URI (sip/received.py).
+    ``contact`` is its key among those of its user: the URI, with a MARK where two phones behind two NATs have the same
+    private one. ``expires_at`` is Unix time in whole seconds; ``q`` is 0..1000 or -1 when unset; ``flags`` are those
+    below, whose numbers stand in databases and in RPCs. ``received`` is "" or a received URI (sip/received.py): calls go
+    there, or with FLOW only by its socket (UDP) or by its connection first. ``instance`` may carry ``;reg-id=``.
     ``modified_at`` is Unix time of the last change (newest first among equal q).
     """
 
-    NAT: Final = 1  # behind one
+    NAT: Final = 1  # behind one; like the next two as SER has it
     PERMANENT: Final = 128  # never expires
     MEM: Final = 256  # in memory only, its row is another server's
+    FLOW: Final = 512  # reached as its contact says: ``received`` is what it registered over
 
     def __init__(
         self,
@@ -78,6 +83,12 @@ class Binding:
     def is_live(self, wall_now: float) -> bool:
         """True while the binding has not expired; permanent ones never do."""
         return self.expires_at > wall_now or self.is_permanent
+
+    @property
+    def uri(self) -> str:
+        """The Contact URI as the phone wrote it."""
+        at = self.contact.find(MARK)
+        return self.contact if at < 0 else self.contact[:at] + self.contact[at + len(MARK) + MARK_DIGITS :]
 
     @property
     def is_nat(self) -> bool:

@@ -73,6 +73,7 @@ class Strangers:
         self._keys[at] = 0
         for cell in range(base, base + _TEXT):
             cells[cell] = 0
+        self._empty(at, now)
         start = at * CELLS * 4 + _TEXT * 4
         data = text.encode("utf-8", "replace")[:TEXT_SIZE]
         self._bytes[start : start + TEXT_SIZE] = data + _NO_TEXT[len(data) :]
@@ -169,12 +170,16 @@ class Strangers:
         self._cells[base + _HOLD] = kind | reason << 8 | offences << 16
         self._cells[base + _STAMP] = now
 
-    def lift(self, at: int) -> None:
+    def lift(self, at: int, now: int) -> None:
         """Forget hold, offences and levels."""
-        base = at * CELLS
-        self._cells[base + _HOLD] = 0
-        for cell in range(base + _LEVELS, base + _LEVELS + 8):
-            self._cells[cell] = 0
+        self._cells[at * CELLS + _HOLD] = 0
+        self._empty(at, now)
+
+    def _empty(self, at: int, now: int) -> None:
+        """All levels have leaked away at *now*: 0 would be an instant like any other."""
+        first = at * CELLS + _LEVELS
+        for cell in range(first, first + 8):
+            self._cells[cell] = now
 
     def offences(self, at: int) -> int:
         """How often it was banned."""

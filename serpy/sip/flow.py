@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.sip.address import bracketed
+from serpy.sip.classes import address_class
 
 # How a message leaves, and what becomes of its connection (``Flow.options``, bits).
 CLOSE: Final = 1  # close it when the message has left
@@ -42,6 +43,7 @@ class Listener:
         self.port: Final = port
         self.multicast: Final = multicast
         self.ipv6: Final = ":" in host
+        self.scope: Final = address_class(host)  # who can reach us there
         name = advertised_host or host
         self.sent_by: Final = f"{bracketed(name)}:{advertised_port or port}"
         self.via_transport: Final = transport.upper()

@@ -21,7 +21,7 @@ from serpy.sip.heads import (
     has_transfer_encoding,
     http_content_length,
 )
-from serpy.sip.limits import LINE_MAX, MESSAGE_MAX
+from serpy.sip.limits import HEAD_MAX, LINE_MAX, MESSAGE_MAX
 
 SIP: Final = 1
 HTTP: Final = 2
@@ -142,7 +142,7 @@ class StreamFramer:
             self._kind = _kind_of(data[:line_end].rstrip(b"\r"))
             self._scanned = line_end
         size = body_start(data, self._scanned)
-        if size > MESSAGE_MAX or (size < 0 and len(data) > MESSAGE_MAX):
+        if size > HEAD_MAX or (size < 0 and len(data) > HEAD_MAX):
             raise FramingError("head too long", status=513 if self._kind == SIP else 431)
         if size < 0:
             self._scanned = max(self._scanned, len(data) - 2)

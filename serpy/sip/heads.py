@@ -77,7 +77,7 @@ def _length(values: list[bytes]) -> int:
     for value in values:
         number = _number(value)
         if length >= 0 and number != length:
-            raise ParseError("different values", header="Content-Length")
+            raise ParseError("Content-Length headers that differ", header="Content-Length")
         length = number
     return length
 
@@ -87,5 +87,5 @@ def _number(value: bytes) -> int:
     text = value.strip(_SPACE)
     digits = text.lstrip(b"0")
     if not text.isdigit() or len(digits) > _DIGITS_MAX:
-        raise ParseError("bad value", header="Content-Length", value=text.decode("latin-1"))
+        raise ParseError("bad Content-Length", header="Content-Length", value=text.decode("latin-1"))
     return min(int(digits or b"0"), LENGTH_MAX)

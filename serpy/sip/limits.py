@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 MESSAGE_MAX: Final = 65535  # bytes; what one UDP datagram can carry
+HEAD_MAX: Final = 32768  # bytes of start line and headers with the empty line; what follows is the body
 STREAM_QUEUE_MAX: Final = 4 * 1024 * 1024  # bytes that wait for the reader of one connection
-STREAM_MESSAGE_S: Final = 10.0  # seconds from the first byte of a message on a connection to its last
 STREAM_ALIASES_MAX: Final = 8  # addresses that one connection may lead to besides its own
 HEADERS_MAX: Final = 256  # header lines of one message
 LINE_MAX: Final = 16384  # characters of one (unfolded) header line; RFC 4475 longreq has one of 1.2 kB

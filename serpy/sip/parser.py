@@ -14,7 +14,7 @@ from typing import Final
 from serpy.errors import LimitExceededError, ParseError, UnsupportedError
 from serpy.sip.abnf import ascii_lower, is_token, parse_number
 from serpy.sip.heads import body_start, content_length
-from serpy.sip.limits import HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
+from serpy.sip.limits import HEAD_MAX, HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
 from serpy.sip.lines import (
     CALL_ID,
     CANONICAL,
@@ -69,6 +69,8 @@ def parse_message(data: bytes) -> Request | Response:
 
 
 def _parse(data: bytes, head_end: int) -> Request | Response:
+    if head_end > HEAD_MAX - 4:
+        return _parse_unusual(data, head_end)
     head = data[: head_end + 2].decode("utf-8", "surrogateescape")  # with the CRLF of its last line
     size = len(head)
     start_line = _line_at(head, 0)
@@ -155,6 +157,8 @@ def _parse_unusual(data: bytes, head_end: int) -> Request | Response:
     first = data.find(b"\r\n\r\n")
     if first != head_end:  # the body ends with an empty line, too
         return _parse(data, first)
+    if head_end > HEAD_MAX - 4:
+        raise LimitExceededError("head too long", status=513)
     lines = data[:head_end].decode("utf-8", "surrogateescape").split("\r\n")
     rest = "".join(lines)  # cheaper than counting: what the split has left must hold no line end
     if "\n" in rest or "\r" in rest:
@@ -200,7 +204,7 @@ def _cut_body(data: bytes, start: int) -> bytes:
     length = content_length(data[:start])
     end = start + length
     if end > len(data):
-        raise ParseError("beyond the message", header="Content-Length", value=str(length))
+        raise ParseError("Content-Length beyond the message", header="Content-Length", value=str(length))
     return data[start:] if length < 0 else data[start:end]
 
 
@@ -281,6 +285,8 @@ def _split_head(data: bytes) -> tuple[list[str], list[str], int]:
         end = "\r\n" if stop < newline else "\n"
         line = data[at:stop].decode("utf-8", "surrogateescape")
         at = newline + 1
+        if at > HEAD_MAX:
+            raise LimitExceededError("head too long", status=513)
         if not line:
             ends.append(end)
             return lines, ends, at

@@ -20,6 +20,8 @@ from serpy.sip.uri import Uri, parse_port, parse_uri
 if TYPE_CHECKING:
     from serpy.sip.flow import Flow
 
+OPEN_CONNECTION: Final = "open"  # parameter of a next hop: by a connection that stands, or not at all
+
 _KEPT: Final = 1024  # parameters, of which there is one text for each of our sockets
 _LONGEST: Final = 256
 

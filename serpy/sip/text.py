@@ -13,6 +13,7 @@ _MARKS: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud8
 _HIDDEN: Final = re.compile(f"[\x00-\x1f{_MARKS}]")
 _HIDDEN_IN_LOGS: Final = re.compile(f"[\x00-\x08\x0a-\x1f{_MARKS}]")
 _BREAKS: Final = re.compile("[\x00\r\n]")
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f]")
 
 
 def printable(text: str) -> str:
@@ -37,6 +38,16 @@ def one_line(text: str) -> str:
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def without_controls(text: str) -> str:
+    """*text* with one space for each control character: a value for another program, a reason phrase."""
+    return text if text.isprintable() else _CONTROLS.sub(" ", text)
+
+
+def reason_text(text: str) -> str:
+    """*text* as it may stand in a status line: without controls, those at its end are cut (RFC 3261 §25.1)."""
+    return text if text.isprintable() else _CONTROLS.sub(" ", text).rstrip(" ")
 
 
 def header_value(text: str) -> str:

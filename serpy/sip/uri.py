@@ -293,6 +293,24 @@ def escape_user(text: str) -> str:
     return "".join(parts)
 
 
+def request_uri_of(text: str) -> str:
+    """The URI *text*, of a contact, as it stands in a request line: without headers and method (RFC 3261 §19.1.1).
+
+    What is no URI stays as it is.
+    """
+    if "?" not in text and "method" not in ascii_lower(text):
+        return text
+    try:
+        uri = parse_uri(text)
+    except ParseError:
+        return text
+    if not uri.is_sip:
+        return text
+    if uri.headers:
+        uri = uri.replaced(headers="")
+    return uri.without_param("method").text
+
+
 def _is_escape(text: str, at: int) -> bool:
     return len(text) > at + 2 and _is_hex(text[at + 1]) and _is_hex(text[at + 2])
 

@@ -13,6 +13,7 @@ from serpy.errors import ParseError
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.nameaddr import NameAddr, split_commas, without_empty_end
 from serpy.sip.parser import parse_for_reply, parse_request
+from serpy.sip.text import reason_text
 from serpy.sip.via import via_with_received
 
 # Requests whose 101..299 answers carry Record-Route: they make a dialog (RFC 3261 §12.1.1; 6665; 3515)
@@ -164,7 +165,7 @@ def build_reply(
     *to_tag* is added to To when it has none and *status* is above 100. *received* ("" = none) and *rport* (0 = none)
     go into the top Via. Never raises, so that malformed requests can be answered too.
     """
-    parts = [f"SIP/2.0 {status} {reason}"]
+    parts = [f"SIP/2.0 {status} {reason_text(reason)}"]
     record_route = 100 < status < 300 and request.method in _DIALOG_FORMING
     first_via = True
     for at, name in enumerate(request.names):

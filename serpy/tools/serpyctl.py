@@ -234,6 +234,15 @@ def _usrloc_show(ctl: Ctl) -> None:
     ctl.show(rows, "no contacts are registered")
 
 
+def _calls_list(ctl: Ctl) -> None:
+    rows = ctl.rpc("calls.list", *([ctl.options.text] if ctl.options.text else []))
+    ctl.show(rows, "no calls")
+
+
+def _calls_show(ctl: Ctl) -> None:
+    ctl.show(ctl.rpc("calls.show", ctl.options.call))
+
+
 def _q(text: str) -> float:
     """The preference written as *text*, -1 when there is none."""
     whole, _, part = (text or "-1").partition(".")
@@ -339,7 +348,10 @@ def _rpc_argument(word: str) -> object:
 def _check(ctl: Ctl) -> None:
     from serpy import loader  # noqa: PLC0415 - see Ctl.database
 
-    loader.check(ctl.options.checked or ctl.options.file, _defines(ctl.options))
+    expressions = loader.check(ctl.options.checked or ctl.options.file, _defines(ctl.options))
+    if ctl.options.expressions:
+        ctl.show(expressions, "no regular expressions")
+        return
     ctl.say("config file ok")
 
 
@@ -418,6 +430,10 @@ COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
     ("usrloc add", "register a contact by hand (permanent without expires=)", _usrloc_add,
      (_URI, _arg("contact", metavar="CONTACT"), _arg("wish", metavar="expires=S q=Q flags=N", nargs="*"))),
     ("usrloc rm", "remove one contact, or all of a user", _usrloc_rm, (_URI, _CONTACT)),
+    ("calls list", "list calls and subscriptions", _calls_list,
+     (_arg("text", metavar="TEXT", nargs="?", help="only those with this in caller, callee or Call-ID"),)),
+    ("calls show", "everything that is remembered of a call", _calls_show,
+     (_arg("call", metavar="CALL", help="id or Call-ID"),)),
     ("replication status", "show the other servers of the farm, and what was sent, taken, dropped and repaired",
      _replication_status, ()),
     ("replication diff", "compare the location table with those of the other servers", _replication_diff,
@@ -433,7 +449,9 @@ COMMANDS: tuple[tuple[str, str, Handler, tuple[Argument, ...]], ...] = (
     ("stats", "show counters", _plain_rpc("stats.get"), ()),
     ("uptime", "show since when the server runs", _plain_rpc("core.uptime"), ()),
     ("version", "show versions", _version, ()),
-    ("check", "check a configuration file", _check, (_arg("checked", metavar="FILE", nargs="?"),)),
+    ("check", "check a configuration file", _check,
+     (_arg("checked", metavar="FILE", nargs="?"),
+      _arg("--expressions", action="store_true", help="list the regular expressions and what runs them"))),
     ("db create", "make the database and its tables; harmless when they exist", _db_create, ()),
     ("db check", "compare the tables with what this version needs", _db_check, ()),
     ("db upgrade", "add what is missing", _db_upgrade, ()),

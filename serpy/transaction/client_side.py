@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.context.context import Context
+from serpy.context.context import SOFT, Context
 from serpy.errors import ProtocolError
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
@@ -139,6 +139,9 @@ def receive_response(
     else:
         branch.gives_up_at = 0.0
         branch.fires_at = 0.0
+    if branch.flags & SOFT and not branch.replied and branch.flow is not None and branch.flow.host == flow.host:
+        for hook in layer.on_proven:
+            hook(branch.request_uri)
     branch.replied = True
     if actions & states.SEND_ACK:
         acknowledge(layer, branch, response)
@@ -228,8 +231,11 @@ def late_response(
 def late_2xx(layer: TransactionLayer, server: ServerMachine, response: Response, edits: Edits) -> None:
     """Pass on a 2xx to INVITE: what went upstream for it before, routes and all; else with the edits of the default route."""
     layer.relayed_replies += 1
+    if server.dialog:
+        layer.dialogs.answered(server.dialog, None, response, edits, None)
     if 200 <= server.status < 300 and to_tag_of(server.last_reply) == response.to_tag:
-        layer.send(server.last_reply, server.flow)
+        if server.may_repeat():
+            layer.send(server.last_reply, server.flow)
         return
     server.status = response.status
     server.last_reply = build_forwarded_response(response, edits)

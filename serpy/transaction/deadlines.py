@@ -8,6 +8,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §16.8, §17; 4320; 6026.
 
 from __future__ import annotations
 
+from serpy.context.context import SOFT
 from serpy.transaction import life, states
 from serpy.transaction.cancelling import send_cancel
 from serpy.transaction.client_side import fail
@@ -80,10 +81,21 @@ def fire_branch(layer: TransactionLayer, branch: ClientTransaction, now: float) 
         if branch.step(states.TIMER_GIVE_UP) & states.CANCEL_FIRST and branch.cancelling == NOT_CANCELLED:
             send_cancel(layer, branch, branch.server.cancel_reason)
         fail(layer, branch, 408)
+    elif branch.flags & SOFT and is_asked_enough(layer, branch, now):
+        branch.retransmit_at = 0.0
+        layer.wheel.arm(branch, branch.next_wake())
     elif not repeat(layer, branch, now):
         branch.retransmit_at = 0.0
         branch.step(states.TRANSPORT_ERROR)
         fail(layer, branch, 503)
+
+
+def is_asked_enough(layer: TransactionLayer, branch: ClientTransaction, now: float) -> bool:
+    """True when a branch to an address that never answered anything has been sent and repeated twice."""
+    settings = layer.settings
+    if branch.replied or branch.retransmit_at == 0.0 or now < branch.retransmit_at:
+        return False
+    return branch.interval_s >= min(4 * settings.retr_timer1_s, settings.retr_timer2_s)
 
 
 def fire_cancel(layer: TransactionLayer, cancel: ClientMachine, now: float) -> None:
@@ -131,7 +143,10 @@ def fire_server(layer: TransactionLayer, server: ServerMachine, now: float) -> N
 
 def resend(layer: TransactionLayer, server: ServerMachine, now: float) -> None:
     """G: a negative answer that nobody has acknowledged."""
-    if now >= server.resend_at:
+    if now >= server.resend_at and not server.may_repeat():
+        server.resend_at = 0.0
+        layer.wheel.arm(server, server.ends_at)
+    elif now >= server.resend_at:
         server.interval_s = min(server.interval_s * 2, layer.settings.retr_timer2_s)
         server.resend_at = following(server.resend_at, server.interval_s, now)
         layer.wheel.arm(server, server.next_wake())

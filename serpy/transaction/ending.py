@@ -35,7 +35,10 @@ def finish(layer: TransactionLayer, server: ServerTransaction) -> None:
     for branch in server.branches:
         leave_branch(layer, branch, None if server.is_copy else left)
     server.branches.clear()
-    server.ctx.transaction = None
+    ctx = server.ctx
+    ctx.transaction = None
+    if ctx.dialog and not server.is_copy:
+        layer.dialogs.ended(ctx.dialog, server.request, server.status)
 
 
 def leave_branch(layer: TransactionLayer, branch: ClientTransaction, upstream: ServerMachine | None) -> None:

@@ -54,6 +54,9 @@ def relay_response(layer: TransactionLayer, branch: ClientTransaction, response:
             end_silently(layer, server)
         return
     layer.relayed_replies += 1
+    dialog = server.ctx.dialog
+    if dialog and response.status < 300:
+        layer.dialogs.answered(dialog, server.ctx, response, edits, branch.flow)
     answer(layer, server, response.status, build_forwarded_response(response, edits), branch, response)
 
 

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Final
 
 from serpy.context.context import Context
-from serpy.errors import BackendError, ProtocolError, TransportError
+from serpy.errors import BackendError, HeldBackError, ProtocolError, TransportError
 from serpy.sip.address import default_port, is_address, plain_address
-from serpy.sip.flow import Flow, Listener, Outgoing
+from serpy.sip.classes import LOOPBACK
+from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
 from serpy.sip.message import Edits, Request
+from serpy.sip.received import OPEN_CONNECTION
 from serpy.sip.status import PHRASES
 from serpy.sip.uri import Uri, parse_uri
 from serpy.sip.via import Via, via_with_received
@@ -28,6 +30,7 @@ E_SEND: Final = -477
 E_RESOLVE: Final = -478
 E_BAD_URI: Final = -479
 E_BAD_REQUEST: Final = -400
+E_HELD_BACK: Final = -403  # by the guard of destinations
 E_TIMEOUT: Final = -408
 E_BUSY: Final = -503  # too many handlers wait for a name already
 E_CANCELLED: Final = -487
@@ -118,7 +121,14 @@ def with_options(flow: Flow, ctx: Context) -> Flow:
     options = ctx.notes.get(FORWARD_OPTIONS)
     if not isinstance(options, int):
         return flow
-    return Flow(flow.listener, flow.host, flow.port, flow.connection, options)
+    return Flow(flow.listener, flow.host, flow.port, flow.connection, options | flow.options)
+
+
+def stands_in(listener: Listener, wanted: Listener) -> bool:
+    """True when *listener* may send what came in, or was to leave, by *wanted*: a loopback address reaches everything
+    here, so it does not speak for the others.
+    """
+    return not listener.multicast and (listener.scope != LOOPBACK or wanted.scope == LOOPBACK or wanted.multicast)
 
 
 class Forwarder:
@@ -157,6 +167,8 @@ class Forwarder:
             if self.route is not None and listener is None and ctx.send_listener is None:
                 wanted = self.routed(transport, host, wanted)
             flow = self.flow_to(transport, host, uri.port or default_port(transport), wanted)
+            if uri.param(OPEN_CONNECTION) is not None and flow.transport != "udp":
+                flow = Flow(flow.listener, flow.host, flow.port, 0, NO_CONNECT)
             if len(self._hops) >= MAX_CACHED_HOPS:
                 self._hops.clear()
             self._hops[next_hop] = flow
@@ -165,7 +177,7 @@ class Forwarder:
             raise BackendError(f"no resolver for {host!r:.120}")
         found: list[Flow] = []
         for transport, address, port in self.resolve(uri):
-            if self.can_reach(transport, address):
+            if self.can_reach(transport, address, wanted):
                 if self.route is not None and listener is None and ctx.send_listener is None:
                     wanted = self.routed(transport, address, wanted)
                 found.append(with_options(self.flow_to(transport, address, port, wanted), ctx))
@@ -178,17 +190,19 @@ class Forwarder:
         address = self.route(host) if self.route is not None else ""
         found = wanted
         for listener in self.listeners:
-            if listener.host == address and listener.transport == transport and not listener.multicast:
+            if listener.host == address and listener.transport == transport and stands_in(listener, wanted):
                 if listener.port == wanted.port:
                     return listener
                 if found is wanted:
                     found = listener
         return found
 
-    def can_reach(self, transport: str, host: str) -> bool:
-        """True when some listener can send there."""
+    def can_reach(self, transport: str, host: str, wanted: Listener) -> bool:
+        """True when *wanted*, or some listener in its place, can send there."""
         ipv6 = ":" in host
-        return any(each.transport == transport and each.ipv6 == ipv6 and not each.multicast for each in self.listeners)
+        return any(
+            each.transport == transport and each.ipv6 == ipv6 and stands_in(each, wanted) for each in self.listeners
+        )
 
     def flow_to(self, transport: str, host: str, port: int, wanted: Listener) -> Flow:
         """A flow to *host*:*port* from *wanted* when it fits, else from the first that does, at its address if possible.
@@ -200,7 +214,7 @@ class Forwarder:
             return Flow(wanted, host, port)
         found: Listener | None = None
         for listener in self.listeners:
-            if listener.transport == transport and listener.ipv6 == ipv6 and not listener.multicast:
+            if listener.transport == transport and listener.ipv6 == ipv6 and stands_in(listener, wanted):
                 if listener.host == wanted.host:
                     return Flow(listener, host, port)
                 if found is None:
@@ -235,7 +249,7 @@ class Forwarder:
         """What the script asked to put above everything, e.g. Record-Route for this way out."""
         lines: list[str] = []
         for make in ctx.per_branch_headers:
-            lines.extend(make(ctx.flow, flow.listener))
+            lines.extend(make(ctx, flow))
         return lines
 
     def build(
@@ -283,6 +297,9 @@ class Forwarder:
             return self._send_to_group(ctx, request, flow, data)
         try:
             self.send(Outgoing(data, flow))
+        except HeldBackError:
+            ctx.last_error = E_HELD_BACK
+            return False
         except TransportError:
             ctx.last_error = E_SEND
             return False

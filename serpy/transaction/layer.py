@@ -17,14 +17,14 @@ from typing import Final
 
 from serpy.clock import Clock
 from serpy.context.context import Context
-from serpy.errors import ResourceError, TransportError
+from serpy.errors import HeldBackError, ResourceError, TransportError
 from serpy.sip.flow import Flow, Outgoing
 from serpy.sip.message import Request, Response
 from serpy.transaction.matching import NO_GROUPS, Groups, ServerKey, server_key
 from serpy.transaction.settings import TransactionSettings
 from serpy.transaction.timers import TimerWheel
 from serpy.transaction.transactions import ClientMachine, ClientTransaction, ServerMachine, ServerTransaction
-from serpy.transaction.user import Outcome, TransactionUser
+from serpy.transaction.user import DialogWatcher, Outcome, TransactionUser
 from serpy.transaction.ways import Ways, folded
 
 
@@ -41,13 +41,16 @@ class TransactionLayer:
         self.make_tag: Final = make_tag
         self.clock: Final = clock
         self.user: TransactionUser = TransactionUser()
+        self.dialogs: DialogWatcher = DialogWatcher()
         self.watched_flags = 0  # requests with one of these flags are reported to on_answer and on_failed
         self.on_answer: list[Outcome] = []  # a final answer, or 183, has gone upstream
         self.on_failed: list[Outcome] = []  # every branch has failed, before the failure route
+        self.on_proven: list[Callable[[str], None]] = []  # a SOFT branch, its Request-URI, was answered
         self.signature: list[str] = []  # header lines of every answer of our own: Server
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
         self.groups: Groups = NO_GROUPS
+        self.was_held_back = False  # why ``send`` was refused last
         self.servers: dict[ServerKey, ServerMachine] = {}
         self.clients: dict[str, ClientMachine] = {}
         self.wheel: Final = TimerWheel(clock.now())
@@ -115,7 +118,8 @@ class TransactionLayer:
         """Send *data*; False when the transport refused it."""
         try:
             self.send_out(Outgoing(data, flow))
-        except TransportError:
+        except TransportError as exc:
+            self.was_held_back = isinstance(exc, HeldBackError)
             return False
         return True
 

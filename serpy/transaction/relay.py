@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.context.context import Context, Target
+from serpy.context.context import SOFT, Context, Target
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
-from serpy.sip.flow import Flow, Listener
+from serpy.sip.flow import NO_CONNECT, Flow, Listener
 from serpy.sip.message import Edits, Request
+from serpy.sip.reach import NO_HOST, NOWHERE, kind_of
+from serpy.sip.uri import parse_uri
 from serpy.transaction.cancelling import cancel_branches
 from serpy.transaction.client_side import start
 from serpy.transaction.forward import (
     E_BAD_URI,
     E_BUSY,
     E_CANCELLED,
+    E_HELD_BACK,
     E_LOOP,
     E_MAX_BREADTH,
     E_OTHER,
@@ -27,7 +30,7 @@ from serpy.transaction.forward import (
 )
 from serpy.transaction.layer import TransactionLayer
 from serpy.transaction.matching import is_loop, loop_value
-from serpy.transaction.transactions import ClientTransaction, ServerTransaction
+from serpy.transaction.transactions import NO_FLOWS, ClientTransaction, ServerTransaction
 
 DEFAULT_BREADTH: Final = 60  # RFC 5393 §5.3.3.1
 AS_IT_IS: Final = -1  # Max-Breadth of a single branch
@@ -62,7 +65,8 @@ def relay(layer: TransactionLayer, forwarder: Forwarder, server: ServerTransacti
     try:
         if is_single:
             edits = forwarder.received_edits(ctx, request)
-            error = _one_branch(layer, forwarder, server, ctx, ctx.request_uri, ctx.dst_uri, None, 0, loop, edits)
+            flags = ctx.target_flags
+            error = _one_branch(layer, forwarder, server, ctx, ctx.request_uri, ctx.dst_uri, None, flags, loop, edits)
             sent = 1 if error == 0 else 0
         for target in targets:
             share = breadth if len(targets) > 1 else AS_IT_IS
@@ -154,6 +158,8 @@ def _one_branch(
     """Build and send one branch. 0 when it left, else a negative core error."""
     try:
         flows = forwarder.flows(ctx, dst_uri or request_uri, listener)
+        if dst_uri and flows[0].options & NO_CONNECT:
+            flows = [flows[0], *_as_written(forwarder, ctx, request_uri, flows[0])]
     except ProtocolError:
         return E_BAD_URI
     except TransportError:
@@ -167,6 +173,8 @@ def _one_branch(
     if not server.has_room(1):
         return E_OTHER  # other addresses of the targets before have taken it
     flow = flows[0]
+    if flags & SOFT and _is_asked(server, flow):
+        return E_OTHER
     branch_id = layer.next_branch_id(server, loop)
     data = forwarder.build(ctx, server.request, request_uri, branch_id, flow, edits)
     if forwarder.filter.active and not forwarder.filter.allows(ctx, flow, data):
@@ -180,7 +188,30 @@ def _one_branch(
     if len(flows) > 1:
         branch.alternatives = same_listener(flows)
     server.append_branch(branch)
-    return 0 if start(layer, branch) else E_SEND
+    if start(layer, branch):
+        return 0
+    return E_HELD_BACK if layer.was_held_back else E_SEND
+
+
+def _is_asked(server: ServerTransaction, flow: Flow) -> bool:
+    """True when another branch goes to the same address, which has never answered."""
+    for branch in server.branches:
+        if branch.flags & SOFT and branch.flow is not None and branch.flow.host == flow.host:
+            return True
+    return False
+
+
+def _as_written(forwarder: Forwarder, ctx: Context, request_uri: str, flow: Flow) -> list[Flow]:
+    """Where *request_uri* itself leads, by the transport of *flow*: for a phone that has lost its connection."""
+    try:
+        uri = parse_uri(request_uri)
+        if not uri.is_sip or kind_of(uri.host) in (NOWHERE, NO_HOST):
+            return NO_FLOWS
+        if not uri.transport and uri.scheme == "sip":
+            uri = uri.replaced(params=f"{uri.params};transport={flow.transport}".lstrip(";"), headers="")
+        return forwarder.flows(ctx, uri.text, flow.listener)
+    except (ProtocolError, TransportError, BackendError, ResourceError):
+        return NO_FLOWS
 
 
 def same_listener(flows: list[Flow]) -> list[Flow]:

@@ -8,6 +8,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §17.2; 4320; 6026.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from serpy.context.context import Context
 from serpy.sip.message import Request, Response
@@ -22,6 +23,8 @@ from serpy.transaction.matching import server_key
 from serpy.transaction.transactions import ClientTransaction, ServerMachine, ServerTransaction
 from serpy.transaction.user import Outcome
 from serpy.transaction.warning import warning_line
+
+STRANGERS_REPEATS: Final = 4096  # octets of answers that a stranger gets again without asking: four of a common 200
 
 
 def absorb(layer: TransactionLayer, request: Request) -> bool:
@@ -62,8 +65,10 @@ def create(layer: TransactionLayer, ctx: Context, request: Request) -> ServerTra
     layer.created += 1
     layer.live += 1
     layer.keep(server, len(request.raw))
-    if ctx.counted and layer.on_begin is not None:
-        layer.on_begin(ctx)
+    if ctx.counted:
+        server.repeats_left = STRANGERS_REPEATS
+        if layer.on_begin is not None:
+            layer.on_begin(ctx)
     settings = layer.settings
     server.expires_at = layer.now() + (
         settings.max_inv_lifetime_s if server.is_invite else settings.max_noninv_lifetime_s

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 ACK_WINDOW_S: Final = 32.0  # 64*T1: as long as a client may repeat its ACK
+SMALL: Final = 512  # octets of an answer that anybody gets
+AMPLIFIES: Final = 2  # a larger one has so many times the octets of its request at most, where its source may be forged
 TAG: Final = "s."  # how our To tags begin, so that those of others need no hash to be told apart
 TAG_BITS: Final = 0xFFFFFFFFFFFFFFF
 
@@ -44,12 +46,18 @@ class StatelessReplies:
         self.warns = 0  # sip_warning: our process id, 0 = off
         self.reply_to_via = False
         self.groups: Groups = NO_GROUPS
+        self.is_proven: Callable[[Flow], bool] | None = None  # does the peer receive what we send there
         self.acks_until = 0.0  # no ACK can be ours after this instant
         # statistics
         self.sent: int = 0
         self.failed: int = 0
         self.acks: int = 0
+        self.withheld: int = 0  # answers that would have been too large for their request
         self.by_class: Final[list[int]] = [0] * 7
+
+    def _may_be_forged(self, flow: Flow) -> bool:
+        is_proven = self.is_proven
+        return flow.transport == "udp" and is_proven is not None and not is_proven(flow)
 
     def tag(self, request: Request) -> str:
         """The To tag of our answers to *request*."""
@@ -113,6 +121,9 @@ class StatelessReplies:
             to_tag=to_tag or ("" if status == 100 else self.tag(request)),
             headers=[*self.signature, *headers], body=body, received=received, rport=rport,
         )  # fmt: skip
+        if len(data) > SMALL and len(data) > AMPLIFIES * len(request.raw) and self._may_be_forged(flow):
+            self.withheld += 1
+            return False
         try:
             self.send(Outgoing(data, target))
         except TransportError:

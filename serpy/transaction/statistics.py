@@ -84,6 +84,7 @@ TM: Final[tuple[Statistic[TransactionLayer], ...]] = (
 SL: Final[tuple[Statistic[StatelessReplies], ...]] = (
     Statistic("sl.sent", "stateless replies sent", lambda replies: replies.sent),
     Statistic("sl.failed", "stateless replies that could not be sent", lambda replies: replies.failed),
+    Statistic("sl.withheld", "stateless replies too large for their request", lambda replies: replies.withheld),
     Statistic("sl.acks", "ACKs to stateless replies swallowed", lambda replies: replies.acks),
     Statistic("sl.1xx", "stateless provisional replies", lambda replies: replies.by_class[1]),
     Statistic("sl.2xx", "stateless 2xx replies", lambda replies: replies.by_class[2]),

@@ -44,9 +44,11 @@ class ServerMachine(Timed):
         self.last_reply = b""
         self.to_tag = ""  # of our own replies
         self.cancelled = False  # the caller sent CANCEL
+        self.dialog = 0  # of a residue: Context.dialog of its request
         self.resend_at = 0.0  # G, 0.0 = not any more
         self.interval_s = 0.0
         self.ends_at = 0.0  # H, I, J or L
+        self.repeats_left = -1  # octets of answers that may be sent again, -1 = any
 
     def step(self, event: int) -> int:
         """Move to the next state; the actions to take, 0 when *event* is ignored there. Raises UsageError."""
@@ -60,6 +62,16 @@ class ServerMachine(Timed):
     def is_final(self) -> bool:
         """True when it has ended for its caller: a final answer, or the end without one."""
         return self.status >= 200
+
+    def may_repeat(self) -> bool:
+        """True when the last answer may be sent again unasked: a caller who may be somebody else gets so many octets."""
+        left = self.repeats_left
+        if left < 0:
+            return True
+        if len(self.last_reply) > left:
+            return False
+        self.repeats_left = left - len(self.last_reply)
+        return True
 
     def next_wake(self) -> float:
         """When the timer of an answered request is wanted next."""
@@ -127,9 +139,11 @@ class ServerTransaction(ServerMachine):
         left.last_reply = self.last_reply
         left.to_tag = self.to_tag
         left.cancelled = self.cancelled
+        left.dialog = self.ctx.dialog
         left.resend_at = self.resend_at
         left.interval_s = self.interval_s
         left.ends_at = self.ends_at
+        left.repeats_left = self.repeats_left
         return left
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from serpy.context.context import Context
 from serpy.sip.flow import Flow
-from serpy.sip.message import Edits, Response
+from serpy.sip.message import Edits, Request, Response
 from serpy.transaction.transactions import NO_EDITS, ClientTransaction, ServerTransaction
 
 Outcome = Callable[[Context, float, int, Response | None, str, str], None]
@@ -42,3 +42,18 @@ class TransactionUser:
 
     def on_failure(self, server: ServerTransaction, winner: ClientTransaction) -> None:
         """Run the armed failure route. It may reply or add branches."""
+
+
+class DialogWatcher:
+    """Who remembers calls: told what becomes of requests whose Context names a ``dialog``. This one remembers none."""
+
+    def answered(
+        self, dialog: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None
+    ) -> None:  # fmt: skip
+        """*response*, from *flow*, goes upstream: a provisional or a 2xx. *ctx* is None when the request has been let go."""
+
+    def passed(self, response: Response, edits: Edits, flow: Flow) -> None:
+        """*response*, from *flow*, has been forwarded without a transaction."""
+
+    def ended(self, dialog: int, request: Request, status: int) -> None:
+        """*request* has got its final answer, from whomever."""

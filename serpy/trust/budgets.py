@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.clock import Clock
 from serpy.limited_log import RateLimit
 from serpy.shm.known import Known
-from serpy.shm.strangers import BANNED, FREE, QUIET, WORD, Strangers
+from serpy.shm.strangers import BANNED, FREE, PLAUSIBLE, QUIET, WORD, Strangers
 from serpy.trust import limits as of
 from serpy.trust.limits import Limit, Limits
 from serpy.trust.places import Names, Place, names_in
@@ -45,13 +45,20 @@ DROP_BANNED: Final = 0
 DROP_QUIET: Final = 1
 DROP_PAIR: Final = 2
 DROP_USER: Final = 3
-DROPS: Final = ("banned", "quiet", "pair", "user")
+DROP_BUSY: Final = 4
+DROPS: Final = ("banned", "quiet", "pair", "user", "busy")
+BUSY_S: Final = 1  # after a receiver was behind: who is known comes first, others as far as there is time
+BUSY_RATE: Final = 100  # strangers a second that a busy receiver takes all the same
+
+NOTED_S: Final = 60  # an authentication is not noted again, nor credited, for so long
+NOTED_MAX: Final = 8192
 
 # Words of the first cache line of the memory, shared by all.
 _SECRET: Final = 0  # 64 bit
-_HELD: Final = 2  # 1: somebody is held, look at every message
+_HELD: Final = 2  # not 0: somebody is held or we are busy, look at every message
 _HELD_UNTIL: Final = 3  # until when at the latest
 _NAMES_HELD_UNTIL: Final = 4  # the same for pairs and users
+_BUSY_UNTIL: Final = 5
 HEADER: Final = 64
 
 _REFUSED: Final = (of.UNKNOWN, of.WRONG)  # over it, who is proven is banned; all else makes quiet
@@ -90,6 +97,10 @@ class Budgets:
         self.bans = 0
         self.refused_calls = 0
         self.rows_left_out = 0
+        self.lines_left_out = 0
+        self._noted: Final[dict[tuple[str, int, str], int]] = {}
+        self._busy_second = -1
+        self._busy_taken = 0
         self._told: Final = RateLimit(20, 10.0)
 
     @staticmethod
@@ -104,14 +115,23 @@ class Budgets:
     def tick(self) -> None:
         """Once a second: stop looking at every message when nobody is held any more."""
         words = self.words
-        if words[_HELD] and not self._is_ahead(int(words[_HELD_UNTIL])):
+        if words[_HELD] and not self._is_any_held():
             words[_HELD] = 0
-            if self._is_ahead(int(words[_HELD_UNTIL])):
+            if self._is_any_held():
                 words[_HELD] = 1  # somebody was held at this very moment
+
+    def _is_any_held(self) -> bool:
+        return self._is_ahead(int(self.words[_HELD_UNTIL])) or self._is_ahead(int(self.words[_BUSY_UNTIL]))
+
+    def be_busy(self) -> None:
+        """More comes than this receiver can work off. A script without trust may know its peers by other means."""
+        if self.mode == ON and self.holds_sources:
+            self.words[_BUSY_UNTIL] = (self.now() + BUSY_S * of.TICKS) & WORD or 1
+            self.words[_HELD] = 1
 
     def _is_ahead(self, instant: int) -> bool:
         left = (instant - self.now()) & WORD
-        return 0 < left < 1 << 31
+        return instant != 0 and 0 < left <= PLAUSIBLE
 
     # --- the early look
 
@@ -123,13 +143,19 @@ class Budgets:
         place = names.place(flow.host)
         at = self._held_source(place, now)
         if at < 0:
-            if not self._is_ahead(int(self.words[_NAMES_HELD_UNTIL])):
+            is_busy = self._is_ahead(int(self.words[_BUSY_UNTIL]))
+            names_held = self._is_ahead(int(self.words[_NAMES_HELD_UNTIL]))
+            if not is_busy and not names_held:
                 return True
-            return self._is_known_flow(place, flow, now) or not self._is_name_held(data, place, now)
+            if self._is_known_flow(place, flow, now):
+                return True
+            if names_held and self._is_name_held(data, place, now):
+                return False
+            return not is_busy or self._has_time_for(data, place, now)
         if self._is_known_flow(place, flow, now) or self._trusts(flow.host):
             return True
         kind = strangers.hold(at, now)
-        if kind == QUIET and data[:7] in _PASSES_QUIET:
+        if kind == QUIET and (data[:7] in _PASSES_QUIET or self._is_emergency_call(data)):
             return True
         pass_limit = self.limits.pair_pass
         for name in names_in(data):
@@ -144,6 +170,28 @@ class Budgets:
             return True
         strangers.count_drop(at)
         return self._drop(DROP_BANNED if kind == BANNED else DROP_QUIET)
+
+    def _has_time_for(self, data: bytes, place: Place, now: int) -> bool:
+        """While we are behind: True for dialogs, known users, trusted networks, and for some strangers a second."""
+        if data[:7] in _PASSES_QUIET or self._trusts(place.host) or self._is_emergency_call(data):
+            return True
+        names = self.names
+        for name in names_in(data):
+            if self.known.find(names.known_pair(place, names.number(name)), now) >= 0:
+                return True
+        second = now // of.TICKS
+        if second != self._busy_second:
+            self._busy_second = second
+            self._busy_taken = 0
+        self._busy_taken += 1
+        return self._busy_taken <= BUSY_RATE or self._drop(DROP_BUSY)
+
+    def _is_emergency_call(self, data: bytes) -> bool:
+        if not self.emergency or data[:7] != b"INVITE ":
+            return False
+        uri = data[7:80].partition(b" ")[0]
+        user = uri.partition(b"@")[0].rpartition(b":")[2]
+        return user.decode("ascii", "replace") in self.emergency
 
     def _held_source(self, place: Place, now: int) -> int:
         """The entry by which *place* is held, -1: it is not."""
@@ -199,7 +247,7 @@ class Budgets:
 
     def is_proven(self, flow: Flow) -> bool:
         """True when the peer receives what we send to where *flow* comes from."""
-        if flow.transport != "udp":
+        if flow.transport != "udp" or self.mode != ON or self.is_known(flow):
             return True
         at = self.strangers.find(self.names.place(flow.host).net)
         return at >= 0 and self.strangers.is_proven(at, self.now())
@@ -272,11 +320,23 @@ class Budgets:
         for word in (_HELD_UNTIL, _NAMES_HELD_UNTIL):
             if word == _HELD_UNTIL or names:
                 known = int(self.words[word])
-                if not self._is_ahead(known) or (until - known) & WORD < 1 << 31:
-                    self.words[word] = until
+                if not self._is_ahead(known) or (until - known) & WORD <= PLAUSIBLE:
+                    self.words[word] = until or 1
         self.words[_HELD] = 1
 
     # --- credentials
+
+    def was_noted(self, flow: Flow, name: str) -> bool:
+        """True when this process has noted a moment ago that *name* has authenticated over *flow*; else it has now."""
+        now = self.now()
+        key = (flow.host, flow.port, name)
+        since = self._noted.get(key, -1)
+        if since >= 0 and (now - since) & WORD < NOTED_S * of.TICKS:
+            return True
+        if len(self._noted) >= NOTED_MAX:
+            self._noted.clear()
+        self._noted[key] = now
+        return False
 
     def right_password(self, flow: Flow, names: list[str], seconds: int) -> None:
         """The owner of *names* has authenticated over *flow*, which is known for *seconds* from now on."""
@@ -287,7 +347,7 @@ class Budgets:
         known = self.known
         known.note(self.names.flow(place, flow.port, flow.transport), max(seconds, of.FLOW_S) * of.TICKS, now)
         for name in names:
-            if known.note(self.names.known_pair(place, self.names.number(name)), of.PAIR_S * of.TICKS, now):
+            if known.note(self.names.known_pair(place, self.names.number(name)), of.PAIR_S * of.TICKS, now, now):
                 self._one_more_pair(place.net, now)
                 if place.is_ipv6:
                     self._one_more_pair(place.wide, now)
@@ -330,6 +390,7 @@ class Budgets:
             if self._charge_name(names.pair(place, number), pair_text, self.limits.pair_wrong, now):
                 # Who has a wrong password so often is not the phone that has authenticated there.
                 self.known.forget(names.flow(place, flow.port, flow.transport))
+                self._noted.clear()
         if self.known.find(names.known_pair(place, number), now) < 0:
             self._charge_name(names.user(number), f"{name} from elsewhere", self.limits.user_wrong, now)
 
@@ -363,18 +424,23 @@ class Budgets:
         place = self.names.place(flow.host)
         self.events[of.CALL] += 1
         is_fine = self._takes(place, of.CALL, now)
-        strangers = self.strangers
-        limit = self.limits.callee
-        at = strangers.place(self.names.callee(self.names.number(callee)), f"calls to {callee}", now)
         if is_fine:
+            strangers = self.strangers
+            limit = self.limits.callee
+            at = strangers.place(self.names.callee(self.names.number(callee)), f"calls to {callee}", now)
             is_fine = strangers.take(at, of.CALL, limit.interval, limit.count, now)
+        else:  # who goes on all the same is not worth a script for each
+            self._charge_place(place, of.UNANSWERED, proven=flow.transport != "udp")
         if not is_fine:
             self.refused_calls += 1
         return is_fine or self.mode == WATCH
 
     def allows_row(self, flow: Flow, *, named: bool) -> bool:
-        """True when a row of accounting may be written for a request that came over *flow*; counted."""
-        if named or self.mode == OFF or self.is_known(flow):
+        """True when a row of accounting may be written for a request that failed and came over *flow*; counted.
+
+        Only where sources are held at all: a script without that may know its callers by other means.
+        """
+        if named or not self.holds_sources or self.mode == OFF or self.is_known(flow):
             return True
         if self._takes(self.names.place(flow.host), of.ROW, self.now()):
             return True

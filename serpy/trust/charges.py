@@ -18,14 +18,17 @@ from serpy.context.authenticated import (
 )
 from serpy.context.avps import GLOBAL
 from serpy.errors import ProtocolError
-from serpy.trust.budgets import KNOWN, NAMED, WATCH, Budgets
-from serpy.trust.limits import PIKE, UNANSWERED, UNKNOWN
+from serpy.limited_log import RateLimit
+from serpy.trust.budgets import KNOWN, NAMED, ON, WATCH, Budgets
+from serpy.trust.limits import FLOW_S, PIKE, UNANSWERED, UNKNOWN
 
 if TYPE_CHECKING:
     from serpy.context.context import Context
 
 GATEWAY: Final = "gw_ip"  # the global attribute with the address of the gateway, in any configuration
 _MOVED_MAX: Final = 86400
+LINES: Final = 100  # of script logs about strangers, in each process
+LINES_S: Final = 10.0
 
 
 class Charges:
@@ -37,6 +40,8 @@ class Charges:
         # Each receiver counts its own; Call-IDs spread evenly, but not exactly.
         self._ringing_most: Final = _share(limits.ringing, receivers)
         self._callee_most: Final = _share(limits.callee_ringing, receivers)
+        self._lines: Final = RateLimit(LINES, LINES_S)
+        self._left_out = 0
         self._ringing: Final[dict[str, int]] = {}  # strangers' calls without an answer, by source and by callee
 
     # --- who
@@ -75,16 +80,19 @@ class Charges:
             self.budgets.charge(ctx.flow, UNANSWERED)
 
     def _right(self, ctx: Context, who: str) -> None:
+        """*who* is known here from now on. One who was noted a minute ago and registers for no longer than others is not again."""
         names = [who]
         seconds = 0
         message = ctx.message
         try:
+            if ctx.request is not None and ctx.request.method == "REGISTER":
+                seconds = min(message.expires or 0, _MOVED_MAX)
+            if seconds <= FLOW_S and self.budgets.was_noted(ctx.flow, who):
+                return
             uri = message.from_.uri
             name = f"{uri.user}@{uri.host}".lower()
             if uri.user and name != who.lower():
                 names.append(name)
-            if ctx.request is not None and ctx.request.method == "REGISTER":
-                seconds = min(message.expires or 0, _MOVED_MAX)
         except ProtocolError:
             pass
         self.budgets.right_password(ctx.flow, names, seconds)
@@ -144,6 +152,21 @@ class Charges:
         """True when a row of accounting may be written for *ctx*."""
         named = ctx.authenticated is not None or self.is_gateway(ctx)
         return self.budgets.allows_row(ctx.flow, named=named)
+
+    def allows_line(self, ctx: Context) -> bool:
+        """True when the script may write another line to the log about who sent *ctx*."""
+        if self.budgets.mode != ON or self.level(ctx) >= KNOWN:
+            return True
+        if self._lines.allows(ctx.clock.now()):
+            self._left_out += self._lines.take_suppressed()
+            return True
+        self.budgets.lines_left_out += 1
+        return False
+
+    def lines_left_out(self) -> int:
+        """How many were not written before the last that was, asked once."""
+        count, self._left_out = self._left_out, 0
+        return count
 
     def allows_pike(self, ctx: Context, count: int, seconds: int) -> bool:
         """Count any request of a source; False when more than *count* came in *seconds*."""

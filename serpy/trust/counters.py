@@ -22,6 +22,7 @@ _OTHERS: Final = (
     ("trust.bans_total", "sources banned"),
     ("trust.refused_calls_total", "requests of strangers to our users that were refused"),
     ("trust.rows_left_out_total", "accounting rows of strangers that were not written"),
+    ("trust.lines_left_out_total", "lines of script logs about strangers that were not written"),
 )
 
 
@@ -35,7 +36,14 @@ def counter_names() -> list[tuple[str, str]]:
 def values(budgets: Budgets) -> list[int]:
     """What this process has counted."""
     events = [count for name, count in zip(NAMES, budgets.events, strict=True) if name]
-    return [*events, *budgets.dropped, budgets.bans, budgets.refused_calls, budgets.rows_left_out]
+    return [
+        *events,
+        *budgets.dropped,
+        budgets.bans,
+        budgets.refused_calls,
+        budgets.rows_left_out,
+        budgets.lines_left_out,
+    ]
 
 
 def declare_counters(counters: Counters) -> None:

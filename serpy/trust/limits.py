@@ -57,7 +57,7 @@ class Limits:
     def __init__(self, size: str) -> None:
         at = SIZES.index(size)
         self.size: Final = size
-        self.source: Final = (
+        self.source: Final[tuple[Limit, ...]] = (
             Limit((20, 20, 20)[at], 600),
             Limit((60, 200, 200)[at], 60),
             Limit((30, 60, 60)[at], 60),

@@ -78,7 +78,7 @@ class BudgetsForPeople:
     def lift(self, address: str) -> str:
         """End the ban, quiet or silence of an address (or of the text that ``ban.list`` shows)."""
         at = self._find(address)
-        self._budgets.strangers.lift(at)
+        self._budgets.strangers.lift(at, self._budgets.now())
         return f"{printable(self._budgets.strangers.text(at))} is free"
 
     def add(self, address: str, seconds: int = 3600) -> str:

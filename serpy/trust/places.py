@@ -27,10 +27,9 @@ KEPT: Final = 8192
 NAME_MAX: Final = 128  # characters of user@domain that count
 
 # Who a message says it is of, as far as can be seen without parsing it; each looks at one line.
-_TO: Final = re.compile(rb"\n(?:to|t)[ \t]*:[^\r\n]{0,256}?sips?:([^@;>\r\n ]{1,64}@[^;>:\r\n ]{1,64})", re.IGNORECASE)
-_FROM: Final = re.compile(
-    rb"\n(?:from|f)[ \t]*:[^\r\n]{0,256}?sips?:([^@;>\r\n ]{1,64}@[^;>:\r\n ]{1,64})", re.IGNORECASE
-)
+_TO: Final = re.compile(rb"\n(?:to|t)[ \t]*:([^\r\n]{0,320})", re.IGNORECASE)
+_FROM: Final = re.compile(rb"\n(?:from|f)[ \t]*:([^\r\n]{0,320})", re.IGNORECASE)
+_URI: Final = re.compile(rb"sips?:([^@;>\r\n ]{1,64}@[^;>:\r\n ]{1,64})", re.IGNORECASE)
 _DIGEST: Final = re.compile(rb"\n(?:proxy-)?authorization[ \t]*:[ \t]*digest[ \t]([^\r\n]{1,1024})", re.IGNORECASE)
 _USERNAME: Final = re.compile(rb'\busername[ \t]*=[ \t]*"([^"]{1,128})"', re.IGNORECASE)
 _REALM: Final = re.compile(rb'\brealm[ \t]*=[ \t]*"([^"]{1,64})"', re.IGNORECASE)
@@ -137,7 +136,8 @@ def names_in(data: bytes) -> list[str]:
             return [_text(name if b"@" in name else name + b"@" + realm[1])]
     names: list[str] = []
     for pattern in (_FROM, _TO):
-        match = pattern.search(head)
+        line = pattern.search(head)
+        match = _URI.search(line[1]) if line is not None else None
         if match is not None:
             name_text = _text(match[1])
             if name_text not in names:

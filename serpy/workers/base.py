@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING, Final
 import setproctitle
 
 from serpy import log as serpy_log
-from serpy.api import STORE
+from serpy.api import BUDGETS, STORE
 from serpy.db.writer import StoreClient
 from serpy.errors import ResourceError, SerpyError
 from serpy.limited_log import RateLimit
+from serpy.net.guard import COUNTER as HELD_BACK
+from serpy.net.guard import Guard
 from serpy.net.handoff import STORE_ACK, STORE_WRITE, Layout
 from serpy.net.loop import Loop
 from serpy.net.sender import Sender
@@ -172,7 +174,16 @@ class Worker:
     def _fill_server(self) -> None:
         server = self.server
         streams = StreamSender(self.channels, self.layout, server.counters.status.respawns)
-        self.sender = Sender(self.bound.of_child(self.receiver_sockets()), streams if self.layout.streams else None)
+        guard = Guard(server.listeners, private_relay=bool(server.settings.private_relay))
+        held_back = server.counters.declare(*HELD_BACK)
+        guard.count = lambda: server.counters.add(held_back)
+        budgets = server.find(BUDGETS)
+        if budgets is not None:
+            budgets.clock = self.loop
+            guard.is_known = budgets.is_known
+        self.sender = Sender(
+            self.bound.of_child(self.receiver_sockets()), guard, streams if self.layout.streams else None
+        )
         server.slot = self.slot
         server.role = self.role
         server.child = self.child

@@ -1,8 +1,9 @@
 """The TCP receivers: they hold connections and nothing else. No message is looked at here beyond where it ends.
 
 A message goes to the receiver that owns its Call-ID, an HTTP request to any receiver; when that one's hand-off socket
-is full the connection is not read until there is room. What the others want sent comes as orders (``net/streams.py``);
-this process sends it over a connection of its own, or passes it on to the TCP receiver that has one.
+is full the connection is not read until there is room, and those who wait for it have their turn in a queue. What the
+others want sent comes as orders (``net/streams.py``); this process sends it over a connection of its own, or passes it on
+to the TCP receiver that has one.
 
 Runs in: tcp receiver. Locks: none. RFC: 3261 §18; 5923; 9112 (HTTP).
 """
@@ -13,25 +14,32 @@ import json
 import logging
 import os
 import resource
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from serpy.errors import FramingError, ParseError, ResourceError, TransportError
+from serpy.api import Server, Service
+from serpy.errors import FramingError, ParseError, TransportError
 from serpy.net import streams
+from serpy.net.connection import TOO_SLOW, Connection
 from serpy.net.handoff import (
     HTTP,
     MESSAGE,
     STREAM_ALIAS,
     STREAM_FAILED,
     STREAM_HELLO,
+    STREAM_HOLD,
     STREAM_LIST,
     STREAM_LISTED,
+    STREAM_PROVED,
     STREAM_SEND,
     Outbox,
+    decode_hold,
     encode_message,
 )
+from serpy.net.sources import SourceTable
 from serpy.net.steering import owner
 from serpy.net.streams import ALIAS_ADD, ALIAS_ADOPT, ALIAS_REMOVE, RELAYED, Directory, Order, home_of
-from serpy.net.tcp import Connection, Hub, StreamSettings
+from serpy.net.tcp import Hub, StreamSettings
 from serpy.sip import framing
 from serpy.sip.flow import CLOSE, NO_CONNECT
 from serpy.sip.limits import STREAM_ALIASES_MAX
@@ -42,6 +50,9 @@ from serpy.sip.writer import build_reply
 from serpy.workers.base import Worker
 
 if TYPE_CHECKING:
+    from serpy.config import Settings
+    from serpy.net.handoff import Channels
+    from serpy.net.listen import Bound
     from serpy.shm.counters import Counters
     from serpy.sip.framing import Frame
 
@@ -49,19 +60,43 @@ log = logging.getLogger(__name__)
 
 PUBLISH_S: Final = 1.0
 LEARNING_S: Final = 0.25  # a successor's wait for the other TCP receivers to say which connections they have
-WAIT_S: Final = 1.0  # for a full hand-off socket, then look again
+# A receiver's hand-off socket holds thousands of messages, seconds of work. Connections put no more into it than it does
+# in a hundredth of a second or two: what waits on them waits in turn, and a newcomer's message does not queue behind it all.
+BACKLOG: Final = 32768  # bytes, as the kernel counts them: about 30 messages
+LOOK_S: Final = 0.002  # until a receiver with such a backlog is looked at again
+LONGEST_WAIT_S: Final = 0.25  # for one turn all the same: others may keep the socket full
 LISTED_BYTES: Final = 60_000  # of connections in one answer: it has to fit a hand-off datagram
 SPARE_DESCRIPTORS: Final = 200
+OWN_PART: Final = 10  # one connection of so many is kept for those that we make
+SOURCE_PART: Final = 20  # one of so many is what a source may have, unless tcp_max_per_source says …
+SOURCE_LEAST: Final = 64  # … and at least so many: a small office behind one address
+TABLE: Final[Service[SourceTable]] = Service("connections of each source")
 HTTP_REASONS: Final = {
     404: "Not Found", 411: "Length Required", 413: "Content Too Large", 431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }  # fmt: skip
 
 
+class Line:
+    """The connections that wait for a receiver, in turn; the first of them waits no longer than until *due*."""
+
+    def __init__(self, due: float) -> None:
+        self.waiting: Final[deque[Connection]] = deque()
+        self.due = due
+
+
 class TcpWorker(Worker):
     """One TCP receiver."""
 
     role = "tcp receiver"
+
+    def __init__(self, server: Server, channels: Channels, bound: Bound, slot: int, child: int) -> None:
+        super().__init__(server, channels, bound, slot, child)
+        table = server.find(TABLE)
+        if table is None:  # the first of them, in the master
+            table = SourceTable(server.segment.allocate("tcp.sources", SourceTable.size(bound.streams)), bound.streams)
+            server.provide(TABLE, table)
+        self._table: Final = table
 
     @property
     def title(self) -> str:
@@ -82,20 +117,21 @@ class TcpWorker(Worker):
         core = server.settings
         status = server.counters.status
         self.directory = Directory()
-        self._blocked: dict[int, list[Connection]] = {}  # full receiver -> who waits for it
+        self._lines: dict[int, Line] = {}  # receiver with too much to do -> who waits for it
+        self._turn = (-1, 0)  # (receiver, connection): who may send there though others wait
         self._accept_aliases = bool(core.tcp_accept_aliases)
         self._count = _Counts(server.counters)
-        settings = StreamSettings(
-            float(core.tcp_connection_lifetime), float(core.tcp_connect_timeout), float(core.tcp_send_timeout),
-            core.tcp_max_connections,
-        )  # fmt: skip
         _raise_limit(core.tcp_max_connections + SPARE_DESCRIPTORS)
-        self.hub = Hub(self.loop, settings, self, self.child, status.respawns(self.slot))
+        self._table.attach(self.child)
+        settings = stream_settings(core, self.layout.streams)
+        self.hub = Hub(self.loop, settings, self, self.child, status.respawns(self.slot), self._table)
         for kind, handler in (
             (STREAM_SEND, self._on_send),
             (STREAM_ALIAS, self._on_alias),
             (STREAM_HELLO, self._on_hello),
             (STREAM_LIST, self._on_list),
+            (STREAM_HOLD, self._on_hold),
+            (STREAM_PROVED, self._on_proved),
         ):
             self.channels.on(kind, handler)
         self._outbox = Outbox(self.loop, self.channels)
@@ -122,14 +158,25 @@ class TcpWorker(Worker):
 
     # --- what the hub tells
 
-    def is_full(self) -> bool:
-        """True when all TCP receivers together have as many connections as they may."""
+    def is_full(self, *, outbound: bool) -> bool:
+        """True when all TCP receivers together have as many connections as they may; the last ones are our own."""
         limit = self.hub.settings.max_connections
-        counters = self.server.counters
-        if limit and counters.total(self._count.current) >= limit:
-            self._count.add(self._count.turned_away)
-            return True
-        return False
+        if not limit:
+            return False
+        if not outbound:
+            limit -= limit // OWN_PART
+        if self.server.counters.total(self._count.current) < limit:
+            return False
+        self._count.add(self._count.turned_away)
+        return True
+
+    def crowded(self) -> None:
+        """Count it."""
+        self._count.add(self._count.crowded)
+
+    def made_room(self) -> None:
+        """Count it."""
+        self._count.add(self._count.made_room)
 
     def opened(self, connection: Connection) -> None:
         """Tell the home of the peer."""
@@ -137,12 +184,19 @@ class TcpWorker(Worker):
         self._count.add(self._count.connected if connection.outbound else self._count.accepted)
         self._announce(ALIAS_ADD, connection, connection.port)
 
-    def closed(self, connection: Connection, reason: str) -> None:
+    def left(self, connection: Connection) -> None:
         """Tell the home of the peer, and of every alias."""
-        log.debug("connection with %s:%d closed: %s", connection.host, connection.port, reason)
-        self._count.set_current(len(self.hub.connections))
         for port in (connection.port, *connection.aliases):
             self._announce(ALIAS_REMOVE, connection, port)
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """The same, unless it has been told."""
+        log.debug("connection with %s:%d closed: %s", connection.host, connection.port, reason)
+        self._count.set_current(len(self.hub.connections))
+        if reason == TOO_SLOW:
+            self._count.add(self._count.too_slow)
+        if not connection.leaving:
+            self.left(connection)
 
     def received(self, connection: Connection, frame: Frame) -> bool:
         """Hand a frame on; False when its receiver has no room."""
@@ -167,11 +221,18 @@ class TcpWorker(Worker):
         else:
             slot = connection.id % receivers
             letter = HTTP
+        if self._turn != (slot, connection.id) and (slot in self._lines or self.channels.backlog(slot) >= BACKLOG):
+            self._wait_for(slot, connection)
+            return False
         payload = encode_message(data, connection.listener.index, connection.host, connection.port, connection.id)
         if not self.channels.send(slot, letter, payload):
             self._wait_for(slot, connection)
             return False
+        if not connection.messages:
+            self.hub.spoke(connection)
         connection.messages += 1
+        if letter == HTTP or not data.startswith((b"SIP/", b"ACK ")):
+            connection.owed += 1
         self._count.add(self._count.messages)
         return True
 
@@ -199,26 +260,47 @@ class TcpWorker(Worker):
     # --- back-pressure
 
     def _wait_for(self, slot: int, connection: Connection) -> None:
-        waiting = self._blocked.get(slot)
-        if waiting is not None:
-            waiting.append(connection)
+        line = self._lines.get(slot)
+        if line is not None:
+            line.waiting.append(connection)
             return
-        self._blocked[slot] = [connection]
+        line = self._lines[slot] = Line(self.loop.now() + LONGEST_WAIT_S)
+        line.waiting.append(connection)
         self._count.add(self._count.paused)
-        self.loop.spawn(lambda: self._until_room(slot))
+        self.loop.call_at(self.loop.now() + LOOK_S, lambda: self._until_room(slot))
 
     def _until_room(self, slot: int) -> None:
-        """Park until the receiver in *slot* takes more, then let those who wait go on."""
-        try:
-            room = self.loop.wait_writable(self.channels.out_fileno(slot), self.loop.now() + WAIT_S)
-        except ResourceError:
-            self.loop.call_at(self.loop.now() + WAIT_S, lambda: self._until_room(slot))
+        """Give those who wait for the receiver in *slot* a turn each, as long as it takes more."""
+        line = self._lines[slot]
+        again = self.loop.call_at(self.loop.now() + LOOK_S, lambda: self._until_room(slot))  # whatever a turn runs into
+        for _ in range(len(line.waiting)):
+            if self.loop.now() < line.due and self.channels.backlog(slot) >= BACKLOG:
+                break
+            line.due = self.loop.now() + LONGEST_WAIT_S
+            self._turn = (slot, line.waiting[0].id)
+            try:
+                line.waiting.popleft().resume()
+            finally:
+                self._turn = (-1, 0)
+        if not line.waiting:
+            again.cancel()
+            del self._lines[slot]
+
+    def _on_hold(self, payload: bytes, _from_slot: int) -> None:
+        number, held = decode_hold(payload)
+        connection = self.hub.get(number)
+        if connection is None:
             return
-        if not room:
-            self.loop.spawn(lambda: self._until_room(slot))
-            return
-        for connection in self._blocked.pop(slot):
-            connection.resume()
+        if held:
+            self._count.add(self._count.held)
+            connection.hold()
+        else:
+            connection.release()
+
+    def _on_proved(self, payload: bytes, _from_slot: int) -> None:
+        connection = self.hub.get(int.from_bytes(payload, "big"))
+        if connection is not None:
+            self.hub.proved(connection)
 
     # --- orders
 
@@ -347,12 +429,14 @@ class TcpWorker(Worker):
         return {
             "id": connection.id,
             "child": self.child,
-            "state": "connecting" if connection.connecting else "open",
+            "state": "connecting" if connection.connecting else "closing" if connection.leaving else "open",
             "direction": "out" if connection.outbound else "in",
             "source": f"{connection.host}:{connection.port}",
             "listen": repr(connection.listener),
             "aliases": list(connection.aliases),
             "messages": connection.messages,
+            "owed": connection.owed,
+            "known": connection.known,
             "idle_s": int(self.loop.now() - connection.used_at),
             "queued": connection.queued,
         }
@@ -377,6 +461,10 @@ class _Counts:
         self.malformed: Final = ids["tcp.malformed"]
         self.failed: Final = ids["tcp.failed"]
         self.paused: Final = ids["tcp.paused"]
+        self.held: Final = ids["tcp.held"]
+        self.crowded: Final = ids["tcp.crowded"]
+        self.made_room: Final = ids["tcp.made_room"]
+        self.too_slow: Final = ids["tcp.too_slow"]
         self.add: Final = counters.add
         self._put: Final = counters.set
 
@@ -387,6 +475,19 @@ class _Counts:
     def set_queued(self, size: int) -> None:
         """How many bytes wait in this process."""
         self._put(self.queued, size)
+
+
+def stream_settings(core: Settings, children: int) -> StreamSettings:
+    """What the configuration says about connections, for one of *children* processes."""
+    per_source = core.tcp_max_per_source
+    if per_source < 0:
+        most = core.tcp_max_connections
+        per_source = max(most // SOURCE_PART, SOURCE_LEAST) if most else 0
+    return StreamSettings(
+        float(core.tcp_connection_lifetime), float(core.tcp_connect_timeout), float(core.tcp_send_timeout),
+        core.tcp_max_connections, max_per_source=per_source, message_s=float(core.tcp_message_timeout),
+        queued_max=core.tcp_wq_max, children=children,
+    )  # fmt: skip
 
 
 def _http_answer(status: int) -> bytes:

@@ -65,7 +65,8 @@ def sent_lines(ctx, out=LISTENER):
         data = build_forwarded_response(message, ctx.edits)
         return data.decode("utf-8", "surrogateescape").split("\r\n\r\n", 1)[0].split("\r\n")
     assert isinstance(message, Request)
-    on_top = [line for render in ctx.per_branch_headers for line in render(ctx.flow, out)]
+    to = Flow(out, "198.51.100.9", 5060)
+    on_top = [line for render in ctx.per_branch_headers for line in render(ctx, to)]
     data = build_request(message, ctx.request_uri, VIA, ctx.edits, on_top)
     lines = data.decode("utf-8", "surrogateescape").split("\r\n\r\n", 1)[0].split("\r\n")
     lines.remove(VIA)

@@ -12,15 +12,19 @@ from support.phone import Message, Phone
 class TcpPhone(Phone):
     """As Phone; ``data`` is what has come and is no whole message yet."""
 
-    def __init__(self, server: tuple[str, int], user: str = "probe", domain: str = "example.com", password: str = ""):
+    def __init__(
+        self, server: tuple[str, int], user: str = "probe", domain: str = "example.com", password: str = "",
+        source: str = "127.0.0.1",
+    ):  # fmt: skip
         super().__init__(server, user, domain, password)
+        self.source = source
         self.socket.close()
         self.data = b""
         self.connect()
 
     def connect(self) -> None:
         """Open the connection, after ``close()`` another one."""
-        self.socket = socket.create_connection(self.server, 5.0)
+        self.socket = socket.create_connection(self.server, 5.0, (self.source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = self.socket.getsockname()[1]
         self.data = b""

@@ -57,6 +57,19 @@ def test_the_timer_purges_and_reloads_with_the_published_statements(server):
         assert wait_for(lambda: server.mysql.sql("select count(*) from location where uid = 'old'", "ser") == "0")
 
 
+def test_a_contact_of_1024_characters_is_stored_and_an_older_table_is_widened(server):
+    alice = server.phone("alice")
+    head = f"sip:alice@{alice.contact.partition('@')[2].partition(';')[0]};p="
+    contact = head + "x" * (1024 - len(head))
+    server.mysql.sql("alter table location modify contact varchar(500) not null", "ser")
+    assert server.ctl("db", "check", check=False).returncode != 0
+    assert "widened location.contact" in server.ctl("db", "upgrade").stdout
+    assert server.ctl("db", "check").returncode == 0
+    assert alice.register(contact=f"<{contact}>").status == 200
+    assert server.mysql.sql("select contact from location where uid = 'alice@example.com'", "ser") == contact
+    assert alice.register(expires=0, contact=f"<{contact}>").status == 200
+
+
 def test_a_restarted_server_is_used_again(server):
     bob = server.phone("bob")
     assert bob.register().status == 200

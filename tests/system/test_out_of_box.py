@@ -152,7 +152,7 @@ def test_route_header_of_a_stranger_is_refused(phones, server):
         "MESSAGE", "sip:victim@192.0.2.1", to="<sip:victim@192.0.2.1>;tag=1",
         headers=(f"Route: <sip:127.0.0.1:{server.port};lr=on>",),
     )  # fmt: skip
-    assert phone.ask(text).status == 403
+    assert phone.ask(text).status == 481
 
 
 def test_wildcard_contact_removes_all_bindings(phones, server):

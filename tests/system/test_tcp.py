@@ -32,8 +32,8 @@ class TcpRunning(Running):
             word.replace("udp:", "") if word.startswith("udp:127.0.0.1") else word for word in super().command(*extra)
         ]
 
-    def tcp_phone(self, user: str) -> TcpPhone:
-        return TcpPhone(self.address, user, DOMAIN, user)
+    def tcp_phone(self, user: str, source: str = "127.0.0.1") -> TcpPhone:
+        return TcpPhone(self.address, user, DOMAIN, user, source)
 
     def tcp_children(self) -> list[int]:
         """The TCP receivers' process ids."""
@@ -45,7 +45,7 @@ class TcpRunning(Running):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    running = TcpRunning(tmp_path_factory.mktemp("tcp")).prepare(*USERS).start()
+    running = TcpRunning(tmp_path_factory.mktemp("tcp"), defines={"TRUSTED": "127.0.0.0/8"}).prepare(*USERS).start()
     running.slow = [running.tcp_phone("alice") for _ in range(100)]  # they are there during all tests
     for phone in running.slow:
         phone.socket.sendall(b"OPTIONS sip:a SIP/2.0\r\nVia: ")
@@ -210,6 +210,28 @@ def test_an_answer_finds_the_port_in_via_when_the_connection_has_gone(server, ph
             assert connection.recv(65536).startswith(b"SIP/2.0 200 ")
 
 
+def test_a_phone_is_called_over_the_connection_it_registered_by_and_then_at_its_contact_by_tcp(server, phones):
+    """Its Contact names a port of its own and no transport: RFC 5626 section 5.3, and never a guess at UDP."""
+    alice = phones("alice", "udp")
+    with socket.socket() as waiting:
+        waiting.bind(("127.0.0.1", 0))
+        waiting.listen()
+        waiting.settimeout(PATIENCE_S)
+        bob = server.tcp_phone("bob")
+        assert bob.register(contact=f"<sip:bob@127.0.0.1:{waiting.getsockname()[1]}>").status == 200
+        alice.send(alice.request("MESSAGE", bob.aor, from_="sip:carol@foreign.example"))
+        bob.reply(bob.expect("MESSAGE"), 200)
+        assert alice.final().status == 200
+        bob.close()
+        wait_for(lambda: not any(row["source"].endswith(f":{bob.port}") for row in server.json("rpc", "core.tcp_list")))
+        alice.send(alice.request("MESSAGE", bob.aor, from_="sip:carol@foreign.example"))
+        connection, _ = waiting.accept()
+        with connection:
+            connection.settimeout(PATIENCE_S)
+            assert connection.recv(65536).startswith(b"MESSAGE sip:bob@127.0.0.1")
+    phones("bob", "udp").register(expires=0, contact="*")
+
+
 @pytest.mark.parametrize(
     ("stream", "answer"),
     [
@@ -235,6 +257,81 @@ def test_what_is_no_sip_closes_its_own_connection_only(phones, stream, answer):
     assert bad.data.startswith(answer)
     assert bool(bad.data) == bool(answer)
     assert is_served(other)
+
+
+def options(server, call_id):
+    """An OPTIONS to the server itself."""
+    return (
+        f"OPTIONS sip:127.0.0.1:{server.port} SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK{call_id}\r\n"
+        f"From: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: {call_id}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    )
+
+
+def answers_until_the_end(phone):
+    """(status, Call-ID) of everything that comes before the connection ends."""
+    assert phone.is_closed()
+    found = []
+    while phone.data:
+        message = phone._take()
+        assert message is not None, phone.data
+        found.append((message.status, message.get("Call-ID")))
+    return found
+
+
+def test_good_requests_before_garbage_are_answered_and_then_the_garbage_is_refused(server, phones):
+    phone = phones("alice", "tcp")
+    bad = options(server, "bad").replace("Content-Length: 0", "Content-Length: x")
+    phone.send(options(server, "one") + options(server, "two") + bad + options(server, "never"))
+    found = answers_until_the_end(phone)
+    assert sorted(found[:2]) == [(200, "one"), (200, "two")]
+    assert found[2:] == [(400, "bad")]
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    ["l: %d\r\nContent-Length: 0", "Content-Length: 0\r\nContent-Length: %d", "Content-Length:\r\n %d\r\nL: 0"],
+)
+def test_a_request_in_a_body_whose_length_is_disputed_is_not_served(server, phones, lengths):
+    phone = phones("alice", "tcp")
+    hidden = options(server, "hidden")
+    phone.send(options(server, "outer").replace("Content-Length: 0", lengths % len(hidden)) + hidden)
+    assert answers_until_the_end(phone) == [(400, "outer")]
+
+
+def test_a_client_that_closes_its_side_gets_its_answers(server, phones):
+    phone = phones("alice", "tcp")
+    phone.send("".join(options(server, f"half-{number}") for number in range(20)))
+    phone.socket.shutdown(socket.SHUT_WR)
+    assert len(answers_until_the_end(phone)) == 20
+
+
+def test_all_registrations_of_a_gateway_in_one_write_are_answered(server, phones):
+    phone = phones("alice", "tcp")
+    texts = [
+        phone.request("REGISTER", f"sip:{DOMAIN}", call_id="gateway", cseq=number, to=f"sip:alice@{DOMAIN}")
+        for number in range(1, 151)
+    ]
+    phone.send("".join(texts))
+    assert [phone.expect(401).get("CSeq") for _ in texts] == [f"{number} REGISTER" for number in range(1, 151)]
+
+
+def test_who_holds_all_connections_makes_room_for_others(server):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1500:
+        pytest.skip(f"only {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1500), hard))
+    honest = server.tcp_phone("alice", "127.0.2.1")
+    assert honest.register().status == 200
+    before = server.tcp_info()["crowded"]
+    greedy = [server.tcp_phone("bob", "127.0.2.1") for _ in range(300)]
+    try:
+        wait_for(lambda: server.tcp_info()["crowded"] >= before + 150)
+        assert is_served(honest)
+        assert is_served(server.tcp_phone("alice", "127.0.2.2"))
+        assert not honest.is_closed(0.25)
+    finally:
+        for phone in [*greedy, honest]:
+            phone.close()
 
 
 def test_a_client_that_does_not_read_disturbs_nobody(server, phones):
@@ -286,7 +383,7 @@ def test_a_thousand_connections_are_all_served(server):
         pytest.skip(f"only {hard} open files are allowed here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1500), hard))
     before = server.tcp_info()["opened_connections"]
-    phones = [server.tcp_phone("alice") for _ in range(1000)]
+    phones = [server.tcp_phone("alice", f"127.0.1.{1 + number % 50}") for number in range(1000)]
     try:
         wait_for(lambda: server.tcp_info()["opened_connections"] >= before + 1000)
         for phone in phones:

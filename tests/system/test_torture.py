@@ -44,7 +44,7 @@ ANSWERED = {
     "transports": CHALLENGE,
     "unksm2": (401, "who registers is asked before what is registered"),
     "unreason": PASSED_BY,
-    "wsinv": (404, "in a dialog that does not run through this server"),
+    "wsinv": (481, "in a dialog that does not run through this server"),
 }
 
 

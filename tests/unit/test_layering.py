@@ -118,6 +118,7 @@ def test_a_core_file_imports_only_what_lies_below_it(path):
 FOR_ALL = {
     "api", "errors", "context", "sip", "limited_log",
     "script.exports", "script.formats", "script.param_sets", "script.attribute_rows",
+    "script.patterns", "script.posix", "script.substitution",
 }  # fmt: skip
 TABLES = {
     "db.cache",
@@ -132,7 +133,8 @@ LENT = {
     "tm": {"transaction", "net", "rpc.asked"},
     "sl": {"transaction"},
     "usrloc": {"shm", *TABLES},
-    "registrar": {"replication"},
+    "registrar": {"replication", "shm"},
+    "rr": {"shm", "net.steering", "transaction.user"},
     "replication": {"replication", "net"},
     "nathelper": {"rtp"},
     "rtpengine": {"rtp"},
@@ -141,7 +143,7 @@ LENT = {
     "xmlrpc": {"rpc", "net"},
     "avp": {"script.environment"},
     "eval": {"script.environment", "script.selects"},
-    "auth": {"shm.lock", "script.networks"},
+    "auth": {"shm.kept", "shm.lock", "script.networks"},
     "maxfwd": {"config"},
     "trust": {"trust"},
     **{name: {"db"} for name in ("db_mysql", "db_postgres")},

@@ -57,6 +57,14 @@ def test_settings_come_from_the_file_and_secrets_stay_in_the_run_directory(write
     assert secrets.read_text() == kept
 
 
+def test_a_check_leaves_nothing_in_the_run_directory(write, tmp_path):
+    path = write('loadmodule "sl"\nloadmodule "rr"\nroute { sl_reply("200", "OK"); }\n')
+    load(path, {}, run_dir=str(tmp_path / "run"), check_only=True)
+    assert not (tmp_path / "run").exists()
+    load(path, {}, run_dir=str(tmp_path / "run"))
+    assert {each.name for each in (tmp_path / "run").iterdir()} == {"secrets", "rr.secret", "calls"}
+
+
 def test_a_setting_out_of_range_names_its_line(write):
     path = write('\nchildren=0\nloadmodule "sl"\nroute { sl_reply("200", "OK"); }\n')
     with pytest.raises(ConfigError, match=r"test\.conf:2:\d+: children must be"):

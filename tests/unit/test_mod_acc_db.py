@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support.contexts import configure, context, function, reply_text, request_text, server
 
-from serpy.api import STORE, Authenticated, ConfigError
+from serpy.api import CALLS, STORE, Authenticated, ConfigError
 from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.db import schema
 from serpy.errors import BackendError
@@ -284,3 +284,37 @@ def test_parameters_that_cannot_work_are_refused(parameters, text):
 def test_letters_of_log_fmt_are_checked(value, ok):
     param = next(param for param in acc_db.exports().params if param.name == "log_fmt")
     assert (param.check(value) == "") is ok
+
+
+class Calls:
+    """A CallService that knows one call, answered 90 seconds ago."""
+
+    def duration(self, dialog, wall_now):
+        return 90 if dialog == 5 else -1
+
+
+@pytest.mark.parametrize(
+    ("method", "dialog", "status", "duration"),
+    [
+        ("BYE", 5, 200, 90),
+        ("BYE", 6, 200, None),
+        ("BYE", 0, 200, None),
+        ("BYE", 5, 481, None),
+        ("INVITE", 5, 200, None),
+    ],
+)
+def test_the_row_of_a_bye_says_how_long_the_call_was(method, dialog, status, duration):
+    world = World(duration_column="duration", failed_transactions=1)
+    world.server.provide(CALLS, Calls())
+    ctx = call(method=method)
+    ctx.dialog = dialog
+    world.end(ctx, status)
+    ((table, row),) = world.store.rows
+    assert table == "acc"
+    assert row["duration"] == duration
+
+
+def test_tables_without_the_column_get_none():
+    world = World()
+    world.end(call(method="BYE"))
+    assert "duration" not in world.store.rows[0][1]

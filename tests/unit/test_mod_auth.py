@@ -1,4 +1,3 @@
-import hashlib
 import re
 
 import pytest
@@ -97,8 +96,8 @@ def test_the_answer_to_an_unknown_user_is_that_to_a_wrong_password(identity):
 def test_an_unknown_user_costs_the_arithmetic_of_a_known_one(identity, monkeypatch):
     setup = Setup(identity)
     counted = []
-    real = hashlib.md5
-    monkeypatch.setattr(hashlib, "md5", lambda *data, **how: (counted.append(1), real(*data, **how))[1])
+    real = digest._md5.md5
+    monkeypatch.setattr(digest._md5, "md5", lambda *data, **how: (counted.append(1), real(*data, **how))[1])
     costs = []
     for fields in ({"password": "wrong"}, {"user": "nobody"}):
         line = credentials(setup.nonce(), **fields)
@@ -284,6 +283,23 @@ def test_a_nonce_without_qop_is_good_once(identity):
     assert setup.call(again) == -1
     assert "stale=true" in challenge(again)
     assert setup.call(register(credentials(nonce, nc="00000003"))) == -1
+
+
+def test_neither_nonces_nor_their_uses_are_forgotten_when_the_server_restarts(tmp_path):
+    nonce, lines = "", []
+    for run in range(2):
+        folder = tmp_path / str(run)
+        folder.mkdir()
+        identity = Identity(folder)
+        identity.server.run_dir = str(tmp_path / "run")
+        setup = Setup(identity)
+        if run == 0:
+            nonce = setup.nonce()
+            lines = [credentials(nonce), credentials(nonce, nc="00000002")]
+            assert setup.call(register(lines[0])) == 1
+        else:
+            assert [setup.call(register(line)) for line in lines] == [-1, 1]
+    assert (tmp_path / "run/nonces").stat().st_mode & 0o777 == 0o600
 
 
 def test_without_counts_a_nonce_is_good_for_its_time(identity):

@@ -8,9 +8,15 @@ from support.contexts import context, function, request_text, sent_values
 from serpy.api import UsageError
 from serpy.context.avps import FROM_URI, FROM_USER, GLOBAL, TO_USER, parse_avp_name
 from serpy.modules import avp
+from serpy.modules.avp.edit import name_pattern
+from serpy.script.substitution import parse_substitution
 
 
 def call(name, ctx, *args):
+    if name == "subst_attr":
+        args = (args[0], parse_substitution(args[1]))
+    elif name == "del_attrs":
+        args = (name_pattern(*args),)
     return function(avp.exports(), name)(ctx, *args)
 
 
@@ -103,13 +109,24 @@ def test_header_lines_from_attributes():
     assert ctx.reply_headers == ["X-Reply: v"]
 
 
-@pytest.mark.parametrize("value", [None, "a\r\nEvil: 1", "a\nb"])
-@pytest.mark.parametrize("name", ["replace_attr_hf", "append_attr_hf", "insert_attr_hf", "attr_to_reply"])
-def test_missing_values_and_line_ends_make_no_header(name, value):
-    ctx = with_attr(value)
+NAMES = ["replace_attr_hf", "append_attr_hf", "insert_attr_hf", "attr_to_reply"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_value_makes_no_header(name):
+    ctx = with_attr(None)
     assert call(name, ctx, "X-Old", A) == -1
     assert not ctx.edits
     assert ctx.reply_headers == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_line_ends_in_a_value_become_spaces(name):
+    ctx = with_attr("a\r\nEvil: 1\x00\n")
+    assert call(name, ctx, "X-Old", A) == 1
+    found = ctx.reply_headers or [f"X-Old: {value}" for value in sent_values(ctx, "X-Old")]
+    assert "X-Old: a  Evil: 1" in [line.rstrip() for line in found]
+    assert sent_values(ctx, "Evil") == []
 
 
 def test_values_are_added_and_typed():
@@ -148,7 +165,7 @@ def test_values_are_substituted():
     assert ctx.avps.newest(FROM_URI, "a") == "+43 0043"
     assert call("subst_attr", ctx, A, "/none/x/") == -1
     assert call("subst_attr", ctx, parse_avp_name("$none"), "/a/x/") == -1
-    with pytest.raises(UsageError):
+    with pytest.raises(ValueError, match="not of the form"):
         call("subst_attr", ctx, A, "/a/b")
 
 

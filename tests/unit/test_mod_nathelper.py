@@ -6,7 +6,7 @@ from support.contexts import LISTENER, TLS, context, function, reply_text, reque
 from serpy.api import Flow, Listener
 from serpy.context.context import FAILURE, ONREPLY
 from serpy.modules import nathelper
-from serpy.modules.nathelper.addresses import is_private, is_same_address
+from serpy.sip.reach import is_private, is_same_address
 
 SOURCE = Flow(LISTENER, "203.0.113.7", 5062)  # what request_text() writes into Via
 SIX = Listener(3, "udp", "2001:db8::1", 5060)

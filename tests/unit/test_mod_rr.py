@@ -31,7 +31,7 @@ def module(*listeners, domains=(), **parameters):
     one = server(*(listeners or (LISTENER, SECOND)))
     if domains:
         one.provide(DOMAINS, FakeDomains(*domains))
-    return configure(rr.exports(), one, **({"cookie_secret": "s3cret", "append_fromtag": 0} | parameters))
+    return configure(rr.exports(), one, **({"cookie_secret": "s3cret", "append_fromtag": 0, "dialogs": 0} | parameters))
 
 
 def record(ctx, exports=None):

@@ -17,6 +17,7 @@ from serpy.net.handoff import (
     RPC_RESULT,
     STORE_ACK,
     STREAM_ALIAS,
+    STREAM_HOLD,
     STREAM_SEND,
     WAKE,
     Channels,
@@ -24,6 +25,7 @@ from serpy.net.handoff import (
     Outbox,
     PayloadError,
     decode_message,
+    encode_hold,
     encode_message,
     set_buffers,
 )
@@ -206,6 +208,7 @@ SAMPLES = {
     HTTP: encode_message(b"", 1, "192.0.2.1", 5060, 7),
     STREAM_SEND: encode_order(Order(b"", 7, 1, "192.0.2.1", 5060, 0, 2)),
     STREAM_ALIAS: encode_alias(1, 7, "192.0.2.1", 5060),
+    STREAM_HOLD: encode_hold(7, held=True),
     RPC_CALL: encode_call(7, "tm.cancel", ["id", 1]),
     RPC_RESULT: encode_result(7, [1]),
 }

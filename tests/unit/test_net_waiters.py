@@ -11,6 +11,7 @@ from serpy.net.loop import Loop
 from serpy.net.waiters import COUNTERS, SHARES, Crowd, Failures, Fuse, Room, Waiters
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
+from serpy.sip.flow import Flow, Listener
 
 
 def run(loop, *bodies):
@@ -190,3 +191,62 @@ def test_the_counters_of_all_rooms_are_published_and_totals_outlive_the_process(
         loop.waiters.publish(counters)
     shown = counters.snapshot()
     assert (shown["waiting.dns_refused"], shown["waiting.dns_most"], shown["waiting.store"]) == (6, 3, 0)
+
+
+# --- shares of strangers
+
+LISTENER = Listener(0, "udp", "192.0.2.100", 5060)
+
+
+def handler(host):
+    return (b"", Flow(LISTENER, host, 5060))
+
+
+def sharing(known=(), places=100):
+    loop = Loop(places)
+    loop.waiters.share(lambda flow: flow.host in known, places)
+    return loop
+
+
+def enter(loop, current, room=None):
+    loop.current = current
+    (room or loop.waiters.database).enter()
+
+
+def test_one_stranger_takes_a_twentieth_of_all_places_and_another_finds_room():
+    loop = sharing()
+    for _ in range(5):
+        enter(loop, handler("203.0.113.7"))
+    with pytest.raises(ResourceError):
+        enter(loop, handler("203.0.113.7"))
+    enter(loop, handler("203.0.113.8"))
+    assert loop.waiters.database.refused == 1
+
+
+def test_all_strangers_take_a_quarter_in_all_rooms_together():
+    loop = sharing(known={"198.51.100.1"})
+    rooms = (loop.waiters.database, loop.waiters.store)
+    for number in range(25):
+        enter(loop, handler(f"203.0.113.{number}"), rooms[number % 2])
+    with pytest.raises(ResourceError):
+        enter(loop, handler("203.0.113.99"), loop.waiters.dns)
+    enter(loop, handler("198.51.100.1"), loop.waiters.dns)
+
+
+def test_a_place_is_free_again_also_of_who_became_known_meanwhile():
+    known = set()
+    loop = sharing(known=known)
+    current = handler("203.0.113.7")
+    for _ in range(20):
+        loop.current = current
+        with loop.waiters.database:
+            known.add("203.0.113.7")
+        known.clear()
+    assert loop.waiters.database.shares.waiting == 0
+
+
+def test_timers_have_no_share():
+    loop = sharing()
+    for _ in range(15):
+        enter(loop, "a timer")
+    assert loop.waiters.database.shares.waiting == 0

@@ -236,3 +236,97 @@ def test_users_of_ours_are_not_counted():
     made.right_password(bench.flow(), ["alice@192.0.2.1"], 600)
     sent = [bench.receive(ask(n, "INVITE"))[-1].what for n in range(30)]
     assert sent == ["INVITE"] * 30
+
+
+# --- octets to addresses that may be forged
+
+
+def lavish(bench, ctx):
+    bench.sl.reply(ctx, 302, "x", [f"Contact: <sip:bob@192.0.2.2;n={'9' * 800}>"])
+
+
+def test_an_answer_has_at_most_twice_the_octets_of_its_request():
+    bench = Bench(budgets=budgets(), main=lavish)
+    small = ask(1)
+    assert bench.receive(small) == []
+    large = bench.receive(ask(2, extra=("Subject: " + "x" * 400,)))
+    assert names(large) == ["302 192.0.2.1"]
+
+
+def test_a_small_answer_is_always_sent():
+    bench = Bench(budgets=budgets(), **answering(404))
+    tiny = "OPTIONS sip:a@b SIP/2.0\r\nv:SIP/2.0/UDP 1;branch=z9hG4bKa\r\nf:<sip:x@e>;tag=1\r\nt:<sip:x@e>\r\ni:1\r\nCSeq:1 OPTIONS\r\n\r\n"
+    assert names(bench.receive(tiny)) == ["404 192.0.2.1"]
+
+
+def test_who_receives_what_we_send_there_gets_any_answer():
+    made = budgets()
+    bench = Bench(budgets=made, main=lavish)
+    made.right_password(bench.flow((CALLER[0], 9)), ["alice@192.0.2.1"], 60)
+    made.charge(bench.flow(), of.UNKNOWN)
+    made.right_password(bench.flow((CALLER[0], 9)), ["alice@192.0.2.1"], 60)
+    assert names(bench.receive(ask(1))) == ["302 192.0.2.1"]
+
+
+def test_a_stranger_who_does_not_acknowledge_gets_each_answer_once_and_4_kb_of_repetitions():
+    bench = Bench(budgets=budgets(), main=counting)
+    invite = bench.receive(ask(1, "INVITE"))[-1]
+    answer = response(invite, 200, extra=("Subject: " + "x" * 700,))
+    got = [bench.receive(answer, CALLEE) for _ in range(11)]
+    assert names(got[0]) == ["200 192.0.2.1"]
+    assert sum(len(each.data) for sent in got[1:] for each in sent) <= 4096
+    assert sum(len(sent) for sent in got[1:]) >= 3
+
+
+def test_a_refused_call_of_a_stranger_is_repeated_within_the_same_bound():
+    bench = Bench(budgets=budgets(), main=counting)
+    invite = bench.receive(ask(1, "INVITE"))[-1]
+    bench.receive(response(invite, 486, extra=("Subject: " + "x" * 700,)), CALLEE)
+    repeated = [each for each in bench.advance(60.0) if each.what == "486"]
+    assert 3 <= len(repeated) <= 4
+    assert bench.layer.servers == {}
+
+
+def test_a_user_of_ours_gets_every_repetition():
+    made = budgets()
+    bench = Bench(budgets=made, main=counting)
+    made.right_password(bench.flow(), ["alice@192.0.2.1"], 600)
+    invite = bench.receive(ask(1, "INVITE"))[-1]
+    bench.receive(response(invite, 486, extra=("Subject: " + "x" * 700,)), CALLEE)
+    assert len([each for each in bench.advance(60.0) if each.what == "486"]) == 10
+
+
+def test_a_phone_that_authenticates_all_the_time_is_noted_once_a_minute():
+    made = budgets()
+    bench = Bench(budgets=made, main=lambda bench, ctx: bench.charges.credentials(ctx, "alice@192.0.2.1", OK))
+    bench.receive(ask(1))
+    made.known.forget(made.names.flow(made.names.place(CALLER[0]), CALLER[1], "udp"))
+    bench.receive(ask(2))
+    assert not made.is_known(bench.flow())
+    bench.advance(61.0)
+    bench.receive(ask(3))
+    assert made.is_known(bench.flow())
+
+
+def test_a_longer_registration_is_known_for_longer_at_once():
+    made = budgets()
+    bench = Bench(budgets=made, main=lambda bench, ctx: bench.charges.credentials(ctx, "alice@192.0.2.1", OK))
+    bench.receive(ask(1))
+    bench.receive(ask(2, "REGISTER", extra=("Expires: 7200",)))
+    bench.advance(3700.0)
+    assert made.is_known(bench.flow())
+
+
+def test_the_operator_is_told_once_a_minute_that_room_is_scarce(caplog):
+    bench = Bench(settings={"max_transactions": 10}, main=relaying)
+    for number in range(7):
+        bench.receive(ask(number))
+    bench.pipeline._publish()
+    assert not caplog.records
+    for number in range(10, 13):
+        bench.receive(ask(number, to_tag="b"))
+    bench.pipeline._publish()
+    bench.pipeline._publish()
+    assert [record.getMessage() for record in caplog.records] == [
+        "room for requests is scarce: 10 of 10 are worked on, 0 of 64 MiB are kept, 0 requests were refused"
+    ]

@@ -261,15 +261,20 @@ def test_a_timer_waits_for_the_parked_handler_of_its_call_id():
     assert [item.what for item in sent] == ["INVITE"]
 
 
-def test_too_many_messages_behind_a_parked_one_are_dropped_and_counted():
+def test_too_many_messages_behind_a_parked_one_are_refused_at_once_and_counted():
+    answers = []
+
     def main(bench, ctx):
         if ctx.request.method == "INFO":
             for number in range(100):
-                bench.receive(request("MESSAGE", branch=f"z9hG4bK{number}"))
+                answers.extend(bench.receive(request("MESSAGE", branch=f"z9hG4bK{number}")))
+            bench.receive(request("ACK", branch="z9hG4bKack"))
 
     bench = Bench(main=main)
     bench.receive(request("INFO"))
-    assert bench.pipeline.order.overrun == 36
+    assert bench.pipeline.order.overrun == 37
+    assert [item.what for item in answers] == ["503"] * 36
+    assert answers[0].line("Retry-After") == "Retry-After: 10"
 
 
 def test_the_statistics_reach_the_shared_page_and_go_on_from_a_predecessor():

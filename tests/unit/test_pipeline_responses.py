@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from support.receiver import CALLER, Bench, names, request, response
 
+from serpy.errors import HeldBackError, TransportError
 from serpy.pipeline import Pipeline
 from serpy.sip.flow import Listener
+from serpy.transaction.forward import Forwarder
+from serpy.transaction.ways import Ways
 
 CALLEE = ("192.0.2.2", 5060)
 STRANGER = ("198.51.100.66", 6666)
@@ -250,3 +253,57 @@ def test_maddr_counts_for_a_group_that_we_listen_on_unless_the_source_is_asked_f
     bench.pipeline = Pipeline(bench.server)
     via = f"SIP/2.0/UDP 192.0.2.1:5070;maddr=224.0.1.75;branch=z9hG4bKx{rport}"
     assert [item.host for item in bench.receive(request("OPTIONS", via=via))] == [host]
+
+
+# --- destinations that are held back
+
+
+def held_back(bench, host):
+    """From now on the guard lets nothing go to *host*."""
+    send = bench._send
+
+    def guarded(outgoing):
+        if outgoing.flow.host == host:
+            raise HeldBackError("private")
+        send(outgoing)
+
+    bench.server.send = guarded
+    bench.pipeline = Pipeline(bench.server)
+    bench.layer = bench.pipeline.layer
+    bench.tm.child_init(bench.server)
+    return bench
+
+
+@pytest.mark.parametrize("stateful_", [True, False])
+def test_a_request_for_where_nothing_may_go_is_forbidden(stateful_):
+    errors = []
+
+    def main(bench, ctx):
+        relayed = bench.tm.t_relay(ctx) if stateful_ else bench.pipeline.script_forward(ctx, "", 0, "udp")
+        errors.append(relayed)
+        bench.sl.sl_reply_error(ctx)
+
+    bench = held_back(Bench(main=main), "192.0.2.2")
+    assert names(bench.receive(request("MESSAGE"))) == [f"403 {CALLER[0]}"]
+    assert errors == [-403]
+
+
+def test_the_next_address_of_a_name_is_tried_when_the_first_is_held_back():
+    bench = held_back(stateful(), "10.0.0.1")
+    bench.slow_resolver(0.0, ("udp", "10.0.0.1", 5060), ("udp", "192.0.2.12", 5060))
+    assert names(bench.receive(request("MESSAGE", uri="sip:bob@two.example.com"))) == ["MESSAGE 192.0.2.12"]
+
+
+def test_a_loopback_listener_speaks_for_no_other():
+    public, local = Listener(0, "udp", "203.0.113.5", 5060), Listener(1, "udp", "::1", 5060)
+    tcp, group = Listener(2, "tcp", "127.0.0.1", 5060), Listener(3, "udp", "224.0.1.75", 5060, multicast=True)
+    forwarder = Forwarder([public, local, tcp, group], lambda _: None, Ways(b"", "", "0" * 8, "0" * 4, []))
+    forwarder.route = lambda _host: "127.0.0.1"
+    for transport, host in (("udp", "::1"), ("tcp", "127.0.0.1")):
+        assert not forwarder.can_reach(transport, host, public)
+        with pytest.raises(TransportError):
+            forwarder.flow_to(transport, host, 25, public)
+        for wanted in (tcp, local, group):
+            assert forwarder.can_reach(transport, host, wanted)
+            assert forwarder.flow_to(transport, host, 25, wanted).host == host
+    assert forwarder.routed("tcp", "127.0.0.1", public) is public, "whatever the kernel would do (mhomed)"

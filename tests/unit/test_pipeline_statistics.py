@@ -93,9 +93,12 @@ def test_tcp_counters_are_bound_by_name():
         counters.set(number, amount)
     count.set_current(8)
     count.set_queued(9)
+    for amount, number in enumerate((count.held, count.crowded, count.made_room, count.too_slow), 10):
+        counters.set(number, amount)
     found = counters.snapshot()
     assert {name: found[name] for name, _ in COUNTERS} == {
         "tcp.accepted": 1, "tcp.connected": 2, "tcp.turned_away": 3, "tcp.messages": 4, "tcp.malformed": 5,
         "tcp.failed": 6, "tcp.paused": 7, "tcp.connections": 8, "tcp.queued_bytes": 9,
+        "tcp.held": 10, "tcp.crowded": 11, "tcp.made_room": 12, "tcp.too_slow": 13,
     }  # fmt: skip
     assert {name for name, _ in COUNTERS} >= GAUGES

@@ -138,8 +138,8 @@ def test_applied_in_any_order(rules, request_fields):
     assert put[0].expires_at == 1600
 
 
-def test_too_many_contacts_are_refused_and_refreshes_are_not():
-    rules = policy(max_contacts=2)
+def test_too_many_contacts_are_refused_when_the_oldest_is_to_stay_and_refreshes_are_not():
+    rules = policy(max_contacts=2, replace_oldest=0)
     current = [known(), known("sip:b@h"), known("sip:old@h", expires_at=10)]
     with pytest.raises(ProtocolError) as caught:
         register("<sip:c@h>", 600, rules).decide(current)

@@ -56,6 +56,7 @@ class Member:
         settings = ReplicationSettings()
         settings.store_replicas = store
         server = Server(SimpleNamespace(server_id=server_id))
+        server.segment = Segment(1 << 20)
         server.provide(LOCATION, self.location)
         server.provide(REPLIES, SimpleNamespace(reply=lambda *_args: True))
         server.provide(TOMBSTONES, self.tombstones)
@@ -123,6 +124,30 @@ def test_a_contact_belongs_to_the_server_of_the_envelope():
     member = Member()
     member.replica(1, server=23)
     assert member.location.now[0].server_id == 23
+
+
+@pytest.mark.parametrize(
+    ("below", "received"),
+    [
+        (
+            "SIP/2.0/TCP 192.0.2.50:5070;branch=z9hG4bKp;received=192.0.2.51;rport=40000",
+            "sip:192.0.2.51:40000;transport=tcp",
+        ),
+        ("SIP/2.0/TCP [2001:db8::5];branch=z9hG4bKp", "sip:[2001:db8::5]:5060;transport=tcp"),
+        ("SIP/2.0/UDP 192.0.2.50:5070;branch=z9hG4bKp", ""),
+    ],
+)
+def test_a_replica_of_a_phone_on_tcp_is_called_by_tcp(below, received):
+    member = Member()
+    text = request_text(
+        "Contact: <sip:c@192.0.2.50:5070>", "Expires: 600", method="REGISTER", uri="sip:alice@example.com"
+    )
+    text = text.replace("\r\nFrom:", f"\r\nVia: {below}\r\nFrom:", 1)
+    ctx = context(text, flow=Flow(GROUP, "192.0.2.9", 5060), wall_now=WALL)
+    ctx.avps.set(TO_USER, "uid", "alice")
+    member.module.save_mem_nr(ctx, "location")
+    kept = member.location.now[0]
+    assert (kept.received, kept.flags & Binding.FLOW) == (received, Binding.FLOW if received else 0)
 
 
 def test_an_escaped_uid_is_unescaped():

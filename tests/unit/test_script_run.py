@@ -254,6 +254,31 @@ def test_onsend_drop_refuses_and_keeps_the_return_code_of_the_sending_script():
     assert not program.has_route("onreply_route")
 
 
+def test_private_is_what_is_no_public_address():
+    text = "route { if (src_ip == private) setflag(1); if (dst_ip != private) setflag(2); }"
+    flags = []
+    for listener, source in (("192.0.2.1", "198.51.100.1"), ("10.0.0.1", "100.64.0.9"), ("2001:db8::1", "fe80::1")):
+        ctx = context()
+        ctx.flow = Flow(Listener(0, "udp", listener, 5060), source, 5060)
+        compile_text(text).run(ctx, REQUEST)
+        flags.append(ctx.flags)
+    assert flags == [4, 2, 6]
+
+
+def test_whether_a_target_is_private_is_asked_of_the_guard():
+    program = compile_text("onsend_route { if (to_ip == private) drop; }")
+    ctx = context()
+    verdicts = []
+    for host in ("10.1.2.3", "0.0.0.0", "198.51.100.9"):
+        ctx.out_flow = Flow(Listener(0, "udp", "192.0.2.1", 5060), host, 5060)
+        verdicts.append(program.run_onsend(ctx))
+    assert verdicts == [False, False, True]
+    program.hooks.to_is_private = lambda ctx: ctx.out_flow.port != 5060  # our own address, a port that is not ours
+    assert program.run_onsend(ctx)
+    ctx.out_flow = Flow(Listener(0, "udp", "192.0.2.1", 5060), "192.0.2.1", 22)
+    assert not program.run_onsend(ctx)
+
+
 def test_route_of_another_name_does_nothing():
     program = compile_text("failure_route[F] { drop; }")
     ctx = context()

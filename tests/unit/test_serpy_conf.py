@@ -11,7 +11,7 @@ TOP = Path(__file__).resolve().parents[2]
 CONFIG = TOP / "etc/serpy.conf"
 DEFINES = re.findall(r"^#!trydef (\w+)", CONFIG.read_text(), re.MULTILINE)
 ATTRIBUTES = ("fwd_always_target", "fwd_busy_target", "fwd_noanswer_target", "fr_timer", "fr_inv_timer", "gw_ip",
-              "gw_port", "gw_acl", "asserted_id", "events_to_phones")  # fmt: skip
+              "gw_port", "gw_acl", "asserted_id", "events_to_phones", "call_limit")  # fmt: skip
 
 
 @pytest.mark.parametrize(

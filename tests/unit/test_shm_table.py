@@ -7,8 +7,8 @@ import random
 import pytest
 
 from serpy.errors import LimitExceededError, ResourceError, UsageError
+from serpy.shm import blocks
 from serpy.shm import record as layout
-from serpy.shm import table as table_module
 from serpy.shm.record import Binding
 from serpy.shm.segment import Segment
 from serpy.shm.table import LocationTable
@@ -292,5 +292,5 @@ def test_a_cut_record_is_an_error_and_not_a_crash(cut):
 
 
 def test_block_arithmetic():
-    room = table_module.HEAD_ROOM
-    assert [table_module._blocks_for(n) for n in (1, room, room + 1, room + 252, room + 253)] == [1, 1, 2, 2, 3]
+    room = blocks.HEAD_ROOM
+    assert [blocks.blocks_for(n) for n in (1, room, room + 1, room + 252, room + 253)] == [1, 1, 2, 2, 3]

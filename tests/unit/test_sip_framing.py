@@ -6,7 +6,7 @@ import pytest
 
 from serpy.errors import FramingError
 from serpy.sip.framing import CONTINUE, HTTP, PING, SIP, StreamFramer, with_content_length
-from serpy.sip.limits import LINE_MAX, MESSAGE_MAX
+from serpy.sip.limits import HEAD_MAX, LINE_MAX
 
 OPTIONS = b"OPTIONS sip:a SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n"
 POST = b"POST /RPC2 HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody"
@@ -68,10 +68,10 @@ def test_a_stream_is_cut_where_its_messages_end(pieces, frames):
         pytest.param(b"OPTIONS sip:a SIP/2.0\r\n x\r\nContent-Length: 0\r\n\r\n", 400, id="folded-start-line"),
         pytest.param(b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 65530\r\n\r\n", 513, id="message-too-large"),
         pytest.param(b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 99999999999999\r\n\r\n", 400, id="absurd-length"),
-        pytest.param(b"OPTIONS sip:a SIP/2.0\r\n" + b"a: b\r\n" * MESSAGE_MAX, 513, id="head-without-end"),
+        pytest.param(b"OPTIONS sip:a SIP/2.0\r\n" + b"a: b\r\n" * HEAD_MAX, 513, id="head-without-end"),
         pytest.param(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411, id="http-chunked"),
         pytest.param(b"POST / HTTP/1.1\r\nContent-Length: 70000\r\n\r\n", 413, id="http-body-too-large"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * MESSAGE_MAX, 431, id="http-head-without-end"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * HEAD_MAX, 431, id="http-head-without-end"),
         pytest.param(b"HTTP/1.1 200 OK\r\n", 400, id="http-response"),
     ],
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from serpy.errors import FramingError, ParseError
+from serpy.errors import FramingError, ParseError, ProtocolError
 from serpy.sip.framing import StreamFramer
 from serpy.sip.heads import LENGTH_MAX, body_start, content_length, expects_continue, has_transfer_encoding
-from serpy.sip.limits import HEADERS_MAX
+from serpy.sip.limits import HEAD_MAX, HEADERS_MAX
 from serpy.sip.parser import parse_message
 from serpy.sip.writer import render
 
@@ -124,6 +124,24 @@ def test_too_many_header_lines_are_refused_whatever_the_body_is():
     with pytest.raises(Exception, match="too many headers") as caught:
         parse_message(START + b"X: y\r\n" * HEADERS_MAX + b"\r\n\r\n")
     assert caught.value.status == 513
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_a_head_has_an_end_for_datagrams_and_streams_alike(end):
+    lines = [b"X: " + b"y" * 16000, b"Z: " + b"z" * 16000]
+    for size, fits in ((HEAD_MAX, True), (HEAD_MAX + 1, False)):
+        head = START + b"l: 5\r\n" + b"".join(line + b"\r\n" for line in lines)
+        head = (head + b"F: \r\n\r\n").replace(b"\r\n", end)
+        head = head.replace(b"F: ", b"F: " + b"f" * (size - len(head)))
+        framer = StreamFramer()
+        framer.feed(head + b"hello")
+        if fits:
+            assert (parse_message(head + b"hello").body, len(framer.next().data)) == (b"hello", size + 5)
+            continue
+        for refuse in (framer.next, lambda head=head: parse_message(head + b"hello")):
+            with pytest.raises(ProtocolError) as caught:
+                refuse()
+            assert caught.value.status == 513
 
 
 def test_headers_of_http_are_found_on_folded_lines():

@@ -87,3 +87,12 @@ class Refusing:
 def test_an_error_text_in_sercmd_is_shown_and_not_obeyed(capsys):
     assert sercmd.Program(Refusing()).run(["any.method"]) == 1
     assert capsys.readouterr().err == "error: 404 - no contact \\x1b[2J\n"
+
+
+def test_check_lists_what_runs_each_expression(tmp_path, capsys):
+    path = tmp_path / "a.conf"
+    path.write_text('route { if (uri =~ "^sips?:[0-9]+@" || uri =~ "[a-z]+@") drop; }\n')
+    assert serpyctl.main(["check", "--expressions", str(path)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(":1:20: re: ^sips?:[0-9]+@")
+    assert second.endswith((": RE2: [a-z]+@", ": cut: [a-z]+@"))

@@ -376,6 +376,19 @@ def test_a_clock_that_has_run_for_months_changes_nothing():
     assert town.passes()
 
 
+@pytest.mark.parametrize("days", [1, 400, 775.9])
+def test_a_server_that_begins_on_a_machine_up_for_long_holds_nobody(days):
+    town = Town(now=days * DAY_S)
+    town.budgets.right_password(udp(port=5071), ["alice@example.com"], 600)
+    town.charge(of.UNANSWERED, 50)
+    town.charge(of.UNKNOWN, 15)
+    town.guess(5)
+    assert town.budgets.held[0] == 0
+    assert town.budgets.allows_call(udp(), "alice@example.com")
+    town.charge(of.UNKNOWN, 20)
+    assert town.passes(register("alice"), udp(port=1))
+
+
 def test_a_flood_of_sources_evicts_no_ban_and_no_known_phone():
     town = Town()
     town.budgets.right_password(udp(port=5071), ["alice@example.com"], 600)
@@ -429,3 +442,55 @@ def test_ipv4_written_as_ipv6_is_the_same_place():
 )
 def test_whom_a_message_claims_to_be_of_is_seen_without_parsing_it(data, names):
     assert names_in(data) == names
+
+
+# --- when more comes than can be worked off
+
+
+def test_while_a_receiver_is_behind_known_phones_come_first():
+    town = Town()
+    phone = udp("198.51.100.1")
+    town.budgets.right_password(phone, ["alice@example.com"], 600)
+    town.budgets.be_busy()
+    spoofed = [town.passes(register("x"), udp(f"10.0.{n >> 8}.{n & 255}")) for n in range(1000)]
+    assert spoofed.count(True) == 100
+    assert all(town.passes(register("alice"), phone) for _ in range(100))
+    assert town.passes(register("alice"), udp("198.51.100.1", 9999))
+    assert town.passes(b"BYE sip:x SIP/2.0\r\n", udp("10.0.0.1"))
+    assert town.passes(b"SIP/2.0 200 OK\r\n", udp("10.0.0.1"))
+
+
+def test_a_second_after_it_has_caught_up_everybody_is_equal():
+    town = Town()
+    town.budgets.be_busy()
+    town.wait(1.1)
+    assert town.budgets.held[0] == 0
+
+
+@pytest.mark.parametrize("uri", [b"sip:112@example.com", b"sip:+1;x@y", b"urn:service:sos"])
+def test_emergency_calls_pass_a_quiet_source_and_a_busy_receiver(uri):
+    town = Town()
+    town.budgets.emergency = frozenset({"112", "sos"})
+    town.charge(of.UNANSWERED, 100)
+    town.budgets.be_busy()
+    data = b"INVITE " + uri + b" SIP/2.0\r\n"
+    is_emergency = b"+1" not in uri
+    assert all(town.passes(data) for _ in range(300)) is is_emergency
+
+
+def test_a_source_that_goes_on_calling_though_it_is_refused_is_quiet():
+    town = Town()
+    for number in range(10 + 60):
+        town.budgets.allows_call(udp(), f"user{number}@example.com")
+    assert town.budgets.held[0] == 0
+    for number in range(5):
+        town.budgets.allows_call(udp(), f"user{number}@example.com")
+    assert town.budgets.held[0] == 1
+    assert town.budgets.bans == 0
+
+
+def test_a_source_is_not_held_for_a_user_whom_everybody_calls():
+    town = Town()
+    for number in range(100):
+        town.budgets.allows_call(udp(f"203.0.113.{number}"), "alice@example.com")
+    assert town.budgets.held[0] == 0

@@ -581,6 +581,15 @@ def test_a_row_and_its_binding_say_the_same():
     assert storage.to_row(storage.from_row(row, 4)) == row
 
 
+def test_a_row_keeps_how_a_phone_registered_and_what_tells_it_from_its_double():
+    given = binding(
+        "sip:bob@10.0.0.1;ob;serpy-id=0a1b2c3d?x=1", received="sip:1.2.3.4:5;transport=tcp", flags=Binding.FLOW
+    )
+    again = storage.from_row(storage.to_row(given), 0)
+    assert (again.contact, again.uri) == (given.contact, "sip:bob@10.0.0.1;ob?x=1")
+    assert (again.received, again.flags) == (given.received, Binding.FLOW)
+
+
 def test_rpc_adds_shows_and_deletes_contacts():
     made = loaded()
     assert made.rpc.add_contact("location", "alice", "sip:a@h", 100, 0.5, 0) == "ok"

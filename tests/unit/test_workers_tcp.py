@@ -18,12 +18,15 @@ from serpy.net.handoff import (
     MESSAGE,
     STREAM_ALIAS,
     STREAM_FAILED,
+    STREAM_HOLD,
     STREAM_LIST,
     STREAM_LISTED,
+    STREAM_PROVED,
     WAKE,
     Channels,
     Layout,
     decode_message,
+    encode_hold,
 )
 from serpy.net.listen import bind_all
 from serpy.net.loop import Loop
@@ -40,7 +43,7 @@ from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
 from serpy.sip.parser import parse_message
-from serpy.workers.tcp import TcpWorker
+from serpy.workers.tcp import TcpWorker, stream_settings
 from serpy.workers.udp import UdpWorker
 
 OPTIONS = b"OPTIONS sip:a SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n"
@@ -81,6 +84,7 @@ class Farm:
             server.counters = counters
             server.loop = self.loop
             server.channels = channels
+            server.segment = Segment(1 << 20)
             counters.attach(slot)
             bound = type("NoSockets", (), {"children": RECEIVERS, "streams": 2, "accepting": [[None, None]]})()
             worker = TcpWorker(server, channels, bound, slot, slot - self.layout.first_stream)
@@ -156,6 +160,98 @@ def test_a_message_for_an_address_takes_the_connection_that_leads_there(farm, ch
         peer, connection = farm.accept(child)
         farm.send(connection.host, connection.port)
         assert farm.read(peer) == OPTIONS
+
+
+def named(name, text=OPTIONS):
+    return text.replace(b"Call-ID: 1", b"Call-ID: " + name)
+
+
+def test_who_waits_for_a_receiver_has_a_turn_before_those_who_came_later_have_another(farm, monkeypatch):
+    monkeypatch.setattr("serpy.workers.tcp.BACKLOG", 1)  # one message at a time
+    talkers = [farm.accept(0) for _ in range(3)]
+    farm.loop.remove_reader(farm.channels[0]._in[0].fileno())  # the receiver stands still
+    for number, (peer, _) in enumerate(talkers):
+        peer.sendall(named(b"talker%d" % number) * 40)
+    farm.until(lambda: all(connection.is_waiting for _, connection in talkers))
+    late, connection = farm.accept(0)
+    late.sendall(named(b"late"))
+    farm.until(lambda: connection.is_waiting)
+    farm.loop.add_reader(farm.channels[0]._in[0].fileno(), farm.channels[0].read)
+    farm.until(lambda: len(farm.messages) == 121)
+    order = [data.split(b"Call-ID: ")[1].split(b"\r")[0] for (data, *_), _ in farm.messages]
+    assert order.index(b"late") <= 20
+
+
+def test_a_connection_is_not_read_while_a_receiver_holds_it(farm):
+    peer, connection = farm.accept(0)
+    hold = farm.layout.first_stream, STREAM_HOLD
+    farm.channels[0].send(*hold, encode_hold(connection.id, held=True))
+    farm.channels[0].send(*hold, encode_hold(connection.id + 1, held=True))  # of one that is gone
+    farm.until(lambda: connection.is_waiting)
+    peer.sendall(OPTIONS)
+    farm.channels[0].send(*hold, encode_hold(connection.id, held=False))
+    farm.until(lambda: farm.messages)
+    assert farm.workers[0].server.counters.snapshot()["tcp.held"] == 1
+
+
+def test_a_connection_whose_user_has_proved_who_they_are_is_known(farm):
+    _, connection = farm.accept(1)
+    proved = farm.layout.first_stream + 1, STREAM_PROVED
+    for number in (connection.id, connection.id, connection.id + 1):
+        farm.channels[0].send(*proved, number.to_bytes(8, "big"))
+    farm.until(lambda: connection.known)
+    assert farm.workers[1].hub.sources.of(connection.host).known == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "owed"),
+    [
+        pytest.param(OPTIONS, 1, id="request"),
+        pytest.param(OPTIONS.replace(b"OPTIONS", b"ACK"), 0, id="ack"),
+        pytest.param(OPTIONS.replace(b"OPTIONS sip:a SIP/2.0", b"SIP/2.0 200 OK"), 0, id="response"),
+    ],
+)
+def test_what_is_answered_by_nobody_is_not_waited_for(farm, text, owed):
+    peer, connection = farm.accept(0)
+    peer.sendall(text)
+    farm.until(lambda: farm.messages)
+    assert connection.owed == owed
+
+
+def test_a_connection_that_only_waits_for_answers_leads_nowhere(farm):
+    peer, connection = farm.accept(0)
+    peer.sendall(OPTIONS)
+    peer.shutdown(socket.SHUT_WR)
+    farm.until(lambda: connection.leaving)
+    home = farm.home(connection.host, connection.port)
+    farm.until(lambda: not home.directory.find(connection.host, connection.port))
+    assert farm.workers[0]._row(connection)["state"] == "closing"
+    farm.send(connection.host, connection.port, connection=connection.id)  # but the answer finds it
+    assert farm.read(peer) == OPTIONS
+
+
+def test_the_last_tenth_of_the_connections_is_for_our_own(farm):
+    worker = farm.workers[0]
+    worker.hub.settings = stream_settings(Settings({"tcp_max_connections": 20}), 2)
+    full = []
+    for number in range(21):
+        worker._count.set_current(number)
+        full.append((worker.is_full(outbound=False), worker.is_full(outbound=True)))
+    assert full == [(False, False)] * 18 + [(True, False)] * 2 + [(True, True)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        pytest.param({}, 102, id="five-percent"),
+        pytest.param({"tcp_max_connections": 500}, 64, id="at-least-64"),
+        pytest.param({"tcp_max_connections": 0}, 0, id="no-limit-at-all"),
+        pytest.param({"tcp_max_per_source": 0}, 0, id="no-limit-for-a-source"),
+        pytest.param({"tcp_max_per_source": 7}, 7, id="as-set"),
+    ],
+)
+def test_a_source_has_its_part_of_the_connections(settings, limit):
+    assert stream_settings(Settings(settings), 2).max_per_source == limit
 
 
 def test_a_message_comes_with_the_connection_it_came_by(farm):
@@ -298,7 +394,8 @@ def test_the_sockets_of_the_other_tcp_receivers_are_closed_in_a_child():
     bound = bind_all([listener], 1, settings)
     try:
         server = Server(settings)
-        server.counters = Counters(Segment(1 << 20), 6)
+        server.segment = Segment(1 << 20)
+        server.counters = Counters(server.segment, 6)
         worker = TcpWorker(server, Channels(6), bound, 4, 0)
         assert (worker.title, worker.receiver_sockets(), worker.stream_sockets()) == ("tcp receiver child=0", -1, 0)
     finally:

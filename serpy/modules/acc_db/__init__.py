@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
+    CALLS,
     CHARGES,
     FALSE,
     STORE,
@@ -22,6 +23,7 @@ from serpy.api import (
     Arg,
     AvpName,
     BackendError,
+    CallService,
     ConfigError,
     Context,
     Exports,
@@ -102,9 +104,11 @@ class AccDb:
         self.flags_column = "flags"
         self.attrs_column = "attrs"
         self.server_id_column = "server_id"
+        self.duration_column = ""
         self._server: Server  # set by init()
         self._store: StoreService | None = None
         self._charges: Charges | None = None
+        self._calls: CallService | None = None
         self._row: Row  # set by init()
         self._log_bit = 0
         self._missed_bit = 0
@@ -120,6 +124,8 @@ class AccDb:
             raise ConfigError("log_flag and log_missed_flag are the same flag", hint="a missed call resets its flag")
         columns = {letter: str(getattr(self, parameter)) for letter, parameter, _, _ in LETTERS}
         columns["server_id"] = self.server_id_column
+        if self.duration_column:
+            columns["duration"] = self.duration_column
         if len(set(columns.values())) < len(columns):
             raise ConfigError("two accounting values share one column", hint="each _column parameter needs its own")
         self._row = Row(columns, self.log_fmt, _attributes(self.attrs), server.settings.server_id)
@@ -233,12 +239,24 @@ class AccDb:
     ) -> Fields | None:  # fmt: skip
         """Make a row and hand it to the store; None when that failed, or when a stranger has caused too many already."""
         charges = self._charges
-        if charges is not None and not charges.allows_row(ctx):
+        if charges is not None and status >= 300 and not charges.allows_row(ctx):
             return None
         row = self._row.make(
             table, ctx, request, arrived, status, response, to_tag, uri, self._server.loop.wall_now()
         )  # fmt: skip
+        if self.duration_column and table == self.acc_table:
+            row = Fields((*row.columns, self.duration_column), (*row.row, self._duration(ctx, request, status)))
         return row if self._send(table, row) else None
+
+    def _duration(self, ctx: Context, request: Request, status: int) -> int | None:
+        """How long the call has lasted that *request* ends, in seconds; None when it ends none, or nobody knows."""
+        if request.method != "BYE" or status // 100 != 2 or not ctx.dialog:
+            return None
+        calls = self._calls
+        if calls is None:
+            calls = self._calls = self._server.find(CALLS)
+        seconds = -1 if calls is None else calls.duration(ctx.dialog, self._server.loop.wall_now())
+        return seconds if seconds >= 0 else None
 
     def _send(self, table: str, row: Fields) -> bool:
         store = self._store
@@ -305,6 +323,9 @@ def exports() -> Exports:
             Param("log_fmt", "str", ALL_LETTERS, "which values to write, one letter each", check=_check_letters),
             Param("attrs", "str", "", 'attributes to write as name="value", separated by commas'),
             Param("server_id_column", "str", "server_id", "column: this server's id"),
+            Param(
+                "duration_column", "str", "", "column: seconds from answer to BYE, in the row of the BYE; empty: none"
+            ),
             *columns,
         ),
         init=module.init,

@@ -54,6 +54,7 @@ from serpy.modules.auth.nonces import Nonces
 from serpy.modules.auth.params import PARAMS
 from serpy.modules.auth.reports import Reports
 from serpy.script.networks import Networks, parse_network
+from serpy.shm.kept import Kept
 from serpy.shm.lock import StripedLock
 from serpy.sip.authorization import Credentials, parse_credentials
 from serpy.sip.digest import MD5, SHA256, ha1_session, known_algorithm, response, same
@@ -133,8 +134,9 @@ class Auth:
         self.init(server)
         self._reports.declare(server.counters)
         if self.nonce_count or self.one_time_nonce:
-            area = server.segment.allocate("auth nonces", self.nonce_entries * ENTRY_SIZE)
-            self._counts = NonceCounts(area, StripedLock(server.segment, "auth nonces", STRIPES))
+            # Nonces outlive a restart, so what is known of their uses has to.
+            kept = Kept(server.run_dir, "nonces", "nonces 1", self.nonce_entries * ENTRY_SIZE)
+            self._counts = NonceCounts(kept.memory, StripedLock(server.segment, "auth nonces", STRIPES))
 
     def child_init(self, server: Server) -> None:
         """Find out who knows the credentials, and who wants to know what they are worth."""

@@ -13,12 +13,15 @@ from collections.abc import Callable
 
 from serpy.api import FALSE, TRUE, Arg, AvpName, Context, Exports, Function, ParseError, Routes
 from serpy.context.avps import ALL
-from serpy.modules.avp.edit import delete_matching, rewrite_uri, subst_values
+from serpy.modules.avp.edit import delete_matching, name_pattern, rewrite_uri, subst_values
 from serpy.script.environment import Environment
 from serpy.script.formats import compile_format
+from serpy.script.patterns import Pattern
+from serpy.script.substitution import Substitution
 from serpy.sip.abnf import is_token, parse_number
 from serpy.sip.nameaddr import parse_nameaddr
 from serpy.sip.parser import canonical_name
+from serpy.sip.text import header_value
 from serpy.sip.uri import parse_uri
 
 log = logging.getLogger(__name__)
@@ -121,13 +124,13 @@ class Attributes:
                 done = TRUE
         return done
 
-    def del_attrs(self, ctx: Context, text: str) -> int:
-        """Delete the attributes whose name is *text*, or matches ``/text/``."""
-        return TRUE if delete_matching(ctx.avps, text) else FALSE
+    def del_attrs(self, ctx: Context, names: Pattern) -> int:
+        """Delete the attributes whose name matches."""
+        return TRUE if delete_matching(ctx.avps, names) else FALSE
 
-    def subst_attr(self, ctx: Context, name: AvpName, text: str) -> int:
+    def subst_attr(self, ctx: Context, name: AvpName, change: Substitution) -> int:
         """``/expression/replacement/flags`` over the values. False when nothing matched."""
-        return TRUE if subst_values(ctx.avps, name, text) else FALSE
+        return TRUE if subst_values(ctx.avps, name, change) else FALSE
 
     def flags2attr(self, ctx: Context, name: AvpName) -> int:
         """Put the message flags into the attribute, as one number."""
@@ -213,12 +216,11 @@ _LISTS = ("fr", "tr", "fu", "tu", "fd", "td", "g")
 
 
 def _header_value(ctx: Context, name: AvpName) -> str | None:
-    """The attribute as a header value; None when there is none or it would not stay on its line."""
+    """The attribute as a header value; None when there is none."""
     value = value_of(ctx, name)
     if value is None:
         return None
-    text = str(value).strip(" \t\r\n")
-    return None if "\r" in text or "\n" in text else text
+    return header_value(str(value).strip(" \t\r\n"))
 
 
 def exports() -> Exports:
@@ -237,7 +239,14 @@ def exports() -> Exports:
         ("set_iattr", module.set_iattr, (Arg.AVP, Arg.VALUE), 0, Routes.ALL, "add a number"),
         ("del_attr", module.del_attr, avp, 0, Routes.ALL, "delete the attribute"),
         ("del_attrs", module.del_attrs, (Arg.STR,), 0, Routes.ALL, "delete attributes by name or /expression/"),
-        ("subst_attr", module.subst_attr, (Arg.AVP, Arg.STR), 0, Routes.ALL, "/expression/replacement/ on the values"),
+        (
+            "subst_attr",
+            module.subst_attr,
+            (Arg.AVP, Arg.SUBST),
+            0,
+            Routes.ALL,
+            "/expression/replacement/ on the values",
+        ),
         ("flags2attr", module.flags2attr, avp, 0, Routes.ALL, "put the message flags into the attribute"),
         (
             "hdr_body2attrs",
@@ -270,7 +279,15 @@ def exports() -> Exports:
         ),
     ]
     functions = [
-        Function(name, call, args, optional=optional, routes=routes, summary=summary)
+        Function(
+            name,
+            call,
+            args,
+            optional=optional,
+            routes=routes,
+            summary=summary,
+            prepare={0: name_pattern} if name == "del_attrs" else {},
+        )
         for name, call, args, optional, routes, summary in rows
     ]
     return Exports("avp", module, functions=functions, take_environment=module.take_environment)

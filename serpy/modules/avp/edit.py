@@ -5,11 +5,12 @@ Runs in: every process that runs the script. Locks: none.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from serpy.context.avps import GLOBAL, Avp, AvpName, Avps
 from serpy.errors import ParseError, UsageError
+from serpy.script.patterns import Pattern, compile_pattern
+from serpy.script.substitution import Substitution
 from serpy.sip.abnf import parse_number
 from serpy.sip.nameaddr import parse_nameaddr
 from serpy.sip.uri import Uri, escape_user, parse_port, parse_uri
@@ -51,29 +52,27 @@ def _with_host_port(uri: Uri, value: str) -> str:
     return str(uri.replaced(host=there.host, port=there.port))
 
 
-def delete_matching(avps: Avps, text: str) -> bool:
-    """Delete in all lists but the global one: ``/expression/`` or a plain name. False when nothing matched."""
+def name_pattern(text: str) -> Pattern:
+    """What names ``/expression/`` or a plain name means. Raises BadExpressionError."""
     pattern = text.removeprefix("$")
     if len(pattern) >= 2 and pattern.startswith("/") and pattern.endswith("/"):
-        pattern = pattern[1:-1]
-    else:
-        pattern = f"^{re.escape(pattern)}$"
-    try:
-        expression = re.compile(pattern, re.IGNORECASE)
-    except re.error as exc:
-        raise UsageError(f"del_attrs: bad expression {text!r}: {exc}") from exc
+        return compile_pattern(pattern[1:-1])
+    return compile_pattern(f"^{''.join(char if char.isalnum() else f'[{char}]' for char in pattern)}$")
+
+
+def delete_matching(avps: Avps, expression: Pattern) -> bool:
+    """Delete in all lists but the global one. False when nothing matched."""
     done = False
     for list_id in range(GLOBAL):
         for name in list(avps.attrs(list_id)):
-            if expression.search(name) is not None:
+            if expression.search(name):
                 avps.delete(list_id, name)
                 done = True
     return done
 
 
-def subst_values(avps: Avps, name: AvpName, text: str) -> bool:
+def subst_values(avps: Avps, name: AvpName, change: Substitution) -> bool:
     """Substitute in the text values of the first list that has *name*. False when nothing matched."""
-    expression, replacement, count = _parse(text)
     for list_id in name.lists:
         found = avps.get(list_id, name.name)
         if not found:
@@ -81,22 +80,10 @@ def subst_values(avps: Avps, name: AvpName, text: str) -> bool:
         done = False
         values: list[Avp] = []
         for avp in found:
-            changed, number = expression.subn(replacement, str(avp.value), count)
-            values.append(Avp(changed, avp.flags) if number else avp)
-            done = done or number > 0
+            changed = change.apply(str(avp.value))
+            values.append(avp if changed is None else Avp(changed, avp.flags))
+            done = done or changed is not None
         if done:
             avps.set_values(list_id, name.name, values)
         return done
     return False
-
-
-def _parse(text: str) -> tuple[re.Pattern[str], str, int]:
-    parts = re.split(r"(?<!\\)" + re.escape(text[:1]), text) if text else []
-    if len(parts) != 4 or parts[0]:
-        raise UsageError(f"not of the form /expression/replacement/flags: {text!r}")
-    try:
-        expression = re.compile(parts[1], re.IGNORECASE if "i" in parts[3] else 0)
-        expression.sub(parts[2], "")
-    except (re.error, IndexError) as exc:
-        raise UsageError(f"bad substitution {text!r}: {exc}") from exc
-    return expression, parts[2], 0 if "g" in parts[3] else 1

@@ -1,6 +1,6 @@
 """What a message looks like in the environment of a program: ``SIP_RURI``, ``SIP_HF_FROM`` and the like.
 
-Values are a peer's text as received. They are data for the program: an expansion that the shell reads again (``eval``,
+Values are a peer's text as received, but for controls, which are spaces. They are data for the program: an expansion that the shell reads again (``eval``,
 an unquoted ``$SIP_HF_FROM``) is the script's own mistake.
 
 Runs in: udp receiver, timer. Locks: none.
@@ -14,6 +14,7 @@ from typing import Final
 
 from serpy.api import Context, ParseError
 from serpy.sip.message import Message
+from serpy.sip.text import without_controls
 from serpy.sip.uri import parse_uri
 
 MAX_VALUE: Final = 60_000  # bytes; the kernel takes 128 KiB for one variable
@@ -25,7 +26,7 @@ def environment_of(ctx: Context, *, with_message: bool) -> dict[bytes, bytes]:
     found = dict(os.environb)
     if with_message:
         for name, value in variables_of(ctx).items():
-            found[name.encode("ascii")] = as_bytes(value)
+            found[name.encode("ascii")] = as_bytes(without_controls(value))
     return found
 
 

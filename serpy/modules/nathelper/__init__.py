@@ -41,6 +41,7 @@ class NatHelper(RtpPart):
 
     def init(self, server: Server) -> None:
         """Hand the parameters to the parts; called in the master. Raises ConfigError."""
+        self.nat.init(server)
         self.keepalive.init(
             server,
             interval=self.natping_interval,
@@ -55,6 +56,7 @@ class NatHelper(RtpPart):
 
     def child_init(self, server: Server) -> None:
         """Start what runs in this process."""
+        self.nat.child_init(server)
         if server.role == "timer":
             self.keepalive.start()
 
@@ -113,14 +115,15 @@ def _nat_functions(nat: Nat) -> list[Function]:
             nat.nat_uac_test,
             (Arg.INT,),
             routes=Routes.REQUEST | Routes.ONREPLY | Routes.FAILURE,
-            summary="true when a test holds: 1 Contact private, 2 source is not Via, 4 Via private, 8 SDP private, "
-            "16 source port is not Via's, 32 nor Contact's",
+            summary="true when a test holds: 1 Contact private or nowhere, 2 source is not Via, 4 Via private, 8 SDP "
+            "private, 16 source port is not Via's, 32 nor Contact's, 512 Contact leads nowhere, 1024 reply of a phone that "
+            "registered from behind a NAT",
         ),
         Function(
             "fix_nated_contact",
             nat.fix_nated_contact,
             routes=Routes.REQUEST | Routes.ONREPLY,
-            summary="write the source address into the first Contact",
+            summary="write the source address and transport into the first Contact, unless it leads somewhere already",
         ),
         Function(
             "fix_nated_register",

@@ -32,9 +32,10 @@ from serpy.api import (
 )
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.address import bracketed, default_port, pack_address
+from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import NO_CONNECT
 from serpy.sip.message import Response
-from serpy.sip.received import parse_received
+from serpy.sip.received import ReceivedUri, parse_received
 from serpy.sip.uri import parse_uri
 
 if TYPE_CHECKING:
@@ -113,8 +114,11 @@ class KeepAlive:
         raise ConfigError(f"nathelper: force_socket {text!r} is none of our UDP listen addresses")
 
     def _default(self, ipv6: bool) -> Listener | None:
-        for listener in self._server.listeners:
-            if listener.transport == "udp" and listener.ipv6 == ipv6 and not listener.multicast:
+        """The first that fits; a loopback one, which reaches every program here, only when there are no others at all."""
+        listeners = [listener for listener in self._server.listeners if not listener.multicast]
+        is_local = all(listener.scope == LOOPBACK for listener in listeners)
+        for listener in listeners:
+            if listener.transport == "udp" and listener.ipv6 == ipv6 and (is_local or listener.scope != LOOPBACK):
                 return listener
         return None
 
@@ -172,7 +176,7 @@ class KeepAlive:
         """Send one keep-alive to *binding*, if there is a way to it from here."""
         flow = self.flow_to(binding.contact, binding.received, binding.server_id)
         if flow is not None:
-            self.send(flow, binding.contact)
+            self.send(flow, binding.uri)
 
     def send(self, flow: Flow, target: str) -> bool:
         """Send what the parameters ask for to *target* (a URI) by *flow*; False when it cannot be sent."""
@@ -250,7 +254,7 @@ class KeepAlive:
     def ping_contact(self, ctx: Context, uri: str | int | None = None) -> int:
         """Send one keep-alive now: to *uri*, or to where this request came from."""
         if uri is None:
-            source = f"sip:{bracketed(ctx.flow.host)}:{ctx.flow.port}"
+            source = str(ReceivedUri(ctx.flow.host, ctx.flow.port, ctx.flow.transport))
             return TRUE if self.send(ctx.flow, source) else FALSE
         target = str(uri)
         flow = self.flow_to(target, "", 0)

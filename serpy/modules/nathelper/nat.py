@@ -1,23 +1,26 @@
 """Phones behind NATs: tell them by what they write, and put the address they really have where others need it.
 
-``nat_uac_test`` compares what a message says with where it came from. ``fix_nated_contact`` writes the source address
-into Contact, so that requests inside the dialog arrive; ``fix_nated_register`` adds it as a parameter, so that the
-registrar keeps both. Host names are never resolved. A ``maddr`` in Contact would win over the address beside it: it
-is tested like the host, and goes when the address is replaced.
+``nat_uac_test`` compares what a message says with where it came from. ``fix_nated_contact`` writes the source, its
+transport included, into Contact, so that requests inside the dialog arrive; what leads somewhere as it is stays: GRUUs,
+names, our own domains, and what came by another proxy. ``fix_nated_register`` adds the source as a parameter, so that the
+registrar keeps both. Names are never resolved. A ``maddr`` in Contact would win over the address beside it: it is tested
+like the host, and goes when the address is replaced.
 
-Runs in: udp receiver. Locks: none. RFC: 3261 §18.2.1, §19.1.1, 3581, 5626.
+Runs in: udp receiver. Locks: none. RFC: 3261 §18.2.1, §19.1.1, 3581, 5626, 5627 §3.4.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from serpy.api import FALSE, TRUE, Context, ParseError
-from serpy.modules.nathelper.addresses import is_private, is_same_address
+from serpy.api import DOMAINS, FALSE, TRUE, Context, DomainService, ParseError, Server
+from serpy.context.context import NATTED
+from serpy.sip.abnf import ascii_lower
 from serpy.sip.address import bracketed, default_port
 from serpy.sip.flow import Flow
 from serpy.sip.message import Message
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
+from serpy.sip.reach import HOST_NAME, PUBLIC, is_private, is_same_address, is_unreachable, kind_of, leads_nowhere
 from serpy.sip.received import received_from
 from serpy.sip.uri import Uri
 
@@ -29,19 +32,37 @@ VIA_PRIVATE: Final = 4
 SDP_PRIVATE: Final = 8
 VIA_PORT: Final = 16
 CONTACT_PORT: Final = 32
+CONTACT_NOWHERE: Final = 512
+REGISTERED: Final = 1024
 _ON_VIA: Final = VIA_ADDRESS | VIA_PRIVATE | VIA_PORT
-_ON_CONTACT: Final = CONTACT_PRIVATE | CONTACT_PORT
+_ON_CONTACT: Final = CONTACT_PRIVATE | CONTACT_PORT | CONTACT_NOWHERE
 _RECEIVED: Final = "received"
 
 
 class Nat:
-    """The script functions; nothing to configure."""
+    """The script functions. *server* is given by init."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        self._domains: DomainService | None = None
+
+    def init(self, server: Server) -> None:
+        """Know which hosts are ours."""
+        self._server = server
+
+    def child_init(self, server: Server) -> None:
+        """Know which domains are served."""
+        self._domains = server.find(DOMAINS)
 
     def nat_uac_test(self, ctx: Context, tests: int) -> int:
-        """True when one of *tests* (a sum of bits) holds: 1 Contact has a private address, 2 the source address is not
-        that of the top Via, 4 Via has a private one, 8 the session description has one, 16 the source port is not
-        that of Via, 32 nor that of Contact. In a reply the tests of Via are false: the top one is our own.
+        """True when one of *tests* (a sum of bits) holds: 1 Contact has an address that is private or leads nowhere, 2 the
+        source address is not that of the top Via, 4 Via has one like that, 8 the session description has a private one,
+        16 the source port is not that of Via, 32 nor that of Contact; 512 Contact leads nowhere: it is unspecified,
+        loopback from elsewhere, or a name like ``.invalid``; 1024 this is a reply of a phone that registered from behind a
+        NAT. In a reply the tests of Via are false: the top one is our own.
         """
+        if tests & REGISTERED and ctx.response is not None and ctx.target_flags & NATTED:
+            return TRUE
         if tests & _ON_VIA and ctx.response is None and _via_tells(ctx, tests):
             return TRUE
         if tests & _ON_CONTACT and _contact_tells(ctx, tests):
@@ -51,8 +72,8 @@ class Nat:
         return FALSE
 
     def fix_nated_contact(self, ctx: Context) -> int:
-        """Replace host and port of the first Contact by the source of the message. False without one, and when it has
-        been done already. The parsed Contact changes, too.
+        """Replace host, port and transport of the first Contact by the source of the message. False without one, when it
+        has been done already, and when it needs no repair. The parsed Contact changes, too.
         """
         message = ctx.message
         if ctx.notes.get(NAME) is message:
@@ -64,6 +85,8 @@ class Nat:
         except ParseError:
             return FALSE
         old = contacts[0]
+        if self._leads_somewhere(ctx, old.uri) or _is_beyond(ctx, self._server):
+            return FALSE
         fixed = NameAddr(old.display, source_contact(old.uri, ctx.flow), old.params)
         index = message.find("contact")
         ctx.edits.replace(index, _with_uri(_current(ctx, index), old, fixed))
@@ -86,6 +109,22 @@ class Nat:
             return FALSE
         return TRUE
 
+    def _leads_somewhere(self, ctx: Context, uri: Uri) -> bool:
+        """True for a Contact that others reach as it is."""
+        if uri.param("gr") is not None:
+            return True
+        kind = kind_of(uri.host)
+        if uri.param("maddr") is not None or kind != HOST_NAME:
+            return uri.param("ob") is not None and kind == PUBLIC
+        server, domains = self._server, self._domains
+        if (server is not None and server.is_myself(uri.host, uri.port)) or (
+            domains is not None and domains.is_local(uri.host)
+        ):
+            return True
+        # The phone that registered from behind a NAT is where its answer came from, whatever it says.
+        is_registered = ctx.response is not None and ctx.target_flags & NATTED != 0
+        return not is_registered and not is_unreachable(uri.host, ctx.flow.host)
+
     def rewritten_contact(self, ctx: Context, number: int) -> str | None:
         """Contact value *number* (from 1) with the source address; None when there is no such SIP contact."""
         try:
@@ -105,7 +144,7 @@ def _via_tells(ctx: Context, tests: int) -> bool:
         return True
     if tests & VIA_ADDRESS and not is_same_address(via.host, flow.host):
         return True
-    return tests & VIA_PRIVATE != 0 and is_private(via.host)
+    return tests & VIA_PRIVATE != 0 and is_unreachable(via.host, flow.host)
 
 
 def _contact_tells(ctx: Context, tests: int) -> bool:
@@ -118,12 +157,12 @@ def _contact_tells(ctx: Context, tests: int) -> bool:
         return False
     if not uri.is_sip:
         return False
-    if tests & CONTACT_PRIVATE:
-        if is_private(uri.host):
-            return True
-        maddr = uri.param("maddr")
-        if maddr and is_private(maddr):
-            return True
+    source = ctx.flow.host
+    maddr = uri.param("maddr")
+    if tests & CONTACT_PRIVATE and (is_unreachable(uri.host, source) or (maddr and is_unreachable(maddr, source))):
+        return True
+    if tests & CONTACT_NOWHERE and (leads_nowhere(uri.host, source) or (maddr and leads_nowhere(maddr, source))):
+        return True
     if tests & CONTACT_PORT:
         default = default_port("tls" if uri.scheme == "sips" else uri.transport)
         return ctx.flow.port != (uri.port or default)
@@ -145,8 +184,36 @@ def has_private_media(body: bytes) -> bool:
 
 
 def source_contact(uri: Uri, flow: Flow) -> str:
-    """*uri* with the address the message came from."""
-    return uri.without_param("maddr").replaced(host=bracketed(flow.host), port=flow.port).text
+    """*uri* with the address the message came from, and with its transport: without one it would mean UDP."""
+    fixed = uri.without_param("maddr")
+    if uri.scheme == "sip" and uri.transport != ("" if flow.transport == "udp" else flow.transport):
+        fixed = with_transport(fixed, flow.transport)
+    return fixed.replaced(host=bracketed(flow.host), port=flow.port).text
+
+
+def with_transport(uri: Uri, transport: str) -> Uri:
+    """*uri* naming *transport*, in the place of the one it names now."""
+    said = f"transport={transport}"
+    if not uri.transport:
+        return uri if transport == "udp" else uri.replaced(params=f"{uri.params};{said}" if uri.params else said)
+    parts: list[str] = []
+    for part in uri.params.split(";"):
+        parts.append(said if ascii_lower(part.partition("=")[0]) == "transport" else part)
+    return uri.replaced(params=";".join(parts))
+
+
+def _is_beyond(ctx: Context, server: Server | None) -> bool:
+    """True when another proxy stands between the sender and us, for which its phone's address may be right."""
+    line = ctx.message.get("record-route")
+    if line is None:
+        return False
+    if ctx.response is None:
+        return True
+    try:
+        uri = parse_nameaddr(split_commas(line)[0]).uri
+    except (ParseError, IndexError):
+        return False
+    return server is not None and not server.is_myself(uri.host, uri.port)
 
 
 def _current(ctx: Context, index: int) -> str:
@@ -170,7 +237,10 @@ def _with_uri(line: str, old: NameAddr, fixed: NameAddr) -> str:
             at = display + len(old.display)
     found = line.find(old.uri_text, at)
     if found >= 0:
-        return line[:found] + fixed.uri_text + line[found + len(old.uri_text) :]
+        uri_text = fixed.uri_text
+        if line[found - 1 : found] != "<" and ";" in uri_text:
+            uri_text = f"<{uri_text}>"  # bare, its parameters would be those of the header
+        return line[:found] + uri_text + line[found + len(old.uri_text) :]
     values = split_commas(_unfolded(line[line.find(":") + 1 :]))  # changed by the script meanwhile
     return f"{line[: line.find(':')]}: {', '.join([str(fixed), *values[1:]])}"
 

@@ -8,6 +8,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §10, §16.5.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import (
@@ -26,9 +27,11 @@ from serpy.api import (
     Routes,
 )
 from serpy.context.avps import TRACK_FROM, TRACK_TO, AvpName, parse_avp_name
-from serpy.modules.registrar.lookup import Targets, is_request, to_uid
+from serpy.modules.registrar.contacts import TooManyContactsError
+from serpy.modules.registrar.lookup import Targets, is_multihomed, is_request, to_uid
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
-from serpy.modules.registrar.replica import Replica
+from serpy.modules.registrar.replica import Replica, source_of_replica
+from serpy.modules.registrar.unproven import Unproven
 from serpy.replication.settings import REPLICATION_SETTINGS
 from serpy.replication.tombstones import TOMBSTONES, Tombstones
 from serpy.sip.date import date_line
@@ -81,12 +84,16 @@ class Registrar:
         self.min_expires = 60
         self.max_expires = 0
         self.max_contacts = 0
+        self.replace_oldest = 1
+        self.contact_length = 1024
+        self.total_length = 8192
         self.clamp_expires = 0
         self.strict_cseq = 1
         self.default_q = -1
         self.append_branches = 1
         self.save_nat_flag = 4
         self.load_nat_flag = 4
+        self.ask_softly = 1
         self.received_param = "received"
         self.received_to_uri = 0
         self.trust_received_flag = -2
@@ -113,6 +120,11 @@ class Registrar:
         policy.min_expires = self.min_expires
         policy.max_expires = self.max_expires
         policy.max_contacts = self.max_contacts
+        policy.replace_oldest = self.replace_oldest
+        policy.contact_length = self.contact_length
+        policy.total_length = self.total_length
+        policy.is_multihomed = is_multihomed(server.listeners)
+        policy.is_myself = server.is_myself
         policy.clamp_expires = self.clamp_expires
         policy.strict_cseq = self.strict_cseq
         policy.default_q = self.default_q
@@ -121,11 +133,15 @@ class Registrar:
         self._aor_name = parse_avp_name(self.aor_attr).name
         self._server_id_name = parse_avp_name(self.server_id_attr).name
         self._server_id = server.settings.server_id
-        targets = Targets(server)
+        targets = Targets(server, Unproven(server.segment))
         targets.append_branches = self.append_branches
         targets.received_to_uri = self.received_to_uri
         targets.load_nat_flag = self.load_nat_flag
+        targets.ask_softly = self.ask_softly
         self._targets = targets
+        policy.is_dead = targets.is_dead
+        if self.ask_softly:
+            server.hooks.on_proven.append(self._on_proven)
 
     def child_init(self, server: Server) -> None:
         """Find usrloc and sl. Raises ConfigError without them."""
@@ -173,6 +189,9 @@ class Registrar:
                 bindings = self._location.bindings(table, uid)
         except IntervalTooBriefError as brief:
             return Outcome(brief.status, brief.reason, error=str(brief), extra=f"Min-Expires: {brief.min_expires}")
+        except TooManyContactsError as many:
+            extra = f"Retry-After: {many.retry_after or _RETRY_AFTER_S}"
+            return Outcome(many.status, many.reason, error=str(many), extra=extra)
         except ProtocolError as refused:
             reason = refused.reason or _REASONS.get(refused.status, "Bad Request")
             return Outcome(refused.status, reason, error=str(refused))
@@ -194,6 +213,7 @@ class Registrar:
         nat = self.save_nat_flag >= 0 and (ctx.flags >> self.save_nat_flag) & 1 != 0
         trust = self.trust_received_flag
         agent = request.get("user-agent")
+        came_from = received_from(ctx.flow)
         if not aor:
             known = ctx.avps.search(self._aor_name, TRACK_TO)
             aor = request.to.uri_text if known is None else str(known)
@@ -202,6 +222,8 @@ class Registrar:
             contacts = request.contacts
         except ParseError as exc:
             raise ParseError(str(exc), header="Contact") from None
+        if contacts and contacts[0].uri_text == "*" and request.get("contact") != "*":
+            raise ProtocolError('Contact "*" stands alone', reason="Bad Contact")
         replica: Replica | None = None
         if replica_of:
             # Only what the timer process has verified comes in by a multicast listener.
@@ -217,10 +239,11 @@ class Registrar:
             cseq=request.cseq.number,
             user_agent=agent or "Unknown",
             nat=nat,
-            received=str(received_from(ctx.flow)) if nat else "",
+            received=str(came_from) if nat else "",
             trusted=trust == -2 or (trust >= 0 and (ctx.flags >> trust) & 1 != 0),
             server_id=self._owner(ctx, replica),
             wall_now=ctx.wall_now,
+            came_from=came_from if replica is None else source_of_replica(request),
         )
         registration.replica = replica
         return registration
@@ -267,7 +290,9 @@ class Registrar:
     # -- looking up ----------------------------------------------------------------------------------------------------
 
     def lookup_contacts(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
-        """Put the callee's contacts in the target set: 1; -1 no uid, -2 error, -3 no record, -4 bad URI, -5 expired."""
+        """Put the callee's contacts in the target set: 1; -1 no uid, -2 error, -3 no record, -4 bad URI, -5 expired, or none
+        that may be asked now.
+        """
         try:
             uid = to_uid(ctx)
         except ParseError:
@@ -286,8 +311,10 @@ class Registrar:
         live: list[Binding] = [binding for binding in bindings if binding.is_live(ctx.wall_now)]
         if not live:
             return _ALL_EXPIRED
-        self._targets.use(ctx, live)
-        return _TRUE
+        return _TRUE if self._targets.use(ctx, live) else _ALL_EXPIRED
+
+    def _on_proven(self, request_uri: str) -> None:
+        self._targets.proven(request_uri, time.time())
 
     def registered(self, ctx: Context, table: str) -> int:
         """1 when the callee has a live contact, else -1."""
@@ -338,8 +365,20 @@ def _params() -> list[Param]:
         Param("clamp_expires", "int", 0, "1: raise a too short lifetime silently; 0: answer 423 with Min-Expires"),
         Param("strict_cseq", "int", 1, "1: refuse an older CSeq of the same Call-ID (RFC 3261); 0: apply it"),
         Param("max_contacts", "int", 0, "contacts of one user, 0 = no limit", check=_not_negative),
+        Param(
+            "replace_oldest", "int", 1, "one too many: 1 takes the place of the oldest or deadest, 0 is answered 503"
+        ),
+        Param("contact_length", "int", 1024, "characters of a contact; longer: 400; 0 = no limit", check=_not_negative),
+        Param("total_length", "int", 8192, "characters of all contacts of a user; more: 503", check=_not_negative),
         Param("default_q", "int", -1, "q of contacts without one, in thousandths; -1 = none", check=_q_range),
         Param("append_branches", "int", 1, "1: look up all contacts, 0: the first"),
+        Param(
+            "ask_softly",
+            "int",
+            1,
+            "1: contacts at a host that is not where they registered from, and never answered, get one transaction at a time"
+            " and three packets; 0: they are called like any other",
+        ),
         Param("save_nat_flag", "flag", 4, "set by the script: the contact is behind a NAT"),
         Param("load_nat_flag", "flag", 4, "set by lookup: a contact is behind a NAT"),
         Param("received_param", "str", "received", "Contact parameter that carries the source address"),

@@ -1,23 +1,35 @@
 """RFC 3261 §10.3 as a pure function: what a REGISTER does to the bindings of its user.
 
 ``Registration`` holds what was read from the request; ``decide`` turns the current bindings into (to put, to remove) and
-raises ProtocolError with the answer when the request is refused. Contacts are compared byte by byte; an equal
-``+sip.instance`` is the same contact, too. docs/differences.md says where that leaves the RFC or SER.
+raises ProtocolError with the answer when the request is refused. identity.py says which binding a contact is,
+contacts.py which contacts there may be; docs/differences.md where that leaves SER.
 
-Runs in: udp receiver. Locks: none. RFC: 3261 §10.3, 5626 (instance).
+Runs in: udp receiver. Locks: none. RFC: 3261 §10.3, 5626 (instance, flows).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 from serpy.api import CALL_ID_MAX, Binding
 from serpy.errors import ParseError, ProtocolError
+from serpy.modules.registrar.contacts import (
+    IsMyself,
+    check_address,
+    check_length,
+    make_room,
+    transport_of,
+    transport_port,
+)
+from serpy.modules.registrar.identity import Phone
 from serpy.modules.registrar.replica import Replica
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
-from serpy.sip.received import parse_received
+from serpy.sip.reach import is_same_address
+from serpy.sip.received import ReceivedUri, parse_received
+from serpy.sip.uri import Uri
 
 MALFORMED_EXPIRES: Final = 3600  # RFC 3261 §20.19
 HOUR: Final = 3600  # a registrar may call only shorter intervals too brief (§10.3 step 7)
@@ -48,11 +60,18 @@ class Policy:
         self.strict_cseq = 1  # 0: a lower CSeq of the same Call-ID is applied like any other
         self.default_q = -1  # in thousandths, -1 = unset
         self.received_param = "received"
+        self.replace_oldest = 1  # 0: a user with max_contacts gets 503, as in SER
+        self.contact_length = 0  # characters of one contact, 0 = no limit
+        self.total_length = 0  # of all contacts of a user
+        self.is_multihomed = False  # there is a choice of sockets to call a phone from
+        self.is_myself: IsMyself | None = None
+        self.is_dead: Callable[[Binding], bool] | None = None  # a phone that did not answer when it was asked
 
 
 class Registration:
     """One REGISTER. *expires* is its Expires header in seconds, None when absent or malformed; *received* is where the
     packet came from, "" when the contact is reachable as written; *trusted* accepts a ``received`` Contact parameter.
+    *came_from* is the way of the packet; of a replica that of the phone's, as far as it is known, else None.
     """
 
     def __init__(
@@ -71,6 +90,7 @@ class Registration:
         trusted: bool,
         server_id: int,
         wall_now: float,
+        came_from: ReceivedUri | None = None,
     ) -> None:
         self.policy: Final = policy
         self.uid: Final = uid
@@ -85,6 +105,7 @@ class Registration:
         self.trusted: Final = trusted
         self.server_id: Final = server_id
         self.wall_now: Final = wall_now
+        self.came_from: Final = came_from
         self.replica: Replica | None = None
         self.removed: list[Binding] = []  # by the last decision
 
@@ -102,15 +123,21 @@ class Registration:
         removed: dict[str, Binding] = {}
         for contact in self.contacts:
             expires = self.lifetime(contact)
-            for known in self._matching(contact, working):
+            phone = self._phone(contact)
+            for known in phone.matching(working):
                 self._check_order(known)
                 del working[known.contact]
-                put.pop(known.contact, None)
-                removed[known.contact] = known
+                if put.pop(known.contact, None) is None:  # else it stands twice in this request
+                    removed[known.contact] = known
             if expires > 0:
-                fresh = self._binding(contact, expires)
+                fresh = self._binding(contact, phone, working, expires)
                 working[fresh.contact] = put[fresh.contact] = fresh
-        self._check_count(current, working)
+        policy = self.policy
+        dead = policy.is_dead
+        replace = policy.replace_oldest != 0
+        for old in make_room(current, working, put, policy.max_contacts, self.wall_now, dead, replace=replace):
+            removed[old.contact] = working.pop(old.contact)
+        check_length(current, working, policy.total_length, self.wall_now)
         self.removed = [binding for text, binding in removed.items() if text not in put]
         return list(put.values()), self.removed
 
@@ -127,23 +154,24 @@ class Registration:
                 expires = self.lifetime(contact)
             except IntervalTooBriefError as brief:
                 expires = brief.min_expires
-            matching = self._matching(contact, working)
+            phone = self._phone(contact)
+            matching = phone.matching(working)
             if len(replica.beaten(matching, self.call_id, self.cseq)) < len(matching):
                 continue
             # a contact that is here was registered after it was removed last
             is_new = expires > 0 and not matching
-            if is_new and replica.is_buried(self.uid, contact.uri_text, self.call_id, self.cseq):
+            if is_new and replica.is_buried(self.uid, phone.key(working), self.call_id, self.cseq):
                 continue
             for known in matching:
                 del working[known.contact]
-                put.pop(known.contact, None)
-                removed[known.contact] = known
+                if put.pop(known.contact, None) is None:
+                    removed[known.contact] = known
             if expires > 0:
-                fresh = self._binding(contact, expires)
+                fresh = self._binding(contact, phone, working, expires)
                 fresh.modified_at = replica.taken_at
                 working[fresh.contact] = put[fresh.contact] = fresh
             else:
-                replica.bury(self.uid, contact.uri_text, self.call_id, self.cseq)
+                replica.bury(self.uid, phone.key(working), self.call_id, self.cseq)
         return list(put.values()), [binding for text, binding in removed.items() if text not in put]
 
     def lifetime(self, contact: NameAddr) -> int:
@@ -175,6 +203,8 @@ class Registration:
         for contact in self.contacts:
             if contact.uri_text == "*":
                 star = True
+                if contact.display or contact.params:
+                    raise ProtocolError('Contact "*" stands alone', reason="Bad Contact")
         if star and (len(self.contacts) != 1 or self.expires != 0):
             raise ProtocolError('Contact "*" needs Expires: 0 and no other Contact', reason="Bad Contact")
         return star
@@ -190,41 +220,39 @@ class Registration:
         if self.policy.strict_cseq and known.call_id == self.call_id and self.cseq < known.cseq:
             raise ProtocolError("CSeq is lower than that of a binding with this Call-ID", status=500)
 
-    def _matching(self, contact: NameAddr, working: dict[str, Binding]) -> list[Binding]:
-        """The bindings *contact* stands for: the same URI, or the same instance."""
-        found: list[Binding] = []
-        same = working.get(contact.uri_text)
-        if same is not None:
-            found.append(same)
-        instance = instance_of(contact)
-        if instance:
-            for binding in working.values():
-                if binding.instance == instance and binding is not same:
-                    found.append(binding)
-        return found
+    def _phone(self, contact: NameAddr) -> Phone:
+        """Who registers *contact*."""
+        return Phone(contact, self._received(contact), self.call_id)
 
-    def _binding(self, contact: NameAddr, expires: int) -> Binding:
+    def _binding(self, contact: NameAddr, phone: Phone, others: dict[str, Binding], expires: int) -> Binding:
+        """The binding of *phone* beside those of *others*. Raises ParseError for a contact we do not take."""
         q = self.policy.default_q
         text = contact.params.get("q")
         if text is not None:
             q = parse_q(text)
             if q < 0:
                 raise ParseError("bad q", header="Contact", value=text)
-        contact.uri  # noqa: B018 - parsing is the check; raises ParseError
-        uri_text = contact.uri_text
-        check_key(uri_text, "Contact")
+        uri = contact.uri
+        check_key(phone.uri_text, "Contact")
+        received = phone.received
+        flags = Binding.NAT if self.nat else 0
+        if self.replica is None:
+            self._check_contact(uri, phone)
+        if not received and self.came_from is not None and self._keeps_flow(uri, self.came_from):
+            received = str(self.came_from)
+            flags |= Binding.FLOW
         return Binding(
             self.uid,
-            uri_text,
+            phone.key(others),
             math.ceil(self.wall_now) + expires,  # never earlier than the answer says
             aor=self.aor,
-            received=self._received(contact),
+            received=received,
             q=q,
             call_id=self.call_id,
             cseq=self.cseq,
-            flags=Binding.NAT if self.nat else 0,
+            flags=flags,
             user_agent=self.user_agent,
-            instance=instance_of(contact),
+            instance=phone.instance,
             server_id=self.server_id,
             modified_at=self.wall_now,
         )
@@ -243,30 +271,29 @@ class Registration:
                 return text
         return self.received
 
-    def _check_count(self, current: list[Binding], working: dict[str, Binding]) -> None:
-        limit = self.policy.max_contacts
-        if limit <= 0 or len(working) <= limit:
-            return
-        live = 0
-        for binding in working.values():
-            if binding.is_live(self.wall_now):
-                live += 1
-        before = 0
-        for binding in current:
-            if binding.is_live(self.wall_now):
-                before += 1
-        # A limit that was lowered does not lock out those who only refresh.
-        if live > limit and live > before:
-            raise ProtocolError("too many registered contacts", status=503, reason="Too many registered contacts")
+    def _check_contact(self, uri: Uri, phone: Phone) -> None:
+        """Refuse what is too long, and where nobody can be called."""
+        policy = self.policy
+        if 0 < policy.contact_length < len(phone.uri_text):
+            raise ParseError(f"longer than {policy.contact_length} characters", header="Contact")
+        source = self.came_from.host if self.came_from is not None else ""
+        check_address(uri, source, policy.is_myself, is_reached=phone.received != "")
+        if phone.received and phone.received != self.received:  # said by the Contact itself
+            said = parse_received(phone.received)
+            check_address(Uri("sip", "", "", said.host, said.port), source, policy.is_myself, is_reached=False)
 
-
-def instance_of(contact: NameAddr) -> str:
-    """The ``+sip.instance`` of *contact* without its quotes, "" when it has none; one too long to store is ignored."""
-    text = contact.params.get("+sip.instance")
-    if text is None:
-        return ""
-    text = unquote(text)
-    return text if len(text) <= CALL_ID_MAX and text.isascii() else ""
+    def _keeps_flow(self, uri: Uri, source: ReceivedUri) -> bool:
+        """True when *source*, the way of this packet, matters for calls to *uri* though that is where they go."""
+        if not uri.is_sip:
+            return False
+        said = transport_of(uri)
+        if source.transport != "udp":  # over its connection, unless the phone wants to be called otherwise
+            return said in ("", source.transport)
+        if self.policy.is_multihomed:
+            return True
+        host = uri.param("maddr") or uri.host
+        port = uri.port or transport_port(uri)
+        return port != source.port or not is_same_address(host, source.host)
 
 
 def check_key(text: str, header: str) -> None:
@@ -286,12 +313,12 @@ def contact_values(bindings: list[Binding], wall_now: float) -> str:
         if not binding.is_live(wall_now):
             continue
         left = EXPIRES_MAX if binding.is_permanent else min(EXPIRES_MAX, int(binding.expires_at - wall_now))
-        text = f"<{binding.contact}>"
+        text = f"<{binding.uri}>"
         if binding.q >= 0:
             text += f";q={render_q(binding.q)}"
         # a binding that lives for less than a second more is not said to be removed
         text += f";expires={max(1, left)}"
-        if binding.received:
+        if binding.received and not binding.flags & Binding.FLOW:
             text += f';received="{binding.received}"'
         parts.append(text)
     return ", ".join(parts)

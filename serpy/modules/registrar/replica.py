@@ -11,6 +11,10 @@ from serpy.api import Binding
 from serpy.replication.envelope import register_server, register_time
 from serpy.replication.merge import is_newer
 from serpy.replication.tombstones import ALL, KEEP_MAX_S, Tombstones
+from serpy.sip.abnf import ascii_lower
+from serpy.sip.message import Request
+from serpy.sip.received import ReceivedUri
+from serpy.sip.via import parse_via
 
 
 class Replica:
@@ -47,3 +51,20 @@ class Replica:
     def bury_all(self, uid: str, call_id: str, cseq: int) -> None:
         """Remember that all contacts of *uid* were removed."""
         self.bury(uid, ALL, call_id, cseq)
+
+
+def source_of_replica(request: Request) -> ReceivedUri | None:
+    """Where the phone's connection to the other server came from, as the Via below that server's says; None over UDP.
+
+    We have no such connection, but know by it which transport a Contact that names none means. Raises ParseError.
+    """
+    values = request.values("via")
+    if len(values) < 2:
+        return None
+    via = parse_via(values[1])
+    transport = ascii_lower(via.transport)
+    if transport == "udp":
+        return None
+    return ReceivedUri(
+        (via.received or via.address).strip("[]"), via.rport if via.rport > 0 else via.port or 5060, transport
+    )

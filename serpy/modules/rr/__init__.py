@@ -2,7 +2,8 @@
 
 ``record_route()`` only notes that a Record-Route is wanted: the lines are rendered for each branch at send time, when
 the outgoing address is known, twice (``r2=on``) when it differs from the incoming one. Flagged attributes travel in
-the ``avp`` parameter, see ``cookie``; ``loose_route()`` brings them back, see ``loose``.
+the ``avp`` parameter, see ``cookie``; ``loose_route()`` brings them back, see ``loose``. It does so, and follows the Route
+set, only for requests that belong to the dialog: see ``rule`` and the memory of calls in ``dialogs``.
 
 Without ``cookie_secret`` the secret is read from ``cookie_secret_file`` (default ``rr.secret`` in the run directory),
 which is written with random bytes when missing, so that dialogs survive a restart. Members of a farm need the same one.
@@ -14,14 +15,17 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from serpy.api import (
+    CALLS,
+    DIALOG_WATCHER,
     FALSE,
+    REPLIES,
+    STOP,
     TRUE,
     Arg,
     AvpName,
@@ -29,21 +33,34 @@ from serpy.api import (
     Context,
     Exports,
     Function,
-    Param,
     ParseError,
     Routes,
+    Rpc,
     Select,
     Server,
 )
 from serpy.context.avps import parse_avp_name
 from serpy.modules.rr.cookie import DialogCookies, mac_key
+from serpy.modules.rr.dialogs import ELSEWHERE as COUNT_ELSEWHERE
+from serpy.modules.rr.dialogs import LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, Dialogs
 from serpy.modules.rr.loose import LooseRouter
+from serpy.modules.rr.parameters import FEWEST_CALLS, MAX_CALLS, params
+from serpy.modules.rr.rpc import CallsRpc
+from serpy.modules.rr.rule import ELSEWHERE
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
+from serpy.script.patterns import Pattern, compile_pattern
+from serpy.script.posix import BadExpressionError
 from serpy.sip.message import Request
 
 log = logging.getLogger(__name__)
 
 _SECRET_SIZE: Final = 32
+MAX_LIMITS: Final = 2  # that one call may count for
+IN_DIALOG: Final = (
+    "BYE",
+    "PRACK",
+    "UPDATE",
+)  # without a To tag they mean nothing (RFC 3261 §15.1.1, 3262 §3, 3311 §5.1)
 
 
 class RecordRouting:
@@ -60,6 +77,13 @@ class RecordRouting:
         self.user_part_avp = ""
         self.next_route_avp = ""
         self.force_send_socket = 1
+        self.dialogs = 1
+        self.max_calls = MAX_CALLS
+        self.source_check = 1
+        self.stray_ack = "drop"
+        self.gateway_avp = "$g.gw_ip"
+        self.calls: Dialogs | None = None
+        self.rpc = CallsRpc()
         self.router = LooseRouter()
         self._server: Server | None = None
         self._bound = False
@@ -70,15 +94,36 @@ class RecordRouting:
         self._server = server
         router = self.router
         router.force_send_socket = self.force_send_socket != 0
-        accepted: re.Pattern[str] | None = None
+        accepted: Pattern | None = None
         if self.cookie_filter:
             try:
-                accepted = re.compile(self.cookie_filter, re.IGNORECASE)
-            except re.error as exc:
+                accepted = compile_pattern(self.cookie_filter)
+            except BadExpressionError as exc:
                 raise ConfigError(f"rr: cookie_filter is not a regular expression: {exc}") from exc
-        router.cookies = DialogCookies(mac_key(self._secret(server.run_dir)), accepted)
+        secret = mac_key(self._secret(server.run_dir))
+        router.cookies = DialogCookies(secret, accepted)
+        if self.dialogs:
+            self._remember_calls(server, secret)
         router.next_route_avp = _attribute(self.next_route_avp)
         self._user_part = _attribute(self.user_part_avp)
+
+    def _remember_calls(self, server: Server, secret: bytes) -> None:
+        settings = server.settings
+        slabs = settings.children if getattr(settings, "fork", 0) else 1
+        dialogs = Dialogs(self.router.cookies, secret, _attribute(self.gateway_avp))
+        dialogs.checks_source = self.source_check != 0
+        dialogs.is_mine = self.router.is_mine
+        dialogs.open(server, slabs, max(self.max_calls // slabs, FEWEST_CALLS))
+        self.calls = self.router.dialogs = self.rpc.dialogs = dialogs
+        server.provide(DIALOG_WATCHER, dialogs)
+        server.provide(CALLS, dialogs)
+        server.hooks.pre_script.append(self.before)
+
+    def start(self, server: Server) -> None:
+        """In a receiver: take over its part of the memory of calls."""
+        if self.calls is not None and server.role == "udp receiver":
+            self._bind()
+            self.calls.attach(server.child)
 
     def _secret(self, run_dir: str) -> bytes:
         """The key of the cookies: given, kept in a file, or (nowhere to keep it) new at each start."""
@@ -95,13 +140,53 @@ class RecordRouting:
             log.warning("rr: cannot keep a secret in %s (%s): dialog cookies end with this process", path, exc.strerror)
             return secrets.token_bytes(_SECRET_SIZE)
 
+    # before the script
+
+    def before(self, ctx: Context) -> bool:
+        """False for what can only come in a dialog and comes in none: an ACK is dropped, the others are told."""
+        request = ctx.request
+        calls = self.calls
+        if request is None or calls is None:
+            return True
+        method = request.method
+        if method == "ACK":
+            if self.stray_ack != "drop" or self._belongs(ctx, request):
+                return True
+            calls.count(STRAY_ACKS)
+            return False
+        if method in IN_DIALOG and not request.to_tag and self._server is not None:
+            replies = self._server.find(REPLIES)
+            if replies is not None:
+                calls.count(NO_DIALOG)
+                replies.reply(ctx, 481)
+                return False
+        return True
+
+    def _belongs(self, ctx: Context, request: Request) -> bool:
+        if not self._bound:
+            self._bind()
+        if not request.to_tag:
+            return False
+        state = state_of(ctx)
+        try:
+            plan = self.router.plan(ctx, request, state)
+            return plan is not None and self.router.verdict(ctx, request, state, plan) > 0
+        except ParseError:
+            return False
+
     # script functions
 
     def loose_route(self, ctx: Context) -> int:
-        """True when the Route set says where this request goes."""
+        """True when the Route set says where this request goes; STRANGE, ELSEWHERE when it does not belong to its dialog."""
         if not self._bound:
             self._bind()
-        return self.router.route(ctx)
+        found = self.router.route(ctx)
+        calls = self.calls
+        if found < FALSE and calls is not None:
+            calls.count(COUNT_ELSEWHERE if found == ELSEWHERE else REFUSED)
+            if ctx.message.cseq.method == "ACK" and self.stray_ack == "drop":
+                return STOP  # never answered, and never what a script should work on
+        return found
 
     def _bind(self) -> None:
         # Not in init(): the modules loaded after us provide their services only then.
@@ -114,8 +199,8 @@ class RecordRouting:
         state = state_of(ctx)
         if state.record is not None:
             return FALSE
-        tail = self._tail(ctx)
-        record = RecordRoute(self._head(ctx), tail, double=self.enable_double_rr != 0)
+        record = RecordRoute(self._head(ctx), "", double=self.enable_double_rr != 0)
+        record.tail = self._tail(ctx, record, state)
         record.extra = state.extra + _parameters(parameters)
         self._add(ctx, state, record)
         return TRUE
@@ -127,10 +212,14 @@ class RecordRouting:
             return FALSE
         end = ";lr=on" if self.enable_full_lr else ";lr"
         head = self._head(ctx)
-        state.record = RecordRoute(head, "", double=False, preset=_preset(address, self._from_tag(ctx), end))
-        ctx.per_branch_headers.append(state.record.render)
+        record = state.record = RecordRoute(head, "", double=False)
+        parameters = self._from_tag(ctx) + (
+            self._cookie_parameter(ctx, record, state) if self.calls is not None else ""
+        )
+        record.preset = _preset(address, parameters, end)
+        ctx.per_branch_headers.append(record.render)
         if second:
-            below = RecordRoute(head, "", double=False, preset=_preset(second, self._from_tag(ctx), end))
+            below = RecordRoute(head, "", double=False, preset=_preset(second, parameters, end))
             ctx.per_branch_headers.append(below.render)
         return TRUE
 
@@ -153,7 +242,7 @@ class RecordRouting:
             state.extra += added
         return TRUE
 
-    def check_route_param(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def check_route_param(self, ctx: Context, expression: Pattern) -> int:
         """True when the parameters of our own Route, as it came back, match *expression*."""
         own = state_of(ctx).own_route
         if own is None:
@@ -190,18 +279,76 @@ class RecordRouting:
             return ""
         return f";ftag={tag}" if tag else ""
 
-    def _tail(self, ctx: Context) -> str:
-        tail = self._from_tag(ctx)
-        cookie = self.cookie(ctx)
-        if cookie:
-            tail += f";avp={cookie}"
+    def _tail(self, ctx: Context, record: RecordRoute, state: RouteState) -> str:
+        tail = self._from_tag(ctx) + self._cookie_parameter(ctx, record, state)
         return tail + (";lr=on" if self.enable_full_lr else ";lr")
+
+    def _cookie_parameter(self, ctx: Context, record: RecordRoute, state: RouteState) -> str:
+        """``;avp=`` and the cookie, "" when there is none; *record* learns what dialog it may begin."""
+        calls = self.calls
+        request = ctx.request
+        if calls is None:
+            text = self.cookie(ctx)
+        elif request is None:
+            return ""
+        elif request.to_tag:
+            # Route sets never change (RFC 3261 §12.2): the same again, if it was right.
+            own = state.own_route
+            text = (own.param("avp") or "") if own is not None and state.cookie is not None else ""
+        else:
+            made = calls.cookie(ctx, ctx.avps, request)
+            if made is None:
+                return ""
+            text = made[0]
+            record.dialogs = calls
+            record.cookie = made[1]
+            record.limits = state.limits
+        return f";avp={text}" if text else ""
 
     def cookie(self, ctx: Context) -> str:
         """The cookie of the attributes flagged now, "" when there is none."""
         if not ctx.avps:
             return ""
         return self.router.cookies.make(ctx.avps, ctx.message.call_id)
+
+    def keep_dialog_targets(self, ctx: Context) -> int:
+        """Of the targets that were looked up in a dialog only those where the phone is that takes part; False: there is none
+        of that kind, and all stay.
+        """
+        calls = self.calls
+        if calls is None:
+            return FALSE
+        kept = [target for target in ctx.targets() if calls.has_used(ctx, target)]
+        if not kept:
+            return FALSE
+        first = kept[0]
+        ctx.request_uri = first.request_uri
+        ctx.dst_uri = first.dst_uri
+        ctx.send_listener = first.listener or ctx.send_listener
+        ctx.branches = kept[1:]
+        return TRUE
+
+    def call_limit(self, ctx: Context, kind: str, key: str, most: str | int | None) -> int:
+        """True when fewer than *most* calls count for *key*, and this one will until it ends. Always true in a dialog."""
+        calls = self.calls
+        request = ctx.request
+        if calls is None or request is None or request.method != "INVITE" or request.to_tag:
+            return TRUE
+        number = calls.prints.of(f"{kind}\n{key}")
+        state = state_of(ctx)
+        if number in state.limits:
+            return TRUE
+        if len(state.limits) >= MAX_LIMITS:
+            return TRUE
+        limit = _limit(most)
+        if limit < 0:
+            log.debug("call_limit: %.120r is no number, so there is no limit", most)
+            return TRUE
+        if calls.counts(number, limit, ctx.wall_now):
+            state.limits.append(number)
+            return TRUE
+        calls.count(LIMITED)
+        return FALSE
 
     # selects
 
@@ -236,6 +383,12 @@ def _no_more(parts: tuple[str | int, ...]) -> None:
 
 def _is_ours(render: object) -> bool:
     return isinstance(getattr(render, "__self__", None), RecordRoute)
+
+
+def _limit(most: str | int | None) -> int:
+    """The number *most*, -1 for none."""
+    text = str(most)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
 def _parameters(text: str) -> str:
@@ -277,6 +430,7 @@ def _read_or_create(path: str) -> bytes:
 def exports() -> Exports:
     """The export table of a fresh instance."""
     module = RecordRouting()
+    rpc = module.rpc
     main = Routes.REQUEST | Routes.FAILURE
     return Exports(
         NAME,
@@ -318,56 +472,24 @@ def exports() -> Exports:
                 routes=main,
                 summary="true when the parameters of our own Route match",
             ),
+            Function(
+                "keep_dialog_targets",
+                module.keep_dialog_targets,
+                summary="of the contacts looked up in a dialog keep those of the phone that takes part",
+            ),
+            Function(
+                "call_limit",
+                module.call_limit,
+                (Arg.STR, Arg.FORMAT, Arg.VALUE),
+                summary='true when fewer calls than this count for a key of this kind: call_limit("user", "%$fu.uid", 3)',
+            ),
         ),
-        params=_params(),
+        rpc=(Rpc("calls.list", rpc.list_calls), Rpc("calls.show", rpc.show)),
+        params=params(),
         selects=(
             Select("rr.dialog_cookie", module.resolve_cookie, "the cookie of the attributes flagged dialog_cookie"),
             Select("rr.next_route", module.resolve_next, "the next Route URI once ours is removed"),
         ),
         init=module.init,
-    )
-
-
-def _params() -> tuple[Param, ...]:
-    return (
-        Param("append_fromtag", "int", 1, "put the From tag into Record-Route as ftag", attribute="append_fromtag"),
-        Param(
-            "enable_double_rr",
-            "int",
-            1,
-            "two Record-Routes when the request leaves by another address than it came in by",
-            attribute="enable_double_rr",
-        ),
-        Param("enable_full_lr", "int", 0, "write lr=on instead of lr", attribute="enable_full_lr"),
-        Param("add_username", "int", 0, "put the user of the Request-URI into Record-Route", attribute="add_username"),
-        Param(
-            "cookie_filter",
-            "str",
-            "",
-            "regular expression: attributes with other names are not taken out of a cookie",
-            attribute="cookie_filter",
-        ),
-        Param(
-            "cookie_secret",
-            "str",
-            "",
-            "key of the cookies, the same on all members of a farm; empty: see cookie_secret_file",
-            attribute="cookie_secret",
-        ),
-        Param(
-            "cookie_secret_file",
-            "str",
-            "",
-            "file with the key, made when missing; empty: rr.secret in the run directory",
-            attribute="cookie_secret_file",
-        ),
-        Param("user_part_avp", "avp", "", "attribute with the user part of Record-Route", attribute="user_part_avp"),
-        Param("next_route_avp", "avp", "", "attribute that gets the next Route URI", attribute="next_route_avp"),
-        Param(
-            "force_send_socket",
-            "int",
-            1,
-            "leave by the address in the second half of a double Record-Route",
-            attribute="force_send_socket",
-        ),
+        child_init=module.start,
     )

@@ -1,9 +1,11 @@
-"""Dialog cookies: attributes that travel in the Record-Route URI and come back with every request of the dialog.
+"""Dialog cookies: what comes back in our Route with every request of a dialog: its record, and attributes of the script.
 
-Layout, base64url without padding: MAC(8) record*, where record = kind(1) length(2) name value; kind is the list number
-in the high nibble and _TEXT_VALUE in the low one; a text value is length(2) and bytes, a number 8 bytes, all in network
-order. The MAC is keyed BLAKE2b (RFC 7693, six times faster here than HMAC-SHA256) of 64 bits over the Call-ID and the
-records: a cookie is worth nothing in another dialog. Nothing is encrypted.
+Layout, base64url without padding: MAC(8) head record*. The head is mark and level(1) serial(4) minute(3) sealed(8): the
+key of the record in the memory of calls, when the dialog began, and who called, for the case that there is no record.
+A record is kind(1) length(2) name value; kind is the list number in the high nibble and _TEXT_VALUE in the low one; a
+text value is length(2) and bytes, a number 8 bytes, all in network order. The MAC is keyed BLAKE2b (RFC 7693) of 64 bits
+over Call-ID, tag of the caller, head and records: a cookie is worth nothing in another dialog. Of the head *sealed* alone
+is encrypted. Without dialogs there is no head, and the MAC is over Call-ID and records.
 
 Runs in: udp receiver. Locks: none.
 """
@@ -12,20 +14,24 @@ from __future__ import annotations
 
 import binascii
 import hmac
-import re
 from hashlib import blake2b
 from typing import Final
 
 from serpy.api import Avp, Avps
+from serpy.script.patterns import Pattern
 
 DIALOG_COOKIE: Final = 1
 """The AVP flag ``dialog_cookie``: reserved, always the lowest bit."""
 
 MAX_COOKIE: Final = 512  # characters; two Record-Route lines with it still leave room in a UDP datagram
 _MAC_SIZE: Final = 8
-_MAX_RECORDS: Final = MAX_COOKIE * 3 // 4 - _MAC_SIZE
+_MAX_RECORDS: Final = MAX_COOKIE * 3 // 4 - _MAC_SIZE - 16  # the head
 _KEY_SIZE: Final = 32
 _LISTS: Final = 4  # from-URI, to-URI, from-user, to-user: domain and global attributes are looked up anew
+_HEAD: Final = 16
+_HEAD_MARK: Final = 0xF0  # no list has this number, so no cookie without a head begins so
+NAMED: Final = 1  # level: the caller had proved who they are
+GATEWAY: Final = 2  # level: it was the gateway
 _TEXT_NAME: Final = 1
 _TEXT_VALUE: Final = 2
 _INT64: Final = 1 << 63
@@ -49,11 +55,32 @@ def mac_key(secret: bytes) -> bytes:
 
 
 class Cookie:
-    """What a cookie of the dialog *call_id* carries. ``lists`` are attributes by list number, all of them flagged."""
+    """What a cookie of the dialog *call_id* carries. ``lists`` are attributes by list number, all of them flagged.
 
-    def __init__(self, call_id: str) -> None:
+    *tag* is the caller's, "" in a cookie without a head. *key* is left to whoever keeps the records.
+    """
+
+    def __init__(self, call_id: str, tag: str = "", head: bytes = b"") -> None:
         self.call_id: Final = call_id
+        self.tag: Final = tag
+        self.head: Final = head
+        self.key = 0
         self.lists: Final[dict[int, dict[str, list[Avp]]]] = {}
+
+    @property
+    def level(self) -> int:
+        """NAMED, GATEWAY."""
+        return self.head[0] & 15 if self.head else 0
+
+    @property
+    def serial(self) -> int:
+        """Tells the records of one Call-ID and tag apart."""
+        return int.from_bytes(self.head[1:5], "big")
+
+    @property
+    def minute(self) -> int:
+        """When it was made, in minutes since 2020."""
+        return int.from_bytes(self.head[5:8], "big")
 
     def push(self, list_id: int, name: str, value: int | str) -> None:
         """One more value; it is the newest of its *name*."""
@@ -79,7 +106,7 @@ class Cookie:
 class DialogCookies:
     """Makes and opens cookies with the key *secret*. Attributes whose names *accepted* does not match stay inside."""
 
-    def __init__(self, secret: bytes, accepted: re.Pattern[str] | None = None) -> None:
+    def __init__(self, secret: bytes, accepted: Pattern | None = None) -> None:
         self.secret: Final = secret
         self._accepted: Final = accepted
         self._names: Final[dict[str, bool]] = {}  # what _accepted says to a name of at most MAX_COOKIE bytes
@@ -88,6 +115,34 @@ class DialogCookies:
     def make(self, avps: Avps, call_id: str) -> str:
         """The cookie for all flagged attributes, "" when there is none. Attributes that do not fit are left out."""
         cookie = Cookie(call_id)
+        records = self._records(avps, cookie)
+        return self._finish(records, cookie) if records else ""
+
+    def make_dialog(
+        self, avps: Avps, call_id: str, tag: str, serial: int, minute: int, level: int, caller: int
+    ) -> tuple[str, Cookie]:  # fmt: skip
+        """The cookie of a new dialog. *caller* are the 60 bits that ``caller_of`` gives back."""
+        begin = bytes((_HEAD_MARK | level,)) + serial.to_bytes(4, "big") + minute.to_bytes(3, "big")
+        sealed = (caller ^ self._pad(begin, call_id)).to_bytes(8, "big")
+        cookie = Cookie(call_id, tag, begin + sealed)
+        return self._finish(self._records(avps, cookie), cookie), cookie
+
+    def caller_of(self, cookie: Cookie) -> int:
+        """What ``make_dialog`` was told of the caller."""
+        return int.from_bytes(cookie.head[8:], "big") ^ self._pad(cookie.head[:8], cookie.call_id)
+
+    def _pad(self, begin: bytes, call_id: str) -> int:
+        call = call_id.encode("utf-8", "surrogateescape")
+        return int.from_bytes(blake2b(begin + call, digest_size=8, key=self.secret, person=b"caller").digest(), "big")
+
+    def _finish(self, records: bytes, cookie: Cookie) -> str:
+        body = cookie.head + records
+        data = binascii.b2a_base64(_mac(body, cookie.call_id, cookie.tag, self.secret) + body)
+        text = data.translate(_TO_URL_SAFE).rstrip(b"=\n").decode("ascii")
+        self._remember(text, cookie)
+        return text
+
+    def _records(self, avps: Avps, cookie: Cookie) -> bytes:
         records = b""
         for list_id in range(_LISTS):
             attrs = avps.attrs(list_id)
@@ -101,18 +156,17 @@ class DialogCookies:
                         if record and len(records) + len(record) <= _MAX_RECORDS:
                             records += record
                             self._take(cookie, list_id, name, avp.value)
-        if not records:
-            return ""
-        data = binascii.b2a_base64(_mac(records, call_id, self.secret) + records)
-        text = data.translate(_TO_URL_SAFE).rstrip(b"=\n").decode("ascii")
-        self._remember(text, cookie)
-        return text
+        return records
 
-    def open(self, text: str, call_id: str) -> Cookie | None:
-        """What *text* carries; None when it was not made by us for this dialog."""
+    def open(self, text: str, call_id: str, tag: str = "", other_tag: str = "") -> Cookie | None:
+        """What *text* carries; None when it was not made by us for this dialog. With a head, it was made for a caller with
+        one of the two tags.
+        """
         known = self._known.get(text)
         if known is not None and known.call_id == call_id:
-            return known
+            if not known.head or known.tag in (tag, other_tag):
+                return known
+            return None
         if not text or len(text) > MAX_COOKIE or not text.isascii():
             return None
         raw = text.encode("ascii").translate(_FROM_URL_SAFE)
@@ -120,13 +174,26 @@ class DialogCookies:
             data = binascii.a2b_base64(raw + b"=" * (-len(raw) % 4), strict_mode=True)
         except binascii.Error:
             return None
-        records = data[_MAC_SIZE:]
-        if not records or not hmac.compare_digest(data[:_MAC_SIZE], _mac(records, call_id, self.secret)):
-            return None
-        cookie = Cookie(call_id)
-        self._parse(records, cookie)
-        self._remember(text, cookie)
+        cookie = self._verified(data, call_id, tag, other_tag)
+        if cookie is not None:
+            self._parse(data[_MAC_SIZE + len(cookie.head) :], cookie)
+            self._remember(text, cookie)
         return cookie
+
+    def _verified(self, data: bytes, call_id: str, tag: str, other_tag: str) -> Cookie | None:
+        """The cookie that *data* says it is, still empty; None when its MAC is not right."""
+        mac = data[:_MAC_SIZE]
+        body = data[_MAC_SIZE:]
+        if not body:
+            return None
+        if body[0] < _HEAD_MARK:
+            return Cookie(call_id) if hmac.compare_digest(mac, _mac(body, call_id, "", self.secret)) else None
+        if len(body) < _HEAD:
+            return None
+        for caller in (tag, other_tag):
+            if caller and hmac.compare_digest(mac, _mac(body, call_id, caller, self.secret)):
+                return Cookie(call_id, caller, body[:_HEAD])
+        return None
 
     def _remember(self, text: str, cookie: Cookie) -> None:
         if len(cookie.call_id) > _CALL_ID_MAX:
@@ -139,7 +206,7 @@ class DialogCookies:
         if self._accepted is None or self._accepts(self._accepted, name):
             cookie.push(list_id, name, value if isinstance(value, str) else _clamped(value))
 
-    def _accepts(self, accepted: re.Pattern[str], name: str) -> bool:
+    def _accepts(self, accepted: Pattern, name: str) -> bool:
         known = self._names.get(name)
         if known is None:
             known = accepted.search(name) is not None
@@ -185,6 +252,6 @@ def _clamped(number: int) -> int:
     return max(-_INT64, min(number, _INT64 - 1))
 
 
-def _mac(records: bytes, call_id: str, secret: bytes) -> bytes:
-    call = call_id.encode("utf-8", "surrogateescape")
-    return blake2b(call + b"\n" + records, digest_size=_MAC_SIZE, key=secret).digest()
+def _mac(body: bytes, call_id: str, tag: str, secret: bytes) -> bytes:
+    who = f"{call_id}\n{tag}\n" if tag else f"{call_id}\n"
+    return blake2b(who.encode("utf-8", "surrogateescape") + body, digest_size=_MAC_SIZE, key=secret).digest()

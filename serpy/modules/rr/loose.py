@@ -13,8 +13,10 @@ import logging
 from typing import Final
 
 from serpy.api import DOMAINS, FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
-from serpy.modules.rr.cookie import DialogCookies
-from serpy.modules.rr.state import RouteState, state_of
+from serpy.modules.rr.cookie import Cookie, DialogCookies
+from serpy.modules.rr.dialogs import Dialogs
+from serpy.modules.rr.rule import BELONGS, ELSEWHERE, NOT_ASKED
+from serpy.modules.rr.state import Plan, RouteState, state_of
 from serpy.sip.address import default_port
 from serpy.sip.message import Request
 from serpy.sip.nameaddr import NameAddr, split_commas
@@ -30,6 +32,7 @@ class LooseRouter:
 
     def __init__(self) -> None:
         self.cookies = DialogCookies(b"")
+        self.dialogs: Dialogs | None = None
         self.force_send_socket = True
         self.next_route_avp: AvpName | None = None
         self._server: Server | None = None
@@ -61,87 +64,132 @@ class LooseRouter:
         # A served domain without a port is ours whatever port we listen on: SRV records may say so.
         return self._domains is not None and (not uri.port or port in self._ports) and self._domains.is_local(host)
 
+    def plan(self, ctx: Context, request: Request, state: RouteState) -> Plan | None:
+        """What the Route set says, None when it says nothing; found once for each request. Raises ParseError."""
+        if state.is_planned:
+            return state.plan
+        state.is_planned = True
+        routes = request.routes
+        if not routes:
+            return None  # 1.
+        top = routes[0].route_uri
+        top_is_mine = self.is_mine(top)
+        if self.is_mine(ctx.uri):
+            if top_is_mine and top.param("r2") is None:
+                state.plan = self._plan_loose(ctx, routes, preloaded=True)  # 3.
+            elif request.to_tag:
+                state.plan = self._plan_strict(ctx, routes, top_is_mine=top_is_mine)  # 4.
+        elif top_is_mine:
+            state.plan = self._plan_loose(ctx, routes, preloaded=False)  # 5.
+        else:
+            log.debug("neither Request-URI nor first Route is ours: %.120r", routes[0].uri_text)  # 6.
+        return state.plan
+
+    def _plan_loose(self, ctx: Context, routes: list[NameAddr], *, preloaded: bool) -> Plan:
+        """The previous hop was a loose router."""
+        own = routes[0].route_uri
+        used = 1
+        if own.param("avp") is None and len(routes) > 1 and _is_cookie_of(self, routes[1].route_uri):
+            # A phone that has us as its outbound proxy may put us before the Route set of its dialog.
+            own = routes[1].route_uri
+            used = 2
+        second: Uri | None = None
+        if own.param("r2") is not None and len(routes) > used and self.is_mine(routes[used].route_uri):
+            second = routes[used].route_uri
+            used += 1
+        following = routes[used] if used < len(routes) else None
+        return Plan(own, second, used, following, ctx.request_uri, strict=False, preloaded=preloaded)
+
+    def _plan_strict(self, ctx: Context, routes: list[NameAddr], *, top_is_mine: bool) -> Plan:
+        """The previous hop was a strict router: our own Route is the Request-URI, the target the last Route."""
+        own = ctx.uri
+        used = 0
+        second: Uri | None = None
+        if top_is_mine and own.param("r2") is not None:
+            used = 1
+            second = routes[0].route_uri
+        following = routes[used] if used < len(routes) else None
+        # The last value is where it is bound for; a single one is no Route any more.
+        target = routes[-1].uri_text if following is not None else ""
+        return Plan(own, second, used, following, target, strict=True, preloaded=False)
+
+    def verdict(self, ctx: Context, request: Request, state: RouteState, plan: Plan) -> int:
+        """Does the request belong to the dialog that our Route speaks of? Asked of the memory of calls once."""
+        dialogs = self.dialogs
+        if dialogs is None or not request.to_tag:
+            return BELONGS
+        if state.verdict == NOT_ASKED or (state.verdict == ELSEWHERE and ctx.authenticated is not None):
+            route = plan.following.route_uri if plan.following is not None else None
+            if plan.strict and plan.following is not None and plan.following.uri_text == plan.target:
+                route = None
+            state.verdict, state.cookie = dialogs.judge(ctx, request, plan.own, plan.target, route)
+        return state.verdict
+
     def route(self, ctx: Context) -> int:
         """True when the Route set says where the request goes; ``ctx`` is changed accordingly."""
         request = ctx.message
         if not isinstance(request, Request):
             return NOT_DRIVEN
+        state = state_of(ctx)
         try:
-            routes = request.routes
-            if not routes:
-                return NOT_DRIVEN  # 1.
-            top = routes[0].route_uri
-            top_is_mine = self.is_mine(top)
-            state = state_of(ctx)
-            if self.is_mine(ctx.uri):
-                if top_is_mine and top.param("r2") is None:
-                    return self._loose(ctx, request, state, routes, preloaded=True)  # 3.
-                if not request.to_tag:
-                    return NOT_DRIVEN
-                return self._strict(ctx, request, state, routes, top_is_mine=top_is_mine)  # 4.
-            if top_is_mine:
-                return self._loose(ctx, request, state, routes, preloaded=False)  # 5.
+            plan = self.plan(ctx, request, state)
+            if plan is None:
+                return NOT_DRIVEN
+            verdict = self.verdict(ctx, request, state, plan)
+            if verdict < 0:
+                log.debug("request does not belong to the dialog of its Route (%d)", verdict)
+                return verdict
+            self._restore(ctx, request, state, plan.own)
+            if plan.strict:
+                return self._strict(ctx, request, state, plan)
+            return self._loose(ctx, request, state, plan)
         except ParseError as exc:
             log.debug("Route set not usable: %s", exc)
             return NOT_DRIVEN
-        log.debug("neither Request-URI nor first Route is ours: %.120r", routes[0].uri_text)
-        return NOT_DRIVEN  # 6.
 
-    def _loose(
-        self, ctx: Context, request: Request, state: RouteState, routes: list[NameAddr], *, preloaded: bool
-    ) -> int:
-        """The previous hop was a loose router: take our Route values off and go on to the next."""
-        top = routes[0].route_uri
-        self._restore(ctx, request, state, top)
-        used = 1
-        if top.param("r2") is not None and len(routes) > 1:
-            second = routes[1].route_uri
-            if self.is_mine(second):
-                used = 2
-                self._force_listener(ctx, second)
+    def _loose(self, ctx: Context, request: Request, state: RouteState, plan: Plan) -> int:
+        """Take our Route values off and go on to the next."""
+        total = len(request.routes)
+        if plan.second is not None:
+            self._force_listener(ctx, plan.second)
         state.processed = True
-        if used == len(routes):
-            _remove_first(ctx, request, used, len(routes))
-            # A preloaded set that only named us says nothing about the next hop: the script decides.
-            return NOT_DRIVEN if preloaded else TRUE
-        following = routes[used]
+        following = plan.following
+        if following is None:
+            _remove_first(ctx, request, plan.used, total)
+            # A set that only named us says nothing about the next hop when the target is ours, too: the script decides.
+            return NOT_DRIVEN if plan.preloaded else TRUE
         self._note_next(ctx, state, following.uri_text)
         if following.route_uri.param("lr") is not None:
-            _remove_first(ctx, request, used, len(routes))
+            _remove_first(ctx, request, plan.used, total)
             ctx.dst_uri = following.uri_text
             return TRUE
-        _remove_first(ctx, request, used + 1, len(routes))
+        _remove_first(ctx, request, plan.used + 1, total)
         ctx.edits.insert_after(request.indexes("route")[-1], f"Route: <{ctx.request_uri}>")
         ctx.request_uri = following.uri_text
         return TRUE
 
-    def _strict(
-        self, ctx: Context, request: Request, state: RouteState, routes: list[NameAddr], *, top_is_mine: bool
-    ) -> int:
-        """The previous hop was a strict router: our own Route is the Request-URI, the target the last Route."""
-        own = ctx.uri
-        self._restore(ctx, request, state, own)
-        used = 0
-        if top_is_mine and own.param("r2") is not None:
-            used = 1
-            self._force_listener(ctx, routes[0].route_uri)
-        if used == len(routes):
+    def _strict(self, ctx: Context, request: Request, state: RouteState, plan: Plan) -> int:
+        """The Request-URI is our own Route: put the target back."""
+        routes = request.routes
+        if plan.second is not None:
+            self._force_listener(ctx, plan.second)
+        following = plan.following
+        if following is None:
             log.debug("strict router left no target: %.120r", routes[0].uri_text)
             return NOT_DRIVEN
+        used = plan.used
         state.processed = True
-        following = routes[used]
         self._note_next(ctx, state, following.uri_text)
         if following.route_uri.param("lr") is None:
             _remove_first(ctx, request, used + 1, len(routes))
             ctx.request_uri = following.uri_text
             return TRUE
-        target = routes[-1].uri_text
         if used == len(routes) - 1:
             _remove_first(ctx, request, len(routes), len(routes))
         else:
             _remove_ends(ctx, request, used)
         ctx.dst_uri = following.uri_text
-        ctx.request_uri = target
+        ctx.request_uri = plan.target
         return TRUE
 
     def _restore(self, ctx: Context, request: Request, state: RouteState, uri: Uri) -> None:
@@ -149,15 +197,22 @@ class LooseRouter:
         if state.own_route is not None:
             return
         state.own_route = uri
+        if self.dialogs is not None:
+            found = state.cookie  # None outside of a dialog: a cookie opens nothing there
+        else:
+            found = self._opened(uri, request)
+        if found is not None:
+            ftag = uri.param("ftag")
+            found.restore(ctx.avps, swap=bool(ftag) and ftag != request.from_tag)
+
+    def _opened(self, uri: Uri, request: Request) -> Cookie | None:
         cookie = uri.param("avp")
         if not cookie:
-            return
+            return None
         found = self.cookies.open(cookie, request.call_id)
         if found is None:
             log.debug("dialog cookie is not ours, ignored: %.120r", cookie)
-            return
-        ftag = uri.param("ftag")
-        found.restore(ctx.avps, swap=bool(ftag) and ftag != request.from_tag)
+        return found
 
     def _force_listener(self, ctx: Context, uri: Uri) -> None:
         """Leave by the address *uri* names: the other side of a double Record-Route."""
@@ -173,6 +228,11 @@ class LooseRouter:
         state.next_route = uri_text
         if self.next_route_avp is not None:
             ctx.avps.write(self.next_route_avp, uri_text)
+
+
+def _is_cookie_of(router: LooseRouter, uri: Uri) -> bool:
+    """True for a Route of ours that carries a cookie."""
+    return uri.param("avp") is not None and router.is_mine(uri)
 
 
 def _remove_first(ctx: Context, request: Request, count: int, total: int) -> None:

@@ -8,6 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.api import Context, Flow, Listener
+from serpy.modules.rr.cookie import Cookie
+from serpy.modules.rr.dialogs import Dialogs
+from serpy.modules.rr.rule import NOT_ASKED
+from serpy.sip.nameaddr import NameAddr
 from serpy.sip.uri import Uri
 
 NAME: Final = "rr"
@@ -26,12 +30,19 @@ class RecordRoute:
         self.double = double
         self.preset = preset
         self.extra = ""  # add_rr_param
+        # Of a request that may begin a dialog.
+        self.dialogs: Dialogs | None = None
+        self.cookie: Cookie | None = None
+        self.limits: list[int] = []
 
-    def render(self, flow: Flow, out: Listener) -> list[str]:
-        """The header lines for a branch that came in by *flow* and leaves by *out*, the topmost first."""
+    def render(self, ctx: Context, flow: Flow) -> list[str]:
+        """The header lines for a branch of *ctx* that leaves by *flow*, the topmost first."""
+        if self.dialogs is not None and self.cookie is not None:
+            self.dialogs.leaves(ctx, self.cookie, flow, self.limits)
         if self.preset:
             return [f"Record-Route: {self.head}{self.preset}{self.extra}>"]
-        came = flow.listener
+        out = flow.listener
+        came = ctx.flow.listener
         if self.double and came.index != out.index:
             # The next request of the callee finds the outgoing side first, hence it stands on top.
             return [self._line(out, ";r2=on"), self._line(came, ";r2=on")]
@@ -44,10 +55,35 @@ class RecordRoute:
         return f"Record-Route: {self.head}{listener.sent_by}{mark}{self.extra}{self.tail}>"
 
 
+class Plan:
+    """What the Route set of a request says.
+
+    *own* is the URI with our parameters, *second* the other half of a double one. The first *used* values are ours,
+    *following* is the next, None when there is none. *target* is where it is bound for in the end.
+    """
+
+    def __init__(
+        self, own: Uri, second: Uri | None, used: int, following: NameAddr | None, target: str, *,
+        strict: bool, preloaded: bool,
+    ) -> None:  # fmt: skip
+        self.own: Final = own
+        self.second: Final = second
+        self.used: Final = used
+        self.following: Final = following
+        self.target: Final = target
+        self.strict: Final = strict
+        self.preloaded: Final = preloaded  # the Request-URI is ours
+
+
 class RouteState:
     """The rr view of one request."""
 
     def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.is_planned = False
+        self.verdict: int = NOT_ASKED
+        self.cookie: Cookie | None = None  # that the verdict was found by
+        self.limits: list[int] = []  # what the call will count for: call_limit()
         self.record: RecordRoute | None = None
         self.extra = ""  # parameters added before record_route() was called
         self.next_route: str | None = None

@@ -43,7 +43,7 @@ def _lines(module: TextOps) -> list[Function]:
         Function(
             "append_hf",
             module.append_hf,
-            (Arg.FORMAT, Arg.STR),
+            (Arg.LINES, Arg.STR),
             optional=1,
             routes=_EDITS,
             summary="add a header line at the end, or after the named header",
@@ -51,7 +51,7 @@ def _lines(module: TextOps) -> list[Function]:
         Function(
             "insert_hf",
             module.insert_hf,
-            (Arg.FORMAT, Arg.STR),
+            (Arg.LINES, Arg.STR),
             optional=1,
             routes=_EDITS,
             summary="add a header line on top, or before the named header",
@@ -59,7 +59,7 @@ def _lines(module: TextOps) -> list[Function]:
         Function(
             "append_to_reply",
             module.append_to_reply,
-            (Arg.FORMAT,),
+            (Arg.LINES,),
             routes=_REQUEST,
             summary="add a header line to the replies made here",
         ),
@@ -67,7 +67,7 @@ def _lines(module: TextOps) -> list[Function]:
         Function(
             "append_urihf",
             module.append_urihf,
-            (Arg.FORMAT, Arg.FORMAT),
+            (Arg.LINES, Arg.LINES),
             routes=_REQUEST,
             summary="add a header line around the Request-URI",
         ),
@@ -83,7 +83,7 @@ def _lines(module: TextOps) -> list[Function]:
 
 
 def _values(module: TextOps) -> list[Function]:
-    both = (Arg.HEADER, Arg.FORMAT)
+    both = (Arg.HEADER, Arg.LINES)
     one = (Arg.HEADER,)
     rows: list[tuple[str, Callable[..., int], tuple[Arg, ...], str]] = [
         ("append_hf_value", module.append_hf_value, both, "add a value after value i, without i a new line"),
@@ -101,8 +101,8 @@ def _values(module: TextOps) -> list[Function]:
 
 
 def _text(module: TextOps) -> list[Function]:
-    both = (Arg.REGEX, Arg.FORMAT)
-    one = (Arg.STR,)
+    both = (Arg.MATCH, Arg.LINES)
+    one = (Arg.SUBST,)
     rows: list[tuple[str, Callable[..., int], tuple[Arg, ...], Routes, str]] = [
         ("replace", module.replace, both, _EDITS, "replace the first match"),
         ("replace_all", module.replace_all, both, _EDITS, "replace every match"),

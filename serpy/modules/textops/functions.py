@@ -9,13 +9,13 @@ Runs in: every process that runs the script. Locks: none. RFC: 3261 §7.3.
 from __future__ import annotations
 
 import logging
-import re
 
 from serpy.api import FALSE, TRUE, Context, ParseError, UsageError
 from serpy.context.context import ONSEND
 from serpy.modules.textops import substitute, values
 from serpy.modules.textops.reference import header_ref
-from serpy.modules.textops.substitute import substitution
+from serpy.script.patterns import Pattern
+from serpy.script.substitution import Substitution
 from serpy.sip.abnf import is_token
 from serpy.sip.date import date_line
 from serpy.sip.parser import canonical_name
@@ -42,12 +42,12 @@ class TextOps:
 
     # reading
 
-    def search(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def search(self, ctx: Context, expression: Pattern) -> int:
         """True when the whole message, in onsend_route what is sent, matches."""
         raw = ctx.out_data if ctx.kind == ONSEND else ctx.message.raw
         return TRUE if expression.search(raw.decode("utf-8", "surrogateescape")) else FALSE
 
-    def search_body(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def search_body(self, ctx: Context, expression: Pattern) -> int:
         """True when the body matches."""
         return TRUE if expression.search(ctx.message.body.decode("utf-8", "surrogateescape")) else FALSE
 
@@ -142,7 +142,7 @@ class TextOps:
             ctx.edits.remove(index)
         return TRUE if found else FALSE
 
-    def remove_hf_re(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def remove_hf_re(self, ctx: Context, expression: Pattern) -> int:
         """Remove all headers whose name matches. False when there is none."""
         done = False
         for index, line in enumerate(ctx.message.lines):
@@ -204,46 +204,46 @@ class TextOps:
 
     # substitution
 
-    def replace(self, ctx: Context, expression: re.Pattern[str], text: str) -> int:
+    def replace(self, ctx: Context, expression: Pattern, text: str) -> int:
         """Replace the first match in headers or body by *text*, as it stands."""
         return self._replace(ctx, expression, text, 1)
 
-    def replace_all(self, ctx: Context, expression: re.Pattern[str], text: str) -> int:
+    def replace_all(self, ctx: Context, expression: Pattern, text: str) -> int:
         """Replace every match in headers and body by *text*, as it stands."""
         return self._replace(ctx, expression, text, 0)
 
-    def replace_body(self, ctx: Context, expression: re.Pattern[str], text: str) -> int:
+    def replace_body(self, ctx: Context, expression: Pattern, text: str) -> int:
         """Replace the first match in the body by *text*, as it stands."""
-        change = substitute.Substitution(expression, text.replace("\\", "\\\\"), 1)
+        change = Substitution(expression, [text], 1)
         return TRUE if substitute.substitute_body(ctx, change) else FALSE
 
-    def _replace(self, ctx: Context, expression: re.Pattern[str], text: str, count: int) -> int:
-        change = substitute.Substitution(expression, text.replace("\\", "\\\\"), count)
+    def _replace(self, ctx: Context, expression: Pattern, text: str, count: int) -> int:
+        change = Substitution(expression, [text], count)
         return TRUE if substitute.substitute_message(ctx, change) else FALSE
 
-    def subst(self, ctx: Context, text: str) -> int:
+    def subst(self, ctx: Context, change: Substitution) -> int:
         """``/expression/replacement/flags`` over headers and body."""
-        return TRUE if substitute.substitute_message(ctx, substitution(text)) else FALSE
+        return TRUE if substitute.substitute_message(ctx, change) else FALSE
 
-    def subst_body(self, ctx: Context, text: str) -> int:
+    def subst_body(self, ctx: Context, change: Substitution) -> int:
         """``/expression/replacement/flags`` over the body."""
-        return TRUE if substitute.substitute_body(ctx, substitution(text)) else FALSE
+        return TRUE if substitute.substitute_body(ctx, change) else FALSE
 
-    def subst_uri(self, ctx: Context, text: str) -> int:
+    def subst_uri(self, ctx: Context, change: Substitution) -> int:
         """``/expression/replacement/flags`` over the Request-URI."""
-        changed = substitution(text).apply(ctx.request_uri)
+        changed = change.apply(ctx.request_uri)
         if changed is None or not _is_value(changed) or " " in changed:
             return FALSE
         ctx.request_uri = changed
         return TRUE
 
-    def subst_user(self, ctx: Context, text: str) -> int:
+    def subst_user(self, ctx: Context, change: Substitution) -> int:
         """``/expression/replacement/flags`` over the user of the Request-URI."""
         try:
             uri = ctx.uri
         except ParseError:
             return FALSE
-        changed = substitution(text).apply(uri.user)
+        changed = change.apply(uri.user)
         if changed is None or not _is_value(changed) or "@" in changed or " " in changed:
             return FALSE
         ctx.request_uri = str(uri.replaced(user=changed))

@@ -9,7 +9,6 @@ Runs in: udp receiver; RPC in ctl. Locks: none. RFC: 3261 §9, §16, §17.
 from __future__ import annotations
 
 import logging
-import re
 from typing import Final
 
 from serpy.api import (
@@ -36,6 +35,7 @@ from serpy.context.context import FAILURE, ONREPLY
 from serpy.modules.tm.routes import ScriptRoutes
 from serpy.modules.tm.rpc import CANCEL, TmRpc
 from serpy.rpc.asked import Answers
+from serpy.script.patterns import Pattern
 from serpy.sip.address import is_address
 from serpy.sip.message import Request
 from serpy.transaction import server_side
@@ -172,6 +172,7 @@ class Tm:
             ctx.last_error = E_BAD_REQUEST
             return FALSE
         ctx.dst_uri = target
+        ctx.target_flags = 0
         ctx.uri_consumed = False
         return self.t_relay(ctx)
 
@@ -183,10 +184,10 @@ class Tm:
             return FALSE
         server = self._transaction(ctx, request)
         server.is_copy = True
-        kept, branches = ctx.dst_uri, ctx.branches
-        ctx.dst_uri, ctx.branches, ctx.uri_consumed = target, [], False
+        kept, branches, flags = ctx.dst_uri, ctx.branches, ctx.target_flags
+        ctx.dst_uri, ctx.branches, ctx.uri_consumed, ctx.target_flags = target, [], False, 0
         result = relay(self.layer, self.forwarder, server, ctx)
-        ctx.dst_uri, ctx.branches, ctx.uri_consumed = kept, branches, False
+        ctx.dst_uri, ctx.branches, ctx.uri_consumed, ctx.target_flags = kept, branches, False, flags
         return TRUE if result > 0 else FALSE
 
     def t_newtran(self, ctx: Context) -> int:
@@ -305,7 +306,7 @@ class Tm:
 
     # --- asking
 
-    def t_check_status(self, ctx: Context, expression: re.Pattern[str]) -> int:
+    def t_check_status(self, ctx: Context, expression: Pattern) -> int:
         """Match the current status: the winner's, this reply's, or the last one sent."""
         status = ctx.status
         server = ctx.transaction
@@ -478,7 +479,7 @@ def exports() -> Exports:
             Function("t_on_reply", tm.t_on_reply, route, 0, _R | _F | _O | _B, "arm an onreply route", "onreply_route"),
             Function("t_on_branch", tm.t_on_branch, route, 0, _R | _F, "arm a branch route", "branch_route"),
             Function("t_set_fr", tm.t_set_fr, (Arg.INT, Arg.INT), 1, _R | _F | _O | _B, "timers of this transaction"),
-            Function("t_reply", tm.t_reply, (Arg.VALUE, Arg.VALUE), 0, _R | _F | _O, "answer statefully"),
+            Function("t_reply", tm.t_reply, (Arg.STATUS, Arg.REASON), 0, _R | _F | _O, "answer statefully"),
             Function("t_retransmit_reply", tm.t_retransmit_reply, (), 0, _R, "send the last answer again"),
             Function("t_check_status", tm.t_check_status, (Arg.REGEX,), 0, _R | _F | _O, "match the status"),
             Function("t_lookup_request", tm.t_lookup_request, (), 0, _R, "has this request a transaction"),

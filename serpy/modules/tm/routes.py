@@ -43,6 +43,7 @@ class ScriptRoutes(TransactionUser):
         ctx.avps = owner.avps
         ctx.status = response.status
         ctx.branch_index = branch.index
+        ctx.target_flags = branch.flags
         if self.program is not None:
             try:
                 self.program.run(ctx, ONREPLY, branch.on_reply)

@@ -172,7 +172,7 @@ class LocationRpc:
 
     def _remove(self, table: str, uid: str, contact: str, missing: str) -> None:
         def decide(current: list[Binding]) -> Decision:
-            removed = [b for b in current if not contact or b.contact == contact]
+            removed = [b for b in current if not contact or contact in (b.contact, b.uri)]
             if not removed:
                 raise LocationFaultError(404, missing)
             return [], removed
@@ -189,7 +189,7 @@ class LocationRpc:
 
 def _shown(binding: Binding, now: float) -> dict[str, object]:
     return {
-        "contact": binding.contact,
+        "contact": binding.uri,
         "q": -1.0 if binding.q < 0 else binding.q / 1000,
         "expires": 0 if binding.is_permanent else max(0, int(binding.expires_at - now)),
         "ua": binding.user_agent,

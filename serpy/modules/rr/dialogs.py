@@ -1,0 +1,514 @@
+"""The memory of calls at work: records are made when requests leave, learn from answers, and end.
+
+A record is made by ``record_route()`` for INVITE, SUBSCRIBE and REFER outside of a dialog, when the first branch leaves.
+Contacts count as they left us, after all repairs. Whether a later request belongs to its dialog says ``rule``.
+
+Runs in: udp receiver (a slab of the table is its own); init in the master. Locks: none.
+RFC: 3261 §12, §16.6 item 4; 3515; 4028; 6665.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from serpy.api import AvpName, Avps, Context, Flow, ParseError, Server, Target
+from serpy.limited_log import LimitedLog
+from serpy.modules.rr import rule
+from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
+from serpy.modules.rr.cookie import NAMED, Cookie, DialogCookies
+from serpy.modules.rr.reading import (
+    LONGEST_S,
+    contact_host_of,
+    contact_of,
+    endpoint_of_line,
+    endpoint_of_text,
+    host_of_text,
+    minute_of,
+    number_of,
+    text_of,
+)
+from serpy.modules.rr.sides import (
+    CONFIRMED,
+    GATEWAY,
+    MAPPED,
+    OVER,
+    PROXIED,
+    USED,
+    branch_to,
+    has_open_leg,
+    learn_contact,
+    learn_contact_host,
+    learn_hop,
+    learn_route,
+    leg_of,
+    new_leg,
+    tagged_leg,
+)
+from serpy.net.steering import owner
+from serpy.shm import calls as layout
+from serpy.shm.call_limits import CallLimits
+from serpy.shm.calls import CallTable, in_memory, open_file, stamp
+from serpy.shm.fingerprints import Fingerprints
+from serpy.sip.message import Edits, Message, Request, Response
+from serpy.sip.uri import Uri
+from serpy.transaction.user import DialogWatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+KINDS: Final = {"INVITE": layout.INVITE, "SUBSCRIBE": layout.SUBSCRIBE, "REFER": layout.REFER}
+REFRESHES: Final = ("INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")  # their Contacts become targets
+RINGING_S: Final = 240
+ANSWERED_S: Final = 12 * 3600
+AFTER_S: Final = 32  # 64*T1: so long the end of a call is repeated
+AFTER_REFER_S: Final = 300  # who has transferred a call hangs up, and hears how it went on
+SUBSCRIPTION_S: Final = 3600  # RFC 6665 leaves it to the package; REFER has none
+TIMED: Final = 1 << 10  # flag of a record: session timers run (RFC 4028)
+ALARM: Final = 80  # per cent
+LEGACY_S: Final = 12 * 3600  # cookies without a head are taken so long after the memory was made
+
+COUNTERS: Final = (
+    ("rr.calls", "calls remembered since start"),
+    ("rr.current", "calls in memory"),
+    ("rr.refused", "requests in a dialog that did not belong to it"),
+    ("rr.elsewhere", "requests in a dialog from a host that its side had not used"),
+    ("rr.stray_acks", "ACKs that belonged to nothing, dropped"),
+    ("rr.no_dialog", "BYE, PRACK and UPDATE without a dialog, answered 481"),
+    ("rr.by_cookie", "requests in a dialog let in by their cookie, without a record"),
+    ("rr.full", "calls for which there was no record"),
+    ("rr.limited", "calls refused by call_limit()"),
+)
+CALLS, CURRENT, REFUSED, ELSEWHERE, STRAY_ACKS, NO_DIALOG, BY_COOKIE, FULL, LIMITED = range(len(COUNTERS))
+
+
+class Dialogs(DialogWatcher):
+    """The calls of one process. Made in the master, attached in each receiver on first use."""
+
+    def __init__(self, cookies: DialogCookies, secret: bytes, gateway: AvpName | None) -> None:
+        super().__init__()
+        self.cookies: Final = cookies
+        self.prints: Final = Fingerprints(blake2b(secret, digest_size=32, person=b"calls").digest())
+        self.table: CallTable
+        self.limits: CallLimits
+        self.checks_source = True
+        self.is_mine: Callable[[Uri], bool] = _nobody
+        self._gateway: Final = gateway
+        self._reports: Final = LimitedLog(log)
+        self._server: Server
+        self._ids: list[int] = []
+        self._legacy_until = 0.0
+        self._serial = int.from_bytes(os.urandom(4), "big")
+        self.is_attached = False
+
+    def open(self, server: Server, slabs: int, records: int) -> None:
+        """Make or find the memory; in the master."""
+        self._server = server
+        now = server.started_wall
+        counters = getattr(server, "counters", None)
+        if counters is not None:
+            self._ids = [counters.declare(name, text) for name, text in COUNTERS]
+        self.limits = CallLimits(slabs, records)
+        if server.run_dir:
+            path = str(Path(server.run_dir) / "calls")
+            mark = self.prints.of("mark of the memory of calls")
+            try:
+                self.table = open_file(path, slabs, records, mark, owner, now)
+                self._legacy_until = self.table.since + LEGACY_S
+                return
+            except OSError as exc:
+                log.warning("rr: cannot keep calls in %s (%s): a restart forgets them", path, exc.strerror)
+        self.table = in_memory(slabs, records, now)
+
+    def attach(self, slab: int) -> None:
+        """Be the writer of *slab*, with the calls that are in it."""
+        self.is_attached = True
+        table = self.table
+        if not 0 <= slab < table.slabs:
+            return  # no receiver: it only reads
+        self.limits.attach(slab)
+        table.on_free = self._uncount
+        table.attach(slab, stamp(self._server.loop.wall_now()))
+        for at in table.all():
+            if table.is_own(at) and int(table.words[at + layout.META]) & layout.STATE != layout.ENDED:
+                for number in (0, 1):
+                    key = int(table.words[at + layout.LIMITS + number])
+                    if key:
+                        self.limits.add(key)
+        self._show_count()
+
+    def count(self, counter: int) -> None:
+        """One more."""
+        if self._ids:
+            self._server.counters.add(self._ids[counter])
+
+    def _show_count(self) -> None:
+        if self._ids:
+            self._server.counters.set(self._ids[CURRENT], self.table.count)
+
+    # -- a dialog begins
+
+    def cookie(self, ctx: Context, avps: Avps, request: Request) -> tuple[str, Cookie] | None:
+        """The cookie of the dialog that *request* may begin, None for a method that begins none."""
+        if request.method not in KINDS:
+            return None
+        tag = request.from_tag
+        if not tag:
+            return None  # RFC 2543: nothing to tell two calls apart by
+        self._serial = self._serial + 1 & 0xFFFFFFFF
+        contact = contact_of(self.prints, request, ctx.edits)
+        level = NAMED if ctx.authenticated is not None else 0
+        if self._is_gateway(ctx, ctx.flow.host):
+            level |= BY_GATEWAY
+        text, cookie = self.cookies.make_dialog(
+            avps, request.call_id, tag, self._serial, minute_of(ctx.wall_now), level,
+            rule.caller_bits(self.prints, contact, ctx.flow.host),
+        )  # fmt: skip
+        cookie.key = self._key(cookie)
+        return text, cookie
+
+    def leaves(self, ctx: Context, cookie: Cookie, out: Flow, limits: list[int]) -> None:
+        """The request that *cookie* was made for leaves by *out*; maybe not its first branch."""
+        request = ctx.request
+        if request is None:
+            return
+        now = stamp(ctx.wall_now)
+        if ctx.dialog == cookie.key:
+            at = self.table.find(cookie.key, now)
+        else:
+            ctx.dialog = cookie.key
+            at = self._make(ctx, request, cookie, limits, now)
+        if at >= 0:
+            self._add_branch(ctx, at, out)
+
+    def _make(self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int) -> int:
+        table = self.table
+        flags = layout.NAMED if cookie.level else 0
+        kind = KINDS[request.method]
+        at = table.make(cookie.key, kind, flags, now, now + RINGING_S)
+        if at < 0 and self.is_attached and table.make_room():
+            at = table.make(cookie.key, kind, flags, now, now + RINGING_S)
+        if at < 0:
+            self.count(FULL)
+            self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
+            return -1
+        words = table.words
+        words[at + layout.SERIAL] = cookie.serial
+        for number, key in enumerate(limits[:2]):
+            if self.limits.add(key):
+                words[at + layout.LIMITS + number] = key
+        self._describe_caller(ctx, request, cookie, at + layout.CALLER)
+        table.write_text(at, text_of(request))
+        table.done(at)
+        self.count(CALLS)
+        self._show_count()
+        if table.fill >= ALARM:
+            self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
+        return at
+
+    def _describe_caller(self, ctx: Context, request: Request, cookie: Cookie, side: int) -> None:
+        prints = self.prints
+        flow = ctx.flow
+        flags = USED
+        if cookie.level & BY_GATEWAY:
+            flags |= GATEWAY
+        if request.names.count("via") > 1 or "," in request.lines[request.find("via")]:
+            flags |= PROXIED
+        route = 0
+        at = request.find("record-route")
+        if at >= 0:
+            route = endpoint_of_line(prints, request, at)
+            flags |= PROXIED
+        self.table.write_side(
+            side, prints.tag(cookie.tag), contact_of(prints, request, ctx.edits),
+            prints.endpoint(flow.host, flow.port) << 30 | route,
+            prints.host(flow.host) << 30 | contact_host_of(prints, request), flags,
+        )  # fmt: skip
+
+    def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
+        table = self.table
+        prints = self.prints
+        hop = prints.endpoint(out.host, out.port)
+        if branch_to(table, at, hop) >= 0:
+            return
+        leg = new_leg(table, at)
+        if leg >= 0:
+            info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
+            table.write_side(leg, 0, 0, hop << 30, prints.host(out.host) << 30, info)
+
+    def _is_gateway(self, ctx: Context, host: str) -> bool:
+        return self._gateway is not None and ctx.avps.newest_of(self._gateway) == host
+
+    def _key(self, cookie: Cookie) -> int:
+        return self.prints.of(f"{cookie.serial}\n{cookie.call_id}\n{cookie.tag}")
+
+    # -- a request inside one
+
+    def judge(
+        self, ctx: Context, request: Request, own: Uri, target: str, route: Uri | None
+    ) -> tuple[int, Cookie | None]:
+        """May *request*, bound for *target* by the Route below ours, pass? The verdict and what our Route carries."""
+        text = own.param("avp") or ""
+        tag = request.from_tag
+        cookie = self.cookies.open(text, request.call_id, tag, request.to_tag)
+        if cookie is None or request.method in rule.NEVER:
+            return rule.STRANGE, None
+        if not cookie.head:  # of the version before
+            return (rule.BELONGS if self._server.loop.wall_now() < self._legacy_until else rule.STRANGE), cookie
+        if not cookie.key:
+            cookie.key = self._key(cookie)
+        asked = self._asked(ctx, request, cookie.tag == tag, target, route)
+        now = stamp(ctx.wall_now)
+        at = self.table.find(cookie.key, now)
+        if at < 0:
+            return self._judge_alone(ctx, cookie, asked, target, route), cookie
+        verdict = rule.judge(self.table, at, asked, now)
+        if verdict == rule.BELONGS:
+            ctx.dialog = cookie.key
+            self._heard(ctx, request, asked, now)
+        return verdict, cookie
+
+    def _asked(self, ctx: Context, request: Request, is_down: bool, target: str, route: Uri | None) -> rule.Asked:
+        prints = self.prints
+        flow = ctx.flow
+        asked = rule.Asked(request.method, is_down=is_down)
+        asked.other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
+        asked.target = prints.target(target)
+        asked.source = prints.endpoint(flow.host, flow.port)
+        asked.source_host = prints.host(flow.host)
+        asked.is_proven = ctx.authenticated is not None
+        asked.is_checked = self.checks_source
+        if route is not None:
+            asked.hop = rule.next_hop(prints, route)
+            asked.hop_is_ours = self.is_mine(route)
+        else:
+            asked.target_hop = endpoint_of_text(prints, target)
+        return asked
+
+    def _judge_alone(self, ctx: Context, cookie: Cookie, asked: rule.Asked, target: str, route: Uri | None) -> int:
+        prints = self.prints
+        host = 0 if route is None else prints.host(route.param("maddr") or route.host)
+        minute = minute_of(ctx.wall_now)
+        caller = self.cookies.caller_of(cookie)
+        number = prints.short(asked.target) if asked.target else 0
+        verdict = rule.judge_alone(cookie, caller, asked, number, host_of_text(prints, target), host, minute)
+        if verdict == rule.BELONGS:
+            self.count(BY_COOKIE)
+        return verdict
+
+    def _heard(self, ctx: Context, request: Request, asked: rule.Asked, now: int) -> None:
+        """Something of the dialog has come: it lives on, and its side may have moved."""
+        table = self.table
+        at = asked.at
+        if asked.is_down:
+            side = at + layout.CALLER
+        elif asked.leg >= 0:
+            side = asked.leg
+        else:
+            side = tagged_leg(table, at, asked.other_tag, asked.source)
+            if side < 0:
+                return
+            self._learn_contact(side, request, ctx.edits)
+        learn_hop(table, side, asked.source, asked.source_host)
+        meta = int(table.words[at + layout.META])
+        expires = table.expires(at)
+        if meta & (layout.STATE | TIMED) == layout.ANSWERED and meta >> 4 & 15 == layout.INVITE:
+            expires = now + ANSWERED_S
+        table.words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+
+    def has_used(self, ctx: Context, target: Target) -> bool:
+        """True when the side that the request of *ctx* goes to has been heard from where *target* leads."""
+        table = self.table
+        request = ctx.request
+        at = table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else -1
+        if at < 0 or request is None:
+            return False
+        side = at + layout.CALLER
+        if table.words[side] == self.prints.tag(request.from_tag):
+            side = leg_of(table, at, self.prints.tag(request.to_tag))
+        hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
+        return side >= 0 and hop != 0 and int(table.words[side + layout.HOP]) >> 30 == hop
+
+    # -- answers
+
+    def answered(self, dialog: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None) -> None:
+        """A provisional or 2xx goes upstream. *ctx* is that of the request, None when it has been let go."""
+        now = stamp(self._server.loop.wall_now())
+        at = self.table.find(dialog, now)
+        if at < 0 or not response.to_tag:
+            return
+        try:
+            self._learn(at, ctx, response, edits, flow, now)
+        except ParseError as exc:
+            log.debug("nothing learnt from an answer: %s", exc)
+
+    def passed(self, response: Response, edits: Edits, flow: Flow) -> None:
+        """The same for a request without a transaction: our Record-Route in the answer says what call it is."""
+        if response.status < 300 and response.has("record-route"):
+            try:
+                for value in response.record_routes:
+                    text = value.route_uri.param("avp")
+                    if text and self.is_mine(value.uri):
+                        cookie = self.cookies.open(text, response.call_id, response.from_tag, response.to_tag)
+                        if cookie is not None and cookie.head:
+                            self.answered(cookie.key or self._key(cookie), None, response, edits, flow)
+                        return
+            except ParseError as exc:
+                log.debug("nothing learnt from an answer: %s", exc)
+
+    def _learn(
+        self, at: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None, now: int
+    ) -> None:
+        table = self.table
+        prints = self.prints
+        request = None if ctx is None else ctx.request
+        is_first = request is None or not request.to_tag
+        is_down = table.words[at + layout.CALLER] == prints.tag(response.from_tag)
+        to_tag = prints.tag(response.to_tag)
+        if not is_down:
+            side = at + layout.CALLER
+            asker = leg_of(table, at, prints.tag(response.from_tag))
+        else:
+            hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
+            side = tagged_leg(table, at, to_tag, hop) if is_first else leg_of(table, at, to_tag)
+            asker = at + layout.CALLER
+        if side < 0:
+            return
+        status = response.status
+        method = response.method
+        if method in REFRESHES:
+            self._learn_contact(side, response, edits)
+            if is_first and not table.words[side + layout.INFO] & MAPPED:
+                self._learn_set(response, side, at)
+        if status < 200:
+            self._rings(at, now)
+            return
+        if is_first:
+            table.words[side + layout.INFO] |= CONFIRMED
+        elif request is not None and ctx is not None and method in REFRESHES and asker >= 0:
+            self._learn_contact(asker, request, ctx.edits)
+        self._lives(at, request, response, method, now, is_first=is_first)
+
+    def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
+        if learn_contact(self.table, side, contact_of(self.prints, message, edits)):
+            learn_contact_host(self.table, side, contact_host_of(self.prints, message))
+
+    def _learn_set(self, response: Response, side: int, call: int) -> None:
+        """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any."""
+        at = response.find("record-route")
+        if at < 0:
+            return  # of a provisional, maybe: the 2xx has it
+        self.table.words[side + layout.INFO] |= MAPPED
+        line = response.lines[at]
+        if "," not in line and response.names.count("record-route") == 1:
+            return  # that is our own
+        before: Uri | None = None
+        for value in response.record_routes:
+            uri = value.uri
+            if self.is_mine(uri) and self._is_of(uri, response, call):
+                if before is not None and not self.is_mine(before):
+                    learn_route(self.table, side, self.prints.endpoint_of(before))
+                return
+            before = uri
+
+    def _is_of(self, uri: Uri, response: Response, at: int) -> bool:
+        """True when the Record-Route *uri* is the one of this call: after a spiral there are two of ours."""
+        cookie = self.cookies.open(uri.param("avp") or "", response.call_id, response.from_tag, response.to_tag)
+        return cookie is not None and cookie.serial == self.table.words[at + layout.SERIAL]
+
+    def _rings(self, at: int, now: int) -> None:
+        words = self.table.words
+        if int(words[at + layout.META]) & layout.STATE == layout.RINGING:
+            words[at + layout.LASTS] = now << layout.TIME_BITS | now + RINGING_S
+
+    def _lives(
+        self, at: int, request: Request | None, response: Response, method: str, now: int, *, is_first: bool
+    ) -> None:  # fmt: skip
+        """A 2xx has come: for how long is the call remembered?"""
+        words = self.table.words
+        meta = int(words[at + layout.META])
+        expires = self.table.expires(at)
+        kind = meta >> 4 & 15
+        if is_first and meta & layout.STATE == layout.RINGING:
+            meta = meta & ~layout.STATE | layout.ANSWERED
+            words[at + layout.BEGAN] |= now
+            expires = now + (ANSWERED_S if kind == layout.INVITE else SUBSCRIPTION_S + AFTER_S)
+        if meta & layout.STATE != layout.ANSWERED:
+            return
+        if method in {"INVITE", "UPDATE"}:
+            interval = number_of(response.get("session-expires"))
+            meta = meta | TIMED if interval else meta & ~TIMED
+            expires = now + (interval + AFTER_S if interval else ANSWERED_S)
+        elif kind == layout.INVITE:
+            if method in {"SUBSCRIBE", "REFER"}:
+                meta |= layout.SUBSCRIBED
+        elif method == "SUBSCRIBE" and response.expires is not None:
+            expires = now + min(response.expires, LONGEST_S) + AFTER_S
+        elif method == "NOTIFY" and request is not None:
+            state = (request.get("subscription-state") or "").lower()
+            if state.startswith("terminated"):
+                expires = min(expires, now + AFTER_S)
+            elif "expires=" in state:
+                expires = now + number_of(state.partition("expires=")[2]) + AFTER_S
+        words[at + layout.META] = meta
+        words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+
+    # -- the end
+
+    def ended(self, dialog: int, request: Request, status: int) -> None:
+        """*request* has its last answer."""
+        if request.method != "BYE" and (status < 300 or request.to_tag):
+            return
+        now = stamp(self._server.loop.wall_now())
+        at = self.table.find(dialog, now)
+        if at < 0:
+            return
+        words = self.table.words
+        meta = int(words[at + layout.META])
+        if request.method == "BYE":
+            caller = words[at + layout.CALLER]
+            from_tag = self.prints.tag(request.from_tag)
+            leg = leg_of(self.table, at, self.prints.tag(request.to_tag) if caller == from_tag else from_tag)
+            if leg >= 0:
+                words[leg + layout.INFO] |= OVER
+            # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
+            if meta & layout.STATE == layout.RINGING or has_open_leg(self.table, at):
+                return
+        elif meta & layout.STATE != layout.RINGING:
+            return
+        self._uncount(at)
+        words[at + layout.META] = meta & ~layout.STATE | layout.ENDED
+        after = AFTER_REFER_S if meta & layout.SUBSCRIBED else AFTER_S
+        words[at + layout.LASTS] = now << layout.TIME_BITS | now + after
+        self._show_count()
+
+    def _uncount(self, at: int) -> None:
+        """The call counts for nothing any more."""
+        words = self.table.words
+        for number in (at + layout.LIMITS, at + layout.LIMITS + 1):
+            if words[number]:
+                self.limits.take(int(words[number]))
+                words[number] = 0
+
+    def duration(self, dialog: int, wall_now: float) -> int:
+        """Seconds since the call was answered; -1 when that is not known."""
+        now = stamp(wall_now)
+        at = self.table.find(dialog, now) if dialog else -1
+        answered = int(self.table.words[at + layout.BEGAN]) & layout.TIME_MASK if at >= 0 else 0
+        return now - answered if answered else -1
+
+    def counts(self, key: int, limit: int, now: float) -> bool:
+        """True when fewer than *limit* calls count for *key*."""
+        if self.limits.count(key) < limit:
+            return True
+        self.table.sweep_all(stamp(now))
+        return self.limits.count(key) < limit
+
+
+def _nobody(uri: Uri) -> bool:  # noqa: ARG001 - the interface
+    return False

@@ -1,0 +1,136 @@
+"""Does a request belong to the dialog its Route speaks of? One look at the record of the call, or at the cookie alone.
+
+*Down* is the direction of the dialog's first request, *up* the other. A request belongs to the dialog when its cookie is
+ours and names the caller's tag; the other tag is a leg; it goes to a Contact of the side it goes to, now or before, or by
+a hop that this side has used (not to the telephone network: there only the Contact counts); it comes from a host of the
+side it comes from, unless other proxies stand between; and its method can be in a dialog.
+
+Runs in: udp receiver. Locks: none. RFC: 3261 §12.2, §16.4, 6665 §4.1.2, 3262, 3311.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
+from serpy.modules.rr.cookie import NAMED, Cookie
+from serpy.modules.rr.sides import GATEWAY, PROXIED, branch_to, leg_of
+from serpy.shm import calls as layout
+from serpy.shm.calls import CallTable
+from serpy.shm.fingerprints import SHORT, Fingerprints
+from serpy.sip.uri import Uri
+
+# Verdicts. The negative ones are what loose_route() returns.
+NOT_ASKED: Final = 0
+BELONGS: Final = 1
+STRANGE: Final = -2  # does not belong to a dialog of ours
+ELSEWHERE: Final = -3  # belongs, but comes from a host that its side has never used: the sender may prove who it is
+
+NEVER: Final = ("REGISTER", "PUBLISH")  # have no place in a dialog
+# May be the first that is heard of a leg. Never BYE: the callee sends none before its 2xx, which we relay (RFC 3261 §15).
+EARLY: Final = ("NOTIFY", "PRACK", "UPDATE")
+EARLY_S: Final = 32  # 64*T1: so long after the first 2xx other notifiers may speak up (RFC 6665 §4.4.1)
+ALONE_MINUTES: Final = 12 * 60  # so long a cookie counts without a record
+
+
+class Asked:
+    """What is asked about a request. Numbers as in ``fingerprints``; *hop* is the next Route below ours, 0 = none."""
+
+    def __init__(self, method: str, *, is_down: bool) -> None:
+        self.method: Final = method
+        self.is_down: Final = is_down
+        self.other_tag = 0
+        self.target = 0
+        self.target_hop = 0
+        self.hop = 0
+        self.hop_is_ours = False
+        self.source = 0
+        self.source_host = 0
+        self.is_proven = False  # its sender has proved who they are
+        self.is_checked = True  # is the source looked at?
+        # what was found
+        self.at = -1
+        self.leg = -1  # the side that is not the caller's; -1: not known yet
+
+
+def judge(table: CallTable, at: int, asked: Asked, now: int) -> int:
+    """The verdict by the record *at*; fills in ``at`` and ``leg``."""
+    asked.at = at
+    leg = asked.leg = leg_of(table, at, asked.other_tag)
+    if leg < 0 and not _may_be_first(table, at, asked, now):
+        return STRANGE
+    caller = at + layout.CALLER
+    if leg < 0:
+        return BELONGS if _goes_to(table, caller, asked) else STRANGE
+    if not _goes_to(table, leg if asked.is_down else caller, asked):
+        return STRANGE
+    if asked.is_checked and not asked.is_proven and not _comes_from(table, caller if asked.is_down else leg, asked):
+        return ELSEWHERE
+    return BELONGS
+
+
+def _may_be_first(table: CallTable, at: int, asked: Asked, now: int) -> bool:
+    """True when an unknown tag of the callee may come now, with this method, from there."""
+    if asked.is_down or asked.method not in EARLY:
+        return False
+    answered = int(table.words[at + layout.BEGAN]) & layout.TIME_MASK
+    is_call = int(table.words[at + layout.META]) >> 4 & 15 == layout.INVITE
+    if answered and (is_call or asked.method != "NOTIFY" or now - answered > EARLY_S):
+        return False
+    return branch_to(table, at, asked.source) >= 0
+
+
+def _goes_to(table: CallTable, side: int, asked: Asked) -> bool:
+    """True when the request goes to *side*."""
+    words = table.words
+    target = asked.target
+    is_contact = target != 0 and (words[side + layout.CONTACT] == target or words[side + layout.BEFORE] == target)
+    if is_contact and not asked.hop:
+        return True
+    if words[side + layout.INFO] & GATEWAY and not is_contact:
+        return False
+    hops = int(words[side + layout.HOP])
+    if asked.hop:
+        return asked.hop_is_ours or asked.hop in (hops >> 30, hops & SHORT)
+    return asked.target_hop != 0 and asked.target_hop == hops >> 30
+
+
+def _comes_from(table: CallTable, side: int, asked: Asked) -> bool:
+    """True when *side* may send from there."""
+    words = table.words
+    if words[side + layout.INFO] & PROXIED:
+        return True
+    hosts = int(words[side + layout.HOSTS])
+    return asked.source_host in (hosts >> 30, hosts & SHORT)
+
+
+def judge_alone(
+    cookie: Cookie, caller: int, asked: Asked, target: int, target_host: int, hop_host: int, minute: int
+) -> int:  # fmt: skip
+    """The verdict when there is no record: by what the cookie says about the caller.
+
+    *caller* is Contact << 30 | host, all numbers are short: *target* and *target_host* are those of the Request-URI,
+    *hop_host* that of the next Route (0 = none).
+    """
+    if not 0 <= minute - cookie.minute <= ALONE_MINUTES:
+        return STRANGE
+    contact = caller >> 30
+    host = caller & SHORT
+    if asked.is_down:
+        return BELONGS if cookie.level & NAMED and asked.source_host == host else STRANGE
+    is_contact = target != 0 and target == contact
+    if cookie.level & BY_GATEWAY:
+        return BELONGS if is_contact and not hop_host else STRANGE
+    if hop_host:
+        return BELONGS if hop_host == host or asked.hop_is_ours else STRANGE
+    return BELONGS if is_contact or target_host == host else STRANGE
+
+
+def caller_bits(prints: Fingerprints, contact: int, host: str) -> int:
+    """What a cookie keeps of a caller."""
+    return (prints.short(contact) if contact else 0) << 30 | prints.host(host)
+
+
+def next_hop(prints: Fingerprints, route: Uri | None) -> int:
+    """The number of the next Route, 0 when there is none."""
+    return 0 if route is None else prints.endpoint_of(route) or SHORT
