@@ -192,9 +192,9 @@ class Sent:
 
     def __init__(self, outgoing: Outgoing) -> None:
         self.data = outgoing.data
-        self.text = outgoing.data.decode()
+        self.text = outgoing.data.decode("utf-8", "surrogateescape")
         self.host, self.port = outgoing.flow.host, outgoing.flow.port
-        first, second = self.text.split(" ", 2)[:2]
+        first, second, _ = (*self.text.split(" ", 2), "", "")[:3]  # an answer to STUN has no words
         self.what = second if first == "SIP/2.0" else first
 
     def __repr__(self) -> str:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import secrets
 
 import pytest
+from support.running import Running
 from support.steps import invite, refused
 
 pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server that gives this machine, from which all sorts of callers call here, no budget."""
+    running = Running(tmp_path_factory.mktemp("serpy"), defines={"TRUSTED": "127.0.0.0/8"})
+    running.prepare("alice", "bob", "carol").start()
+    yield running
+    assert running.stop() == 0, running.log.read_text()[-3000:]
 
 
 def asked(phone, method, uri, **options):
