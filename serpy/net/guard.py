@@ -100,7 +100,8 @@ class Guard:
             text = f"nothing can be sent to {flow.host!r}"
         else:
             text = f"held back: from {flow.listener!r} to {_WORDS[kind]} {flow!r}"
-        self._log.warning("guard", "%s", text if kind == NEVER else f"{text}; private_relay = yes would let it go")
+        hint = "" if kind == NEVER else "; private_relay = yes would let it go"
+        self._log.warning(f"guard {kind}", "%s%s", text, hint)
         raise HeldBackError(text)
 
     def _class_of(self, host: str) -> int:

@@ -1,8 +1,8 @@
 """Responses that belong to no transaction of this process: which of them go on, and where to. All others are dropped.
 
 A response goes on when the branch parameter in its top Via has been sealed by this server for its Call-ID and its
-transaction may really be gone: the request was forwarded without one, or by a process that has died or was restarted, or
-this is a 2xx to INVITE, which its caller must acknowledge. It goes where the seal says; nothing else in it is read, no
+transaction may really be gone: the request was forwarded without one, or by a process that has died or was restarted, or by
+another member of the farm, or this is a 2xx to INVITE, which its caller must acknowledge. It goes where the seal says; nothing else in it is read, no
 name is resolved and no connection made to another address. What a stranger sends ends here, before any script.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §16.7 step 3, §16.11, §18.1.2; 4320 §4.2; 6026 §8.7.
@@ -61,12 +61,9 @@ class Strays:
     def way(self, response: Response) -> Flow | None:
         """Where *response* goes on to; None, and counted, for one that is dropped."""
         branch = response.via.branch
-        if not self._ways.is_ours(branch):
-            self.dropped[FOREIGN] += 1
-            return None
         sealed = self._ways.open(branch, response.call_id)
         if sealed is None:
-            self.dropped[FORGED] += 1
+            self.dropped[FORGED if self._ways.is_ours(branch) else FOREIGN] += 1
             return None
         if sealed.start == self._ways.start and not (response.method == "INVITE" and 200 <= response.status < 300):
             self.dropped[ENDED] += 1  # a late answer ends here, RFC 4320 §4.2

@@ -4,7 +4,7 @@
 *Sign* is this server's, *start* this process's; ``s`` and a hash that follows from the request alone (RFC 3261 §16.11)
 stand for ``n``, start and number where a request is forwarded without a transaction. *Way* is where its answers go: our
 listener, address, port, connection, and since when. *Mac* is a keyed hash of the way and the Call-ID; its key comes from a
-secret that outlives processes and restarts, so a call that rings meanwhile gets its answer.
+secret that outlives processes and restarts and is the same in a farm, so a call that rings meanwhile gets its answer.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §8.1.1.7, §16.6 item 8, §16.11.
 """
@@ -133,7 +133,7 @@ class Ways:
         return folded(branch).startswith(self._ours)
 
     def open(self, branch: str, call_id: str) -> Sealed | None:
-        """What *branch*, which ``is_ours``, says; None when this server has not made it for that Call-ID."""
+        """What *branch* says; None unless this server, or another with its secret, has made it for that Call-ID."""
         parts = folded(branch)[_HEAD:].split(".")
         if len(parts) != 4 or parts[0][:1] not in ("n", "s"):
             return None

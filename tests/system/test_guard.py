@@ -124,6 +124,6 @@ def test_a_phone_on_the_same_machine_is_called_where_it_has_registered(place, al
 
 def test_what_was_held_back_is_counted_and_told(place, alice):
     before = place.held_back()
-    assert message_to(alice, "sip:x@0.0.0.0:9").status == 403
+    assert message_to(alice, f"sip:x@{OFFICE}:9").status == 403
     assert place.held_back() > before
     assert "private_relay" in place.server.log.read_text()
