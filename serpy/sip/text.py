@@ -9,7 +9,8 @@ import re
 from typing import Final
 
 # Controls, DEL, C1; the marks that turn the direction of a line; line and paragraph separators; lone surrogates.
-_MARKS: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufff9-\ufffb"
+_SURROGATES: Final = f"{chr(0xD800)}-{chr(0xDFFF)}"  # as numbers: the compiler takes none in a text
+_MARKS: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb" + _SURROGATES
 _HIDDEN: Final = re.compile(f"[\x00-\x1f{_MARKS}]")
 _HIDDEN_IN_LOGS: Final = re.compile(f"[\x00-\x08\x0a-\x1f{_MARKS}]")
 _BREAKS: Final = re.compile("[\x00\r\n]")

@@ -119,7 +119,7 @@ class Dialogs(DialogWatcher):
             mark = self.prints.of("mark of the memory of calls")
             try:
                 self.table = open_file(path, slabs, records, mark, owner, now)
-                self._legacy_until = self.table.since + LEGACY_S
+                self._legacy_until = float(self.table.since + LEGACY_S)
                 return
             except OSError as exc:
                 log.warning("rr: cannot keep calls in %s (%s): a restart forgets them", path, exc.strerror)
