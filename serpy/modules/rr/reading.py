@@ -37,7 +37,10 @@ def contact_host_of(prints: Fingerprints, message: Message) -> int:
     """The number of the host in the Contact as it came."""
     try:
         contacts = message.contacts
-        return prints.host(contacts[0].uri.host) if contacts and contacts[0].uri.host else NONE
+        if not contacts:
+            return NONE
+        host = contacts[0].uri.host
+        return prints.host(host) if host else NONE
     except ParseError:
         return NONE
 
