@@ -21,6 +21,7 @@ HOT = [
     "serpy/sip/abnf.py",
     "serpy/sip/address.py",
     "serpy/sip/authorization.py",
+    "serpy/sip/classes.py",
     "serpy/sip/cseq.py",
     "serpy/sip/date.py",
     "serpy/sip/digest.py",

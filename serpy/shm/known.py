@@ -8,14 +8,16 @@ Instants are ticks modulo 2**32, as in ``strangers``. Runs in: every process. Lo
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from serpy.shm.strangers import PLAUSIBLE as HOLD_PLAUSIBLE
-from serpy.shm.strangers import WAYS, WORD
+from serpy.shm.strangers import SET, WAYS, WORD
 
 ENTRY: Final = 16
 PLAUSIBLE: Final = 64 * 86400 * 30  # ticks: longer than any registration
 _DEBT_PLAUSIBLE: Final = HOLD_PLAUSIBLE
+_CELLS: Final = Struct("=II")  # until, number
 
 
 class Known:
@@ -24,8 +26,10 @@ class Known:
     def __init__(self, area: memoryview, entries: int, secret: int) -> None:
         self.sets: Final = max(1, entries // WAYS)
         self.entries: Final = self.sets * WAYS
-        self._keys: Final = area[: self.entries * 8].cast("Q")
-        self._cells: Final = area[self.entries * 8 : self.entries * ENTRY].cast("I")  # until, number
+        self._sets: Final = area[: self.entries * 8]
+        self._keys: Final = self._sets.cast("Q")
+        self._pairs: Final = area[self.entries * 8 : self.entries * ENTRY]
+        self._cells: Final = self._pairs.cast("I")  # until, number
         self._secret: Final = secret
 
     @staticmethod
@@ -42,22 +46,32 @@ class Known:
 
     def note(self, key: int, ticks: int, now: int, number: int = 0) -> bool:
         """*key* is known for *ticks* more at least; True when it was not before, and then it gets this *number*."""
-        at = self._at(key)
+        first = hash((key, self._secret)) % self.sets * WAYS
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        if key not in keys:
+            at = first + keys.index(0) if 0 in keys else self._victim(first, now)
+            self._keys[at] = 0
+            _CELLS.pack_into(self._pairs, at * 8, (now + ticks) & WORD, number)
+            self._keys[at] = key
+            return True
+        at = first + keys.index(key)
         cells = self._cells
-        if at >= 0:
-            left = (int(cells[at * 2]) - now) & WORD
-            is_news = left == 0 or left > PLAUSIBLE
-            if is_news or left < ticks:
-                cells[at * 2] = (now + ticks) & WORD
-            if is_news:
-                cells[at * 2 + 1] = number
-            return is_news
-        at = self._victim(hash((key, self._secret)) % self.sets * WAYS, now)
-        self._keys[at] = 0
-        cells[at * 2] = (now + ticks) & WORD
-        cells[at * 2 + 1] = number
-        self._keys[at] = key
-        return True
+        left = (int(cells[at * 2]) - now) & WORD
+        is_news = left == 0 or left > PLAUSIBLE
+        if is_news or left < ticks:
+            cells[at * 2] = (now + ticks) & WORD
+        if is_news:
+            cells[at * 2 + 1] = number
+        return is_news
+
+    def count(self, key: int, ticks: int, now: int, most: int) -> None:
+        """``note()``, and one more in the number of *key*, up to *most*."""
+        if self.note(key, ticks, now, 1):
+            return
+        at = self._at(key)
+        number = int(self._cells[at * 2 + 1]) if at >= 0 else most
+        if number < most:
+            self._cells[at * 2 + 1] = number + 1
 
     def forget(self, key: int) -> None:
         """*key* is known no more."""
@@ -68,10 +82,6 @@ class Known:
     def number(self, at: int) -> int:
         """A number of the owner's."""
         return int(self._cells[at * 2 + 1])
-
-    def set_number(self, at: int, value: int) -> None:
-        """Change it."""
-        self._cells[at * 2 + 1] = value & WORD
 
     def take(self, at: int, interval: int, count: int, now: int) -> bool:
         """Count an event in that number, a level that leaks; False when there is no room for it."""
@@ -93,20 +103,14 @@ class Known:
         return count
 
     def _at(self, key: int) -> int:
-        keys = self._keys
-        at = hash((key, self._secret)) % self.sets * WAYS
-        end = at + WAYS
-        while at < end:
-            if keys[at] == key:
-                return at
-            at += 1
-        return -1
+        first = hash((key, self._secret)) % self.sets * WAYS
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        return first + keys.index(key) if key in keys else -1
 
     def _victim(self, first: int, now: int) -> int:
+        """Whose place in the full set from *first* is given away."""
         found, shortest = first, WORD + 1
         for at in range(first, first + WAYS):
-            if self._keys[at] == 0:
-                return at
             left = (int(self._cells[at * 2]) - now) & WORD
             if left > PLAUSIBLE:
                 left = 0

@@ -9,6 +9,7 @@ Instants are ticks modulo 2**32; one further ahead than PLAUSIBLE is long past. 
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 WAYS: Final = 8
@@ -32,7 +33,10 @@ _LEVELS: Final = 6  # eight
 _HISTORY: Final = 14  # three times (instant, reason), the youngest first
 _TEXT: Final = 20  # 48 bytes for people
 TEXT_SIZE: Final = 48
-_NO_TEXT: Final = b"\0" * TEXT_SIZE
+_NEW: Final = Struct("=20I48s")  # a whole entry
+_DEBTS: Final = Struct("=8I")
+_EVENT: Final = Struct("=II")
+SET: Final = Struct("=8Q")  # the keys of one set: looking at them at once is cheaper than one by one
 
 
 class Strangers:
@@ -41,7 +45,8 @@ class Strangers:
     def __init__(self, area: memoryview, entries: int, secret: int) -> None:
         self.sets: Final = max(1, entries // WAYS)
         self.entries: Final = self.sets * WAYS
-        self._keys: Final = area[: self.entries * 8].cast("Q")
+        self._sets: Final = area[: self.entries * 8]
+        self._keys: Final = self._sets.cast("Q")
         self._bytes: Final = area[self.entries * 8 : self.entries * ENTRY]
         self._cells: Final = self._bytes.cast("I")
         self._secret: Final = secret
@@ -53,41 +58,30 @@ class Strangers:
 
     def find(self, key: int) -> int:
         """The entry of *key*, -1 when there is none."""
-        keys = self._keys
-        at = hash((key, self._secret)) % self.sets * WAYS
-        end = at + WAYS
-        while at < end:
-            if keys[at] == key:
-                return at
-            at += 1
-        return -1
+        first = hash((key, self._secret)) % self.sets * WAYS
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        return first + keys.index(key) if key in keys else -1
 
     def place(self, key: int, text: str, now: int) -> int:
         """The entry of *key*, made when there was none; *text* is what people call it."""
-        at = self.find(key)
-        if at >= 0:
-            return at
-        at = self._victim(hash((key, self._secret)) % self.sets * WAYS, now)
-        cells = self._cells
-        base = at * CELLS
+        first = hash((key, self._secret)) % self.sets * WAYS
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        if key in keys:
+            return first + keys.index(key)
+        at = first + keys.index(0) if 0 in keys else self._victim(first, now)
         self._keys[at] = 0
-        for cell in range(base, base + _TEXT):
-            cells[cell] = 0
-        self._empty(at, now)
-        start = at * CELLS * 4 + _TEXT * 4
-        data = text.encode("utf-8", "replace")[:TEXT_SIZE]
-        self._bytes[start : start + TEXT_SIZE] = data + _NO_TEXT[len(data) :]
-        cells[base + _STAMP] = now
+        _NEW.pack_into(
+            self._bytes, at * CELLS * 4, now, 0, 0, 0, 0, 0, now, now, now, now, now, now, now, now,
+            0, 0, 0, 0, 0, 0, text.encode("utf-8", "replace"),
+        )  # fmt: skip
         self._keys[at] = key
         return at
 
     def _victim(self, first: int, now: int) -> int:
-        """Whose place in the set from *first* is given away."""
-        keys, cells = self._keys, self._cells
+        """Whose place in the full set from *first* is given away."""
+        cells = self._cells
         held = 0
         for at in range(first, first + WAYS):
-            if keys[at] == 0:
-                return at
             if self.hold(at, now) == BANNED:
                 held += 1
         found, oldest = first, -1
@@ -134,6 +128,15 @@ class Strangers:
             debt = 0
         self._cells[cell] = (now + max(0, debt - ticks)) & WORD
 
+    def debts(self, at: int, now: int) -> list[int]:
+        """The ticks that all levels need to leak away."""
+        levels: tuple[int, ...] = _DEBTS.unpack_from(self._bytes, (at * CELLS + _LEVELS) * 4)
+        found: list[int] = []
+        for level in levels:
+            debt = (level - now) & WORD
+            found.append(0 if debt > PLAUSIBLE else debt)
+        return found
+
     def debt(self, at: int, level: int, now: int) -> int:
         """How many ticks a level needs to leak away."""
         debt = (int(self._cells[at * CELLS + _LEVELS + level]) - now) & WORD
@@ -144,11 +147,12 @@ class Strangers:
         cells = self._cells
         base = at * CELLS
         cells[base + _EVENTS] = (int(cells[base + _EVENTS]) + 1) & WORD
-        first = base + _HISTORY
-        if cells[first + 1] != reason + 1 or cells[first] != now:
-            cells[first + 4], cells[first + 5] = cells[first + 2], cells[first + 3]
-            cells[first + 2], cells[first + 3] = cells[first], cells[first + 1]
-        cells[first], cells[first + 1] = now, reason + 1
+        last = int(cells[base + _HISTORY + 1])
+        first = (base + _HISTORY) * 4
+        if last and (last != reason + 1 or int(cells[base + _HISTORY]) != now):
+            before = bytes(self._bytes[first : first + 16])
+            self._bytes[first + 8 : first + 24] = before
+        _EVENT.pack_into(self._bytes, first, now, reason + 1)
 
     # --- holds
 

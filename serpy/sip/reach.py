@@ -28,6 +28,7 @@ _CACHE_MAX: Final = 4096  # hosts of Contact and Via repeat in every message of 
 _KEPT: Final = 255
 _kinds: Final[dict[str, int]] = {}
 
+_UNSPECIFIED: Final = bytes(16)
 _NOWHERE: Final = ("localhost", "invalid", "local", "localdomain")
 _AT_HOME: Final = ("lan", "home", "internal", "intranet", "private", "corp", "arpa")  # RFC 6762 appendix G, 8375
 
@@ -50,10 +51,12 @@ def _look(host: str) -> int:
     normal = normal_host(host)
     if not normal:
         return NO_HOST
-    packed = pack_address(normal.partition("%")[0])  # a zone says which link it is local to
+    packed = pack_address(
+        normal.partition("%")[0] if "%" in normal else normal
+    )  # a zone says which link it is local to
     if not packed:
         return NOWHERE if normal.rpartition(".")[2] in _NOWHERE else HOST_NAME
-    if not any(packed) or (len(packed) == 4 and packed[0] == 0):
+    if packed == _UNSPECIFIED or (len(packed) == 4 and packed[0] == 0):
         return WILDCARD
     return _KINDS[classes.address_class(normal)]
 

@@ -53,4 +53,6 @@ def reason_text(text: str) -> str:
 
 def header_value(text: str) -> str:
     """*text* as it may stand in one header line: CR, LF and NUL become spaces."""
-    return _BREAKS.sub(" ", text)
+    if "\n" in text or "\r" in text or "\0" in text:
+        return _BREAKS.sub(" ", text)
+    return text

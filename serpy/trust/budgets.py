@@ -62,6 +62,7 @@ _BUSY_UNTIL: Final = 5
 HEADER: Final = 64
 
 _REFUSED: Final = (of.UNKNOWN, of.WRONG)  # over it, who is proven is banned; all else makes quiet
+_CREDITED: Final = (of.WRONG, of.UNANSWERED, of.MALFORMED, of.UNKNOWN)
 # What passes a quiet source: dialogs go on, and answers belong to what we sent.
 _PASSES_QUIET: Final = (b"SIP/2.0", b"ACK sip", b"BYE sip", b"CANCEL ", b"PRACK s")
 
@@ -354,11 +355,7 @@ class Budgets:
         self._credit(place, now)
 
     def _one_more_pair(self, net: int, now: int) -> None:
-        key = self.names.known_net(net)
-        self.known.note(key, of.PAIR_S * of.TICKS, now)
-        at = self.known.find(key, now)
-        if at >= 0 and self.known.number(at) < 10 * of.FACTOR_MAX:
-            self.known.set_number(at, self.known.number(at) + 1)
+        self.known.count(self.names.known_net(net), of.PAIR_S * of.TICKS, now, 10 * of.FACTOR_MAX)
 
     def _credit(self, place: Place, now: int) -> None:
         """Ten events less, of each kind."""
@@ -366,8 +363,10 @@ class Budgets:
         if at < 0:
             return
         self.strangers.prove(at, of.PROVEN_S * of.TICKS, now)
-        for level in (of.WRONG, of.UNANSWERED, of.MALFORMED, of.UNKNOWN):
-            self.strangers.lower(at, level, of.CREDIT * self.limits.source[level].interval, now)
+        debts = self.strangers.debts(at, now)
+        for level in _CREDITED:
+            if debts[level]:
+                self.strangers.lower(at, level, of.CREDIT * self.limits.source[level].interval, now)
 
     def credit(self, flow: Flow) -> None:
         """A call of this source was answered: ten events less."""

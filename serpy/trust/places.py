@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2s
+from struct import Struct
 from typing import Final
 
 from serpy.sip.address import pack_address
@@ -23,6 +24,7 @@ _CALLEE: Final = 0xFF03 << 48
 _48: Final = (1 << 48) - 1
 _63: Final = (1 << 63) - 1
 _TRANSPORTS: Final = {"udp": 0, "tcp": 1, "tls": 2, "ws": 3, "wss": 4}
+_NUMBER: Final = Struct("!Q")
 KEPT: Final = 8192
 NAME_MAX: Final = 128  # characters of user@domain that count
 
@@ -76,7 +78,7 @@ class Names:
 
     def __init__(self, secret: int) -> None:
         self._secret: Final = secret
-        self._key: Final = secret.to_bytes(8, "big")
+        self._hash: Final = blake2s(secret.to_bytes(8, "big"), digest_size=8)  # as long for every name, which follows
         self._places: Final[dict[str, Place]] = {}
         self._numbers: Final[dict[str, int]] = {}
 
@@ -95,8 +97,10 @@ class Names:
         if found is None:
             if len(self._numbers) >= KEPT:
                 self._numbers.clear()
-            data = name[:NAME_MAX].lower().encode("utf-8", "surrogateescape")
-            found = int.from_bytes(blake2s(data, digest_size=8, key=self._key).digest(), "big") >> 1
+            hashed = self._hash.copy()
+            hashed.update(name[:NAME_MAX].lower().encode("utf-8", "surrogateescape"))
+            numbers: tuple[int] = _NUMBER.unpack(hashed.digest())
+            found = numbers[0] >> 1
             self._numbers[name[:NAME_MAX]] = found
         return found
 

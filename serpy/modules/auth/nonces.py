@@ -32,6 +32,7 @@ _LENGTH: Final = 28
 _BOUND_LENGTH: Final = 44  # with the 96-bit MAC over parts of the request
 _WORD: Final = 0xFFFFFFFF
 _KEPT: Final = 4096
+_NETWORK_MAX: Final = 6  # bytes; longer is no address
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"  # an IPv4 address in an IPv6 one
 ANYWHERE: Final = 0  # the network of a nonce that is not bound to one
 
@@ -49,6 +50,7 @@ class Nonces:
         self._binder: Final = blake2s(_key(secret, b"serpy nonce checks"), digest_size=12)
         self._network_key: Final = blake2s(_key(secret, b"serpy nonce network"), digest_size=4)
         self._numbers: Final[dict[str, int]] = {}
+        self._networks: Final[dict[bytes, int]] = {}
         self._slot = 0
         self._slots = 1
         self._next = int.from_bytes(os.urandom(3), "big")
@@ -122,9 +124,17 @@ class Nonces:
     def _number(self, host: str) -> int:
         if not self._bound or self.is_trusted(host):
             return ANYWHERE
-        hashed = self._network_key.copy()
-        hashed.update(network_of(host))
-        return 1 + int.from_bytes(hashed.digest(), "big") % 0xFFFF
+        network = network_of(host)
+        number = self._networks.get(network)
+        if number is None:
+            hashed = self._network_key.copy()
+            hashed.update(network)
+            number = 1 + int.from_bytes(hashed.digest(), "big") % 0xFFFF
+            if len(self._networks) >= _KEPT:
+                self._networks.clear()
+            if len(network) <= _NETWORK_MAX:
+                self._networks[network] = number
+        return number
 
 
 def network_of(host: str) -> bytes:
