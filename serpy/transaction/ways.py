@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 from hashlib import blake2s
 from hmac import compare_digest
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from serpy.sip.address import pack_address
@@ -35,7 +36,8 @@ NO_WAY: Final = "0"  # in place of way and mac: there is no way to write that ad
 
 _SIGN: Final = 8
 _MAC: Final = 16
-_FIXED: Final = 15  # version of IP, listener 3, port 4, time 7
+_FIXED: Final = 16  # version of IP, listener 3, port 4, time 8
+_WAY: Final = Struct("!HHI")
 _HEAD: Final = len(MAGIC) + _SIGN
 _START: Final = 8
 _BOOT: Final = 4
@@ -89,7 +91,8 @@ class Ways:
 
     def stateless_branch(self, request: Request, flow: Flow, at: float) -> str:
         """The same for a forward without a transaction: one for each repetition, and for CANCEL and its request."""
-        seal = self.seal(flow, request.call_id, (int(at) >> UNIT_BITS) & STEADY)
+        # Nobody answers an ACK.
+        seal = NO_WAY if request.method == "ACK" else self.seal(flow, request.call_id, (int(at) >> UNIT_BITS) & STEADY)
         return f"{self._ours}s{stateless_value(request)}.{loop_value(request)}.0.{seal}"
 
     def seal(self, flow: Flow, call_id: str, units: int) -> str:
@@ -116,14 +119,16 @@ class Ways:
         packed = pack_address(flow.host)
         if not packed:
             return NO_WAY
-        version = 4 if len(packed) == 4 else 6
-        connection = f"{self._boot}{flow.connection:x}" if flow.connection else ""
-        way = f"{version}{flow.listener.index:03x}{flow.port:04x}{units:07x}{packed.hex()}{connection}"
+        version = 0x4000 if len(packed) == 4 else 0x6000
+        way = (_WAY.pack(version | flow.listener.index, flow.port, units) + packed).hex()
+        if flow.connection:
+            way += f"{self._boot}{flow.connection:x}"
         return way + self._mac(way, call_id)
 
     def _mac(self, way: str, call_id: str) -> str:
         mac = self._hash.copy()
-        mac.update(f"{way} {call_id}".encode("utf-8", "surrogateescape"))
+        text = way + " " + call_id
+        mac.update(text.encode("utf-8", "surrogateescape"))
         return mac.hexdigest()
 
     # --- in
@@ -157,7 +162,7 @@ class Ways:
         host = str(ipaddress.ip_address(packed))
         flow = Flow(listener, host, int(way[4:8], 16), int(connection, 16) if connection else 0, SEEN)
         start = parts[0][1 : 1 + _START] if parts[0][0] == "n" else ""
-        return Sealed(start, float(int(way[8:15], 16) << UNIT_BITS), flow)
+        return Sealed(start, float(int(way[8:16], 16) << UNIT_BITS), flow)
 
 
 def folded(branch: str) -> str:
