@@ -230,7 +230,7 @@ def _budget(server: Server, run_dir: str) -> None:
     """What strangers may cost, in a memory that outlives this server."""
     settings = server.settings
     limits = Limits(settings.trust_size)
-    kept = Kept(run_dir, "budgets", f"serpy budgets 1 {limits.size}", Budgets.size(limits))
+    kept = Kept(run_dir, "budgets", f"serpy budgets 2 {limits.size}", Budgets.size(limits))
     trusted = [parse_network(word) for text in settings.trusted for word in text.replace(",", " ").split()]
     budgets = Budgets(
         kept.memory, limits, secrets.randbits(63), mode=MODES.index(settings.trust_mode),

@@ -1,7 +1,8 @@
 """Who has authenticated: flows and pairs (network, user) with the instant until which that counts, and pairs of a network.
 
-Written only by successful authentication, so no stranger can make room here. A key is a 64-bit number, never 0; sets of
-eight, of which the one that ends first makes room. No lock: an entry is two words, the key written last.
+Written only by successful authentication, so no stranger can make room here. A key is a number of 63 bits, never 0, that
+nobody can choose: a hash with our secret. Sets of eight, of which the one that ends first makes room. No lock: an entry is
+two words, the key written last.
 
 Instants are ticks modulo 2**32, as in ``strangers``. Runs in: every process. Locks: none.
 """
@@ -9,10 +10,13 @@ Instants are ticks modulo 2**32, as in ``strangers``. Runs in: every process. Lo
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.shm.strangers import PLAUSIBLE as HOLD_PLAUSIBLE
 from serpy.shm.strangers import SET, WAYS, WORD
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 ENTRY: Final = 16
 PLAUSIBLE: Final = 64 * 86400 * 30  # ticks: longer than any registration
@@ -23,14 +27,13 @@ _CELLS: Final = Struct("=II")  # until, number
 class Known:
     """The table in *area*, of ``Known.size(entries)`` bytes."""
 
-    def __init__(self, area: memoryview, entries: int, secret: int) -> None:
+    def __init__(self, area: memoryview, entries: int) -> None:
         self.sets: Final = max(1, entries // WAYS)
         self.entries: Final = self.sets * WAYS
         self._sets: Final = area[: self.entries * 8]
         self._keys: Final = self._sets.cast("Q")
         self._pairs: Final = area[self.entries * 8 : self.entries * ENTRY]
         self._cells: Final = self._pairs.cast("I")  # until, number
-        self._secret: Final = secret
 
     @staticmethod
     def size(entries: int) -> int:
@@ -46,7 +49,7 @@ class Known:
 
     def note(self, key: int, ticks: int, now: int, number: int = 0) -> bool:
         """*key* is known for *ticks* more at least; True when it was not before, and then it gets this *number*."""
-        first = hash((key, self._secret)) % self.sets * WAYS
+        first = self._set_of(key)
         keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
         if key not in keys:
             at = first + keys.index(0) if 0 in keys else self._victim(first, now)
@@ -102,8 +105,13 @@ class Known:
                 count += 1
         return count
 
+    def _set_of(self, key: int) -> int:
+        """The first entry of the set that *key* is in."""
+        word: i64 = key
+        return (word >> 1) % self.sets * WAYS
+
     def _at(self, key: int) -> int:
-        first = hash((key, self._secret)) % self.sets * WAYS
+        first = self._set_of(key)
         keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
         return first + keys.index(key) if key in keys else -1
 

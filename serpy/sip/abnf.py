@@ -55,7 +55,7 @@ def is_hostname(text: str) -> bool:
 
 def is_token(text: str) -> bool:
     """True when *text* is a token: one or more of the characters of that rule."""
-    if text.isascii() and text.isalnum():
+    if text.isascii() and (text.isalnum() or text.replace("-", "").isalnum()):
         return True
     return TOKEN.fullmatch(text) is not None
 
@@ -77,10 +77,12 @@ def parse_expires(text: str) -> int | None:
     text = text.strip(" \t")
     if not text.isascii() or not text.isdigit():
         return None
-    text = text.lstrip("0") or "0"
     if len(text) > DIGITS_MAX:
-        return EXPIRES_MAX
-    return min(int(text), EXPIRES_MAX)
+        text = text.lstrip("0") or "0"
+        if len(text) > DIGITS_MAX:
+            return EXPIRES_MAX
+    seconds = int(text)
+    return min(EXPIRES_MAX, seconds)
 
 
 def parse_q(text: str) -> int:

@@ -89,7 +89,7 @@ class Budgets:
         # One word that is not 0 while somebody is held: then each message has to be looked at.
         self.held: Final = self.words[_HELD : _HELD + 1]
         self.strangers: Final = Strangers(memory[HEADER:split], limits.strangers, self.secret)
-        self.known: Final = Known(memory[split : split + Known.size(limits.known)], limits.known, self.secret)
+        self.known: Final = Known(memory[split : split + Known.size(limits.known)], limits.known)
         self.names: Final = Names(self.secret)
         self.clock: Clock = Clock(0.0, 0.0)
         # statistics of this process

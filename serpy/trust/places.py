@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from hashlib import blake2s
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.sip.address import pack_address
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 _IPV4: Final = 1 << 32
 _WIDE: Final = 2 << 48
@@ -106,15 +109,18 @@ class Names:
 
     def flow(self, place: Place, port: int, transport: str) -> int:
         """The key of a flow among the known."""
-        return hash((place.net, place.low, port << 3 | _TRANSPORTS.get(transport, 7), self._secret)) & _63 | 1
+        value: i64 = hash((place.net, place.low, port << 3 | _TRANSPORTS.get(transport, 7), self._secret))
+        return value & _63 | 1
 
     def known_pair(self, place: Place, name: int) -> int:
         """The key of a pair among the known."""
-        return hash((1, place.wide, name, self._secret)) & _63 | 1
+        value: i64 = hash((1, place.wide, name, self._secret))
+        return value & _63 | 1
 
     def known_net(self, net: int) -> int:
         """The key of a network among the known: how many pairs it has."""
-        return hash((2, net, self._secret)) & _63 | 1
+        value: i64 = hash((2, net, self._secret))
+        return value & _63 | 1
 
     def pair(self, place: Place, name: int) -> int:
         """The key of a pair among strangers."""

@@ -77,7 +77,7 @@ def test_who_is_banned_stays_so_for_its_time_unless_its_set_is_full_of_bans(star
 
 @given(START, st.lists(st.tuples(st.integers(1, 6), st.integers(0, 50), st.integers(1, 300)), max_size=60))
 def test_who_is_known_is_known_until_the_latest_instant(start, notes):
-    table = Known(memoryview(bytearray(Known.size(64))), 64, 3)
+    table = Known(memoryview(bytearray(Known.size(64))), 64)
     now = start
     until = {}
     for key, pause, ticks in notes:

@@ -374,7 +374,7 @@ def _is_usable_qop(credentials: Credentials) -> bool:
     nc = credentials.nc
     if credentials.qop.lower() not in ("auth", "auth-int") or not credentials.cnonce:
         return False
-    return len(nc) == 8 and _HEX.issuperset(nc)
+    return len(nc) == 8 and ((nc.isascii() and nc.isdigit()) or _HEX.issuperset(nc))
 
 
 def exports() -> Exports:
