@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from serpy.sip.own_lines import OwnLines
+
 # Controls, DEL, C1; the marks that turn the direction of a line; line and paragraph separators; lone surrogates.
 _SURROGATES: Final = f"{chr(0xD800)}-{chr(0xDFFF)}"  # as numbers: the compiler takes none in a text
 _MARKS: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb" + _SURROGATES
@@ -52,7 +54,9 @@ def reason_text(text: str) -> str:
 
 
 def header_value(text: str) -> str:
-    """*text* as it may stand in one header line: CR, LF and NUL become spaces."""
+    """*text* as it may stand in one header line: CR, LF and NUL become spaces, but for lines of our own."""
+    if isinstance(text, OwnLines):
+        return text
     if "\n" in text or "\r" in text or "\0" in text:
         return _BREAKS.sub(" ", text)
     return text

@@ -9,7 +9,9 @@ from serpy.api import Flow
 from serpy.context.avps import FROM_USER
 from serpy.errors import ConfigError
 from serpy.modules import auth
+from serpy.modules.textops.functions import header_lines
 from serpy.sip import digest
+from serpy.sip.text import header_value
 
 
 @pytest.fixture
@@ -444,12 +446,20 @@ def test_credentials_without_qop_are_refused_when_it_is_required(identity):
 # -- parameters
 
 
+def test_a_realm_with_line_ends_makes_no_header_lines(identity):
+    ctx = register()
+    Setup(identity).call(ctx, realm="a\r\nX: y")
+    assert header_lines(header_value(challenge(ctx)))[0].startswith('WWW-Authenticate: Digest realm="a  X: y", nonce=')
+    assert len(header_lines(challenge(ctx))) == 1
+
+
 def test_sha_256_is_offered_first_when_configured_and_accepted(identity):
     setup = Setup(identity, {"calculate_ha1": 1}, algorithm="SHA-256,MD5")
     ctx = register()
     setup.call(ctx)
     lines = challenge(ctx).split("\r\n")
     assert [line.rpartition("algorithm=")[2] for line in lines[:2]] == ["SHA-256", "MD5"]
+    assert header_lines(header_value(challenge(ctx))) == lines[:2]  # as append_to_reply("%$digest_challenge") adds them
     assert setup.call(register(credentials(setup.nonce(), algorithm="SHA-256"))) == 1
     assert setup.call(register(credentials(setup.nonce(), algorithm="MD5"))) == 1
     assert setup.call(register(credentials(setup.nonce()))) == 1

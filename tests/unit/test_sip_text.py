@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from serpy.sip.own_lines import OwnLines
 from serpy.sip.text import header_value, one_line, printable, printable_lines
 
 
@@ -33,3 +34,9 @@ def test_a_line_of_a_log_keeps_its_tabs_and_has_no_ends() -> None:
 
 def test_a_value_makes_no_second_header_line() -> None:
     assert header_value("a\r\nX: y\x00z") == "a  X: y z"
+
+
+def test_header_lines_that_we_have_made_keep_their_ends_and_what_is_made_of_them_does_not():
+    lines = OwnLines("A: b\r\nC: d\r\n")
+    assert header_value(lines) == "A: b\r\nC: d\r\n"
+    assert header_value(lines + "e") == "A: b  C: d  e"

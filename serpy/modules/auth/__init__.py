@@ -59,6 +59,8 @@ from serpy.shm.lock import StripedLock
 from serpy.sip.authorization import Credentials, parse_credentials
 from serpy.sip.digest import MD5, SHA256, ha1_session, known_algorithm, response, same
 from serpy.sip.message import Request
+from serpy.sip.own_lines import OwnLines
+from serpy.sip.text import header_value
 
 log = logging.getLogger(__name__)
 
@@ -194,9 +196,8 @@ class Auth:
             return TRUE
         # Stale says that the user need not be asked: nothing was wrong, or looked at, but the nonce (RFC 7616 §3.3).
         is_stale = outcome in (STALE, REPLAY, OTHER_NETWORK, BAD_NONCE)
-        ctx.avps.set(
-            self._challenge.write_list, self._challenge.name, self.build_challenge(ctx, realm, is_proxy, is_stale)
-        )
+        challenge = OwnLines(self.build_challenge(ctx, realm, is_proxy, is_stale))
+        ctx.avps.set(self._challenge.write_list, self._challenge.name, challenge)
         if outcome in (MALFORMED, OTHER_URI):
             return BAD_REQUEST
         return ERROR if outcome == NO_DATABASE else FALSE
@@ -290,6 +291,7 @@ class Auth:
     def build_challenge(self, ctx: Context, realm: str, is_proxy: bool, stale: bool) -> str:
         """The challenge header, one line per offered algorithm, strongest first as configured, CRLF included."""
         name = self.proxy_challenge_header if is_proxy else self.www_challenge_header
+        realm = header_value(realm)
         quoted = realm.replace("\\", "\\\\").replace('"', '\\"') if '"' in realm or "\\" in realm else realm
         tail = ""
         if self.qop:
