@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from urllib.parse import quote
 
 import psycopg2
 import pytest
@@ -134,10 +135,12 @@ TEXTS = (
 
 
 def test_any_text_comes_back_as_it_was(database):
-    database.write([("upsert", "location", binding(contact=text, aor=text, received=None)) for text in TEXTS * 2])
-    for text in TEXTS:
-        assert database.select("location", ("contact", "aor"), {"contact": text}) == [(text, text)]
-    database.write([("delete", "location", {"uid": "alice", "contact": text}) for text in TEXTS])
+    contacts = {text: text if text.isascii() else quote(text) for text in TEXTS}  # the registrar escapes them so
+    rows = [binding(contact=contact, aor=text, received=None) for text, contact in contacts.items()]
+    database.write([("upsert", "location", row) for row in rows * 2])
+    for text, contact in contacts.items():
+        assert database.select("location", ("contact", "aor"), {"contact": contact}) == [(contact, text)]
+    database.write([("delete", "location", {"uid": "alice", "contact": contact}) for contact in contacts.values()])
     assert database.select("location", ("uid",), {}) == []
 
 
@@ -416,7 +419,7 @@ def test_deadline_is_kept_within_reason(url, server):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param({"contact": "sip:" + "a" * 500}, "too long", id="a-key-over-its-length"),
+        pytest.param({"contact": "sip:" + "a" * 1100}, "too long", id="a-key-over-its-length"),
         pytest.param({"expires": "no time"}, "datetime", id="no-time"),
     ],
 )

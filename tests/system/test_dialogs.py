@@ -103,7 +103,10 @@ def test_calls_are_listed_shown_limited_and_timed(running):
         row = running.json("calls", "list", dialog.call_id)[0]
         assert (row["state"], row["caller"], row["callee"]) == ("answered", dialog.caller.aor, dialog.callee.aor)
         (shown,) = running.json("calls", "show", row["id"])
-        assert (shown["legs"], shown["named"]) == (["answered"], 1)
+        assert [leg for leg in shown["legs"] if leg != "asked"] == [
+            "answered"
+        ]  # phones of the tests before are asked, too
+        assert shown["named"] == 1
         assert running.ctl("calls", "show", "nothing", check=False).returncode == 1
         second = running.phone("a0")
         assert second.invite(dialog.callee.aor)[1].status == 486

@@ -37,7 +37,6 @@ ANSWERED = {
     "mpart01": CHALLENGE,
     "noreason": PASSED_BY,
     "regaut01": (401, "a scheme we do not know is no credentials"),
-    "regbadct": (401, "who registers is asked before what is registered"),
     "regescrt": REGISTER,
     "sdp01": NO_USER,
     "semiuri": (404, "the user part is all of user;par=u@example.net, which does not exist"),
