@@ -13,6 +13,7 @@ from serpy.errors import ConfigError
 from serpy.loader import load
 from serpy.modules.exec.environment import environment_of
 from serpy.script.scalars import divide, to_int, wrap
+from serpy.sip.own_lines import OwnLines
 from serpy.sip.text import header_value, reason_text
 from serpy.sip.writer import build_reply
 
@@ -62,6 +63,14 @@ def test_only_what_the_script_writes_makes_header_lines(compiled, text):
     compiled(text).run(ctx, REQUEST_ROUTE)
     assert len(sent_values(ctx, "X-A")) == 1
     assert sent_values(ctx, "Evil") == []
+
+
+@pytest.mark.parametrize("text", ['"%$f.v"', "$f.v"])
+def test_lines_that_a_module_has_made_are_header_lines(compiled, text):
+    ctx = message_context(request_text())
+    ctx.avps.add(FROM_URI, "v", OwnLines("A: b\r\nC: d\r\n"))
+    compiled(f'append_to_reply({text});').run(ctx, REQUEST_ROUTE)
+    assert ctx.reply_headers == ["A: b", "C: d"]
 
 
 @pytest.mark.parametrize("code", ["two hundred", "99", "700", "20"])
