@@ -69,7 +69,7 @@ def test_only_what_the_script_writes_makes_header_lines(compiled, text):
 def test_lines_that_a_module_has_made_are_header_lines(compiled, text):
     ctx = message_context(request_text())
     ctx.avps.add(FROM_URI, "v", OwnLines("A: b\r\nC: d\r\n"))
-    compiled(f'append_to_reply({text});').run(ctx, REQUEST_ROUTE)
+    compiled(f"append_to_reply({text});").run(ctx, REQUEST_ROUTE)
     assert ctx.reply_headers == ["A: b", "C: d"]
 
 
