@@ -10,10 +10,10 @@ Instants are ticks modulo 2**32, as in ``strangers``. Runs in: every process. Lo
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from serpy.shm.strangers import KEY, NO_KEY, SET, WAYS, WORD, way_of
 from serpy.shm.strangers import PLAUSIBLE as HOLD_PLAUSIBLE
+from serpy.shm.strangers import SET, WAYS, WORD
 
 if TYPE_CHECKING:
     from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
@@ -25,14 +25,13 @@ _CELLS: Final = Struct("=II")  # until, number
 
 
 class Known:
-    """The table in *area*, of ``Known.size(entries)`` bytes, *start* bytes into what it is a view of."""
+    """The table in *area*, of ``Known.size(entries)`` bytes."""
 
-    def __init__(self, area: memoryview, entries: int, start: int = 0) -> None:
+    def __init__(self, area: memoryview, entries: int) -> None:
         self.sets: Final = max(1, entries // WAYS)
         self.entries: Final = self.sets * WAYS
-        self._raw: Final[Any] = area.obj
-        self._start: Final = start
-        self._keys: Final = area[: self.entries * 8].cast("Q")
+        self._sets: Final = area[: self.entries * 8]
+        self._keys: Final = self._sets.cast("Q")
         self._pairs: Final = area[self.entries * 8 : self.entries * ENTRY]
         self._cells: Final = self._pairs.cast("I")  # until, number
 
@@ -51,17 +50,14 @@ class Known:
     def note(self, key: int, ticks: int, now: int, number: int = 0) -> bool:
         """*key* is known for *ticks* more at least; True when it was not before, and then it gets this *number*."""
         first = self._set_of(key)
-        begin = self._start + first * 8
-        keys = self._raw[begin : begin + SET]
-        way = way_of(keys, KEY.pack(key))
-        if way < 0:
-            way = way_of(keys, NO_KEY)
-            at = first + way if way >= 0 else self._victim(first, now)
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        if key not in keys:
+            at = first + keys.index(0) if 0 in keys else self._victim(first, now)
             self._keys[at] = 0
             _CELLS.pack_into(self._pairs, at * 8, (now + ticks) & WORD, number)
             self._keys[at] = key
             return True
-        at = first + way
+        at = first + keys.index(key)
         cells = self._cells
         left = (int(cells[at * 2]) - now) & WORD
         is_news = left == 0 or left > PLAUSIBLE
@@ -116,9 +112,8 @@ class Known:
 
     def _at(self, key: int) -> int:
         first = self._set_of(key)
-        begin = self._start + first * 8
-        way = way_of(self._raw[begin : begin + SET], KEY.pack(key))
-        return first + way if way >= 0 else -1
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        return first + keys.index(key) if key in keys else -1
 
     def _victim(self, first: int, now: int) -> int:
         """Whose place in the full set from *first* is given away."""

@@ -10,7 +10,7 @@ Instants are ticks modulo 2**32; one further ahead than PLAUSIBLE is long past. 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 WAYS: Final = 8
 CELLS: Final = 32  # of 4 bytes, an entry
@@ -34,34 +34,19 @@ _HISTORY: Final = 14  # three times (instant, reason), the youngest first
 _TEXT: Final = 20  # 48 bytes for people
 TEXT_SIZE: Final = 48
 _NEW: Final = Struct("=20I48s")  # a whole entry
-_FOUR: Final = Struct("=4I")
+_DEBTS: Final = Struct("=8I")
 _EVENT: Final = Struct("=II")
-KEY: Final = Struct("=Q")
-NO_KEY: Final = bytes(8)
-SET: Final = WAYS * 8  # bytes; looking at all keys of a set at once is cheaper than one by one
-
-
-def way_of(keys: Any, key: bytes) -> int:
-    """The place of *key* among the bytes *keys* of a set, -1 for none."""
-    if key not in keys:
-        return -1
-    at: int = keys.find(key)
-    while at & 7 and at >= 0:  # the end of one and the beginning of the next
-        at = keys.find(key, at + 1)
-    return at // 8 if at >= 0 else -1
+SET: Final = Struct("=8Q")  # the keys of one set: looking at them at once is cheaper than one by one
 
 
 class Strangers:
-    """The table in *area*, of ``Strangers.size(entries)`` bytes, *start* bytes into what it is a view of. *secret* decides
-    which set a key is in.
-    """
+    """The table in *area*, of ``Strangers.size(entries)`` bytes. *secret* decides which set a key is in."""
 
-    def __init__(self, area: memoryview, entries: int, secret: int, start: int = 0) -> None:
+    def __init__(self, area: memoryview, entries: int, secret: int) -> None:
         self.sets: Final = max(1, entries // WAYS)
         self.entries: Final = self.sets * WAYS
-        self._raw: Final[Any] = area.obj  # bytes of a mapping need no view
-        self._start: Final = start
-        self._keys: Final = area[: self.entries * 8].cast("Q")
+        self._sets: Final = area[: self.entries * 8]
+        self._keys: Final = self._sets.cast("Q")
         self._bytes: Final = area[self.entries * 8 : self.entries * ENTRY]
         self._cells: Final = self._bytes.cast("I")
         self._secret: Final = secret
@@ -74,20 +59,16 @@ class Strangers:
     def find(self, key: int) -> int:
         """The entry of *key*, -1 when there is none."""
         first = hash((key, self._secret)) % self.sets * WAYS
-        begin = self._start + first * 8
-        way = way_of(self._raw[begin : begin + SET], KEY.pack(key))
-        return first + way if way >= 0 else -1
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        return first + keys.index(key) if key in keys else -1
 
     def place(self, key: int, text: str, now: int) -> int:
         """The entry of *key*, made when there was none; *text* is what people call it."""
         first = hash((key, self._secret)) % self.sets * WAYS
-        begin = self._start + first * 8
-        keys = self._raw[begin : begin + SET]
-        way = way_of(keys, KEY.pack(key))
-        if way >= 0:
-            return first + way
-        way = way_of(keys, NO_KEY)
-        at = first + way if way >= 0 else self._victim(first, now)
+        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
+        if key in keys:
+            return first + keys.index(key)
+        at = first + keys.index(0) if 0 in keys else self._victim(first, now)
         self._keys[at] = 0
         _NEW.pack_into(
             self._bytes, at * CELLS * 4, now, 0, 0, 0, 0, 0, now, now, now, now, now, now, now, now,
@@ -147,9 +128,13 @@ class Strangers:
             debt = 0
         self._cells[cell] = (now + max(0, debt - ticks)) & WORD
 
-    def levels(self, at: int) -> tuple[int, int, int, int]:
-        """The first four levels as they are: the instants at which they will have leaked away, or did."""
-        found: tuple[int, int, int, int] = _FOUR.unpack_from(self._bytes, (at * CELLS + _LEVELS) * 4)
+    def debts(self, at: int, now: int) -> list[int]:
+        """The ticks that all levels need to leak away."""
+        levels: tuple[int, ...] = _DEBTS.unpack_from(self._bytes, (at * CELLS + _LEVELS) * 4)
+        found: list[int] = []
+        for level in levels:
+            debt = (level - now) & WORD
+            found.append(0 if debt > PLAUSIBLE else debt)
         return found
 
     def debt(self, at: int, level: int, now: int) -> int:

@@ -18,8 +18,6 @@ from serpy.sip.nameaddr import split_outside_quotes
 _USUAL: Final = frozenset(
     {"username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque"}
 )
-_PIECES_MAX: Final = 2 * len(_USUAL)
-_OPENERS: Final[dict[str, str]] = {f"{lead}{name}=": name for lead in ("", ",", ", ") for name in _USUAL}
 
 
 class Credentials:
@@ -87,50 +85,39 @@ def _usual_fields(text: str) -> dict[str, str] | None:
 
     None for anything else, whether it is legal or not.
     """
-    pieces = text.split('"')  # what stands between quoted values and, every other one, in them
-    last = len(pieces) - 1
-    if last & 1 or last > _PIECES_MAX or "\\" in text:
+    if "\\" in text:
         return None
     fields: dict[str, str] = {}
-    for at in range(0, last, 2):
-        name = _OPENERS.get(pieces[at])
-        if name is None or (at == 0) != (pieces[at][0] != ","):
-            name = _plain_fields(pieces[at], fields, at > 0, True)
-        if name is None or name in fields:
+    at = 0
+    size = len(text)
+    while at < size:
+        if text[at] == " ":
+            at += 1
+            continue
+        equals = text.find("=", at)
+        name = text[at:equals]
+        at = equals + 1
+        if equals < 0 or at == size or name not in _USUAL or name in fields:
             return None
-        fields[name] = pieces[at + 1]
-    if pieces[last] and _plain_fields(pieces[last], fields, last > 0, False) is None:
-        return None
+        if text[at] == '"':
+            quote = text.find('"', at + 1)
+            if quote < 0:
+                return None
+            fields[name] = text[at + 1 : quote]
+            at = quote + 1
+            if at < size and text[at] != ",":
+                return None
+        else:
+            comma = text.find(",", at)
+            if comma < 0:
+                comma = size
+            value = text[at:comma]
+            if '"' in value or " " in value or "\t" in value:
+                return None
+            fields[name] = value
+            at = comma
+        at += 1
     return fields
-
-
-def _plain_fields(text: str, fields: dict[str, str], is_behind: bool, is_before: bool) -> str | None:
-    """Add the fields of *text*, which have no quotes; *is_behind* and *is_before* a quoted value, whose name is returned.
-
-    "" when there is none, None for what is not written as usual.
-    """
-    if is_behind:
-        if text[:1] != ",":
-            return None
-        text = text[1:]
-    parts = text.split(",")
-    left = len(parts)
-    for part in parts:
-        left -= 1
-        field = part.lstrip(" ") if part[:1] == " " else part
-        if not field and not left and not is_before:
-            return ""
-        equals = field.find("=")
-        name = field[:equals]
-        if equals < 0 or name not in _USUAL or name in fields:
-            return None
-        value = field[equals + 1 :]
-        if not left and is_before:
-            return None if value else name
-        if (not value and not left) or " " in value or "\t" in value:
-            return None
-        fields[name] = value
-    return ""
 
 
 def _any_fields(rest: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import mmap
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.clock import Clock
 from serpy.limited_log import RateLimit
@@ -62,6 +62,7 @@ _BUSY_UNTIL: Final = 5
 HEADER: Final = 64
 
 _REFUSED: Final = (of.UNKNOWN, of.WRONG)  # over it, who is proven is banned; all else makes quiet
+_CREDITED: Final = (of.WRONG, of.UNANSWERED, of.MALFORMED, of.UNKNOWN)
 # What passes a quiet source: dialogs go on, and answers belong to what we sent.
 _PASSES_QUIET: Final = (b"SIP/2.0", b"ACK sip", b"BYE sip", b"CANCEL ", b"PRACK s")
 
@@ -87,10 +88,8 @@ class Budgets:
         split = HEADER + Strangers.size(limits.strangers)
         # One word that is not 0 while somebody is held: then each message has to be looked at.
         self.held: Final = self.words[_HELD : _HELD + 1]
-        known = memory[split : split + Known.size(limits.known)]
-        start = _start_of(memory)
-        self.strangers: Final = Strangers(memory[HEADER:split], limits.strangers, self.secret, start + HEADER)
-        self.known: Final = Known(known, limits.known, start + split)
+        self.strangers: Final = Strangers(memory[HEADER:split], limits.strangers, self.secret)
+        self.known: Final = Known(memory[split : split + Known.size(limits.known)], limits.known)
         self.names: Final = Names(self.secret)
         self.clock: Clock = Clock(0.0, 0.0)
         # statistics of this process
@@ -364,8 +363,9 @@ class Budgets:
         if at < 0:
             return
         self.strangers.prove(at, of.PROVEN_S * of.TICKS, now)
-        for level, instant in enumerate(self.strangers.levels(at)):  # WRONG, UNANSWERED, MALFORMED, UNKNOWN
-            if 0 < (instant - now) & WORD <= PLAUSIBLE:
+        debts = self.strangers.debts(at, now)
+        for level in _CREDITED:
+            if debts[level]:
                 self.strangers.lower(at, level, of.CREDIT * self.limits.source[level].interval, now)
 
     def credit(self, flow: Flow) -> None:
@@ -480,12 +480,6 @@ class Budgets:
         factor = of.WIDE_FACTOR * self.factor(place.wide, now)
         at = strangers.place(place.wide, place.wide_text(), now)
         return strangers.take(at, reason, max(1, limit.interval // factor), limit.count * factor, now)
-
-
-def _start_of(memory: memoryview) -> int:
-    """Where *memory*, which reaches to the end of what it is a view of, begins in it."""
-    whole: Any = memory.obj
-    return len(whole) - memory.nbytes
 
 
 def no_budgets() -> Budgets:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from serpy.clock import Clock
-from serpy.shm.strangers import way_of
 from serpy.sip.flow import Flow, Listener
 from serpy.trust import limits as of
 from serpy.trust.budgets import KNOWN, OFF, PROVEN, STRANGER, WATCH, Budgets
@@ -21,11 +20,11 @@ DAY_S = 86400
 class Town:
     """Budgets with a clock that the test moves."""
 
-    def __init__(self, size="office", *, now=1000.0, memory=None, start=0, trusted=(), **more):
+    def __init__(self, size="office", *, now=1000.0, memory=None, trusted=(), **more):
         limits = Limits(size)
         self.memory = memory if memory is not None else bytearray(Budgets.size(limits))
         is_trusted = (lambda host: host in trusted) if trusted else None
-        self.budgets = Budgets(memoryview(self.memory)[start:], limits, 77, is_trusted=is_trusted, **more)
+        self.budgets = Budgets(memoryview(self.memory), limits, 77, is_trusted=is_trusted, **more)
         self.budgets.holds_sources = True
         self.budgets.clock = Clock(now, 1.7e9)
 
@@ -495,24 +494,3 @@ def test_a_source_is_not_held_for_a_user_whom_everybody_calls():
     for number in range(100):
         town.budgets.allows_call(udp(f"203.0.113.{number}"), "alice@example.com")
     assert town.budgets.held[0] == 0
-
-
-def test_the_tables_may_begin_anywhere_in_a_memory():
-    size = Budgets.size(Limits("office"))
-    memory = bytearray(b"\xff" * 4096 + bytes(size))
-    for _ in range(2):  # the second finds what the first has left
-        town = Town(memory=memory, start=4096)
-        town.budgets.right_password(udp(port=6000), ["alice@example.com"], 0)
-        assert town.budgets.level(udp(port=6000)) == KNOWN
-        town.charge(of.UNANSWERED, 3)
-        assert town.budgets.strangers.find(Place(HOST).net) >= 0
-    assert memory[:4096] == b"\xff" * 4096
-    assert Town(memory=memory, start=4096).budgets.level(udp(port=6000)) == KNOWN
-
-
-def test_a_key_is_not_found_across_two_others():
-    one, other = (0x1122334455667788).to_bytes(8, "little"), (0x99AABBCCDDEEFF10).to_bytes(8, "little")
-    keys = one + other + bytes(48)
-    across = keys[3:11]
-    assert [way_of(keys, key) for key in (one, other, bytes(8), across)] == [0, 1, 2, -1]
-    assert way_of(keys[:16] + across + bytes(40), across) == 2
