@@ -34,7 +34,7 @@ _HISTORY: Final = 14  # three times (instant, reason), the youngest first
 _TEXT: Final = 20  # 48 bytes for people
 TEXT_SIZE: Final = 48
 _NEW: Final = Struct("=20I48s")  # a whole entry
-_DEBTS: Final = Struct("=8I")
+_FOUR: Final = Struct("=4I")
 _EVENT: Final = Struct("=II")
 SET: Final = Struct("=8Q")  # the keys of one set: looking at them at once is cheaper than one by one
 
@@ -128,13 +128,9 @@ class Strangers:
             debt = 0
         self._cells[cell] = (now + max(0, debt - ticks)) & WORD
 
-    def debts(self, at: int, now: int) -> list[int]:
-        """The ticks that all levels need to leak away."""
-        levels: tuple[int, ...] = _DEBTS.unpack_from(self._bytes, (at * CELLS + _LEVELS) * 4)
-        found: list[int] = []
-        for level in levels:
-            debt = (level - now) & WORD
-            found.append(0 if debt > PLAUSIBLE else debt)
+    def levels(self, at: int) -> tuple[int, int, int, int]:
+        """The first four levels as they are: the instants at which they will have leaked away, or did."""
+        found: tuple[int, int, int, int] = _FOUR.unpack_from(self._bytes, (at * CELLS + _LEVELS) * 4)
         return found
 
     def debt(self, at: int, level: int, now: int) -> int:

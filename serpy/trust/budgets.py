@@ -62,7 +62,6 @@ _BUSY_UNTIL: Final = 5
 HEADER: Final = 64
 
 _REFUSED: Final = (of.UNKNOWN, of.WRONG)  # over it, who is proven is banned; all else makes quiet
-_CREDITED: Final = (of.WRONG, of.UNANSWERED, of.MALFORMED, of.UNKNOWN)
 # What passes a quiet source: dialogs go on, and answers belong to what we sent.
 _PASSES_QUIET: Final = (b"SIP/2.0", b"ACK sip", b"BYE sip", b"CANCEL ", b"PRACK s")
 
@@ -363,9 +362,8 @@ class Budgets:
         if at < 0:
             return
         self.strangers.prove(at, of.PROVEN_S * of.TICKS, now)
-        debts = self.strangers.debts(at, now)
-        for level in _CREDITED:
-            if debts[level]:
+        for level, instant in enumerate(self.strangers.levels(at)):  # WRONG, UNANSWERED, MALFORMED, UNKNOWN
+            if 0 < (instant - now) & WORD <= PLAUSIBLE:
                 self.strangers.lower(at, level, of.CREDIT * self.limits.source[level].interval, now)
 
     def credit(self, flow: Flow) -> None:
