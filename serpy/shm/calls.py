@@ -24,7 +24,7 @@ RECORD: Final = 512
 WORDS: Final = 64
 PAGE_WORDS: Final = 512
 MAX_SLABS: Final = PAGE_WORDS - 64
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 _MAGIC: Final = int.from_bytes(b"sercalls", "little")
 _MAGIC_AT: Final = 0
 _LAYOUT_AT: Final = 1
@@ -70,6 +70,7 @@ ANSWERED: Final = 2
 ENDED: Final = 3
 STATE: Final = 15
 # Kinds.
+KIND: Final = 15 << 4
 INVITE: Final = 1
 SUBSCRIBE: Final = 2
 REFER: Final = 3
@@ -85,6 +86,9 @@ ROOM: Final = 64  # records looked at to make room in a full slab
 
 _HEAD: Final = struct.Struct("=5Q")
 _SIDE: Final = struct.Struct("=6Q")
+# From SERIAL to the end: serial, what it counts for, the caller, the first leg, the other legs, text.
+_REST: Final = struct.Struct(f"=Q16xQQ8x3Q24x3Q{8 * SIDE * (LEGS - 1)}x{TEXT_SIZE}s")
+assert _REST.size == RECORD - SERIAL * 8
 
 Owner = Callable[[bytes, int], int]
 """(first bytes of a Call-ID, receivers) -> index of the receiver."""
@@ -190,9 +194,18 @@ class CallTable:
         """Describe a side that is new."""
         _SIDE.pack_into(self._bytes, side * 8, tag, contact, 0, hop, hosts, info)
 
+    def describe(
+        self, at: int, serial: int, tag: int, contact: int, hop: int, hosts: int, info: int,
+        leg_hop: int, leg_hosts: int, leg_info: int, text: bytes,
+    ) -> None:  # fmt: skip
+        """All that is to be said of a fresh record: its caller, its first branch, text for people (cut at TEXT_SIZE)."""
+        _REST.pack_into(
+            self._bytes, (at + SERIAL) * 8, serial, tag, contact, hop, hosts, info, leg_hop, leg_hosts, leg_info, text
+        )
+
     def done(self, at: int) -> None:
         """The record is complete."""
-        self.words[at] += 1
+        self.words[at] = 2
 
     def add_more(self, at: int) -> int:
         """A record that the legs of *at* go on in; -1 when there is no room."""
@@ -240,7 +253,8 @@ class CallTable:
                 self._hand = 0
             at = self._first + self._hand * WORDS
             self._hand += 1
-            if words[at + KEY] and int(words[at + LASTS]) & TIME_MASK < now and not self._is_more(at):
+            # Of a free record, and of one that another goes on in, it is 0.
+            if 0 < int(words[at + LASTS]) & TIME_MASK < now:
                 self.remove(at)
 
     def sweep_all(self, now: int) -> None:
@@ -283,12 +297,6 @@ class CallTable:
         return int(self.words[at + LASTS]) & TIME_MASK
 
     # -- text for people
-
-    def write_text(self, at: int, data: bytes) -> None:
-        """Put *data* in, cut at TEXT_SIZE; the record is fresh."""
-        start = (at + TEXT) * 8
-        data = data[:TEXT_SIZE]
-        self._bytes[start : start + len(data)] = data
 
     def read_text(self, at: int) -> bytes:
         """The text of a record."""
