@@ -78,17 +78,15 @@ MORE: Final = 15
 # Flags of a record, as they stand in META.
 NAMED: Final = 1 << 8  # the caller has proved who they are
 SUBSCRIBED: Final = 1 << 9  # a subscription lives in the dialog of the call
-_FLAGS: Final = 0xFFFF << 8
 MORE_SHIFT: Final = 24
 
 SWEEP: Final = 3  # records looked at for each that is made: all are seen before a third of them is new
 ROOM: Final = 64  # records looked at to make room in a full slab
 
-_HEAD: Final = struct.Struct("=5Q")
 _SIDE: Final = struct.Struct("=6Q")
-# From SERIAL to the end: serial, what it counts for, the caller, the first leg, the other legs, text.
-_REST: Final = struct.Struct(f"=Q16xQQ8x3Q24x3Q{8 * SIDE * (LEGS - 1)}x{TEXT_SIZE}s")
-assert _REST.size == RECORD - SERIAL * 8
+# The head, the caller, the first leg, the other legs, text. What is x becomes 0.
+_WHOLE: Final = struct.Struct(f"=6Q16xQQ8x3Q24x3Q{8 * SIDE * (LEGS - 1)}x{TEXT_SIZE}s")
+assert _WHOLE.size == RECORD
 
 Owner = Callable[[bytes, int], int]
 """(first bytes of a Call-ID, receivers) -> index of the receiver."""
@@ -177,17 +175,14 @@ class CallTable:
             return -1
         return at
 
-    def make(self, key: int, kind: int, flags: int, now: int, expires: int) -> int:
-        """A new record, being written: ``done`` when it is complete. -1 when there is no room (or *key* is taken)."""
+    def make(self, key: int, now: int) -> int:
+        """A record for *key*, to be described at once. -1 when there is no room (or *key* is taken)."""
         if self._slab < 0 or key in self._index:
             return -1
         self._sweep(now)
         at = self._take()
-        if at < 0:
-            return -1
-        moment = now << TIME_BITS
-        _HEAD.pack_into(self._bytes, at * 8, 1, key, moment, moment | expires, RINGING | kind << 4 | flags)
-        self._index[key] = at
+        if at >= 0:
+            self._index[key] = at
         return at
 
     def write_side(self, side: int, tag: int, contact: int, hop: int, hosts: int, info: int) -> None:
@@ -195,13 +190,18 @@ class CallTable:
         _SIDE.pack_into(self._bytes, side * 8, tag, contact, 0, hop, hosts, info)
 
     def describe(
-        self, at: int, serial: int, tag: int, contact: int, hop: int, hosts: int, info: int,
+        self, at: int, key: int, now: int, expires: int, meta: int, serial: int,
+        tag: int, contact: int, hop: int, hosts: int, info: int,
         leg_hop: int, leg_hosts: int, leg_info: int, text: bytes,
     ) -> None:  # fmt: skip
-        """All that is to be said of a fresh record: its caller, its first branch, text for people (cut at TEXT_SIZE)."""
-        _REST.pack_into(
-            self._bytes, (at + SERIAL) * 8, serial, tag, contact, hop, hosts, info, leg_hop, leg_hosts, leg_info, text
-        )
+        """Write all of a record: its head, its caller, its first branch, text for people (cut at TEXT_SIZE). It is not
+        complete before ``done``.
+        """
+        moment = now << TIME_BITS
+        _WHOLE.pack_into(
+            self._bytes, at * 8, 1, key, moment, moment | expires, meta, serial,
+            tag, contact, hop, hosts, info, leg_hop, leg_hosts, leg_info, text,
+        )  # fmt: skip
 
     def done(self, at: int) -> None:
         """The record is complete."""

@@ -20,12 +20,12 @@ def table(records=64, slabs=1, slab=0):
     return made
 
 
-def put(calls, key, *, lives=100, named=False, text=b"call-1\0a\0b", state=layout.RINGING):
-    at = calls.make(key, layout.INVITE, layout.NAMED if named else 0, AT, AT + lives)
+def put(calls, key, *, lives=100, named=False, text=b"call-1\0a\0b", state=layout.RINGING, now=AT):
+    at = calls.make(key, now)
     if at >= 0:
-        calls.describe(at, 0, 0, 0, 0, 0, 0, 0, 0, 0, text)
+        meta = state | layout.INVITE << 4 | (layout.NAMED if named else 0)
+        calls.describe(at, key, now, now + lives, meta, 1, 2, 3, 4, 5, 1, 6, 7, 1, text)
         calls.done(at)
-        calls.words[at + layout.META] = int(calls.words[at + layout.META]) & ~layout.STATE | state
     return at
 
 
@@ -41,10 +41,14 @@ def test_a_call_is_found_until_it_expires():
 def test_a_freed_record_is_used_again_and_is_empty():
     calls = table()
     at = put(calls, 7)
-    calls.words[at + layout.LEG] = 99
+    calls.words[at + layout.LEG] = calls.words[at + layout.LIMITS] = calls.words[at + layout.LEG + layout.SIDE] = 99
     calls.remove(at)
+    assert not any(calls.words[at : at + layout.WORDS])
     assert put(calls, 8, text=b"") == at
-    assert calls.words[at + layout.LEG] == 0
+    assert list(calls.words[at : at + layout.TEXT]) == [
+        2, 8, AT << layout.TIME_BITS, AT << layout.TIME_BITS | AT + 100, layout.RINGING | layout.INVITE << 4, 1, 0, 0,
+        2, 3, 0, 4, 5, 1, 0, 0, 0, 6, 7, 1, *[0] * (layout.SIDE * 3),
+    ]  # fmt: skip
     assert calls.read_text(at) == b""
 
 
@@ -60,7 +64,7 @@ def test_making_calls_frees_the_ones_that_have_expired():
     for key in range(60):
         put(calls, key + 1, lives=5)
     for key in range(30):
-        assert calls.make(1000 + key, layout.INVITE, 0, AT + 10, AT + 100) >= 0
+        assert put(calls, 1000 + key, now=AT + 10) >= 0
     assert calls.count == 30
 
 

@@ -190,35 +190,9 @@ class Dialogs(DialogWatcher):
     def _make(
         self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int, out: Flow
     ) -> None:  # fmt: skip
-        table = self.table
-        flags = layout.NAMED if cookie.level else 0
-        kind = KINDS[request.method]
-        at = table.make(cookie.key, kind, flags, now, now + RINGING_S)
-        if at < 0 and self.is_attached and table.make_room():
-            at = table.make(cookie.key, kind, flags, now, now + RINGING_S)
-        if at < 0:
-            self.count(FULL)
-            self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
-            return
-        self._describe(ctx, request, cookie, at, out)
-        if limits:
-            self._count_for(at, limits)
-        table.done(at)
-        self.count(CALLS)
-        self._show_count()
-        if table.fill >= ALARM:
-            self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
-
-    def _count_for(self, at: int, limits: list[int]) -> None:
-        place = at + layout.LIMITS
-        for key in limits[:2]:
-            if self.limits.add(key):
-                self.table.words[place] = key
-                place += 1
-
-    def _describe(self, ctx: Context, request: Request, cookie: Cookie, at: int, out: Flow) -> None:
         prints = self.prints
         flow = ctx.flow
+        meta = layout.RINGING | KINDS[request.method] << 4 | (layout.NAMED if cookie.level else 0)
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
@@ -229,15 +203,45 @@ class Dialogs(DialogWatcher):
         if line >= 0:
             route = endpoint_of_line(prints, request, line)
             flags |= PROXIED
+        contact = contact_of(prints, request, ctx.edits)
+        host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
         place = prints.place(flow.host)
         next_place = prints.place(out.host)
+        text = text_of(request)
+        at = self._room(cookie.key, now)
+        if at < 0:
+            return
         self.table.describe(
-            at, cookie.serial, prints.tag(cookie.tag), contact_of(prints, request, ctx.edits).target,
-            prints.short(place + flow.port) << 30 | route, prints.short(place) << 30 | contact_host_of(prints, request),
-            flags,
+            at, cookie.key, now, now + RINGING_S, meta, cookie.serial, prints.tag(cookie.tag), contact.target,
+            prints.short(place + flow.port) << 30 | route, prints.short(place) << 30 | host, flags,
             prints.short(next_place + out.port) << 30, prints.short(next_place) << 30,
-            USED | GATEWAY if self._is_gateway(ctx, out.host) else USED, text_of(request),
+            USED | GATEWAY if self._is_gateway(ctx, out.host) else USED, text,
         )  # fmt: skip
+        if limits:
+            self._count_for(at, limits)
+        self.table.done(at)
+        self.count(CALLS)
+        self._show_count()
+
+    def _room(self, key: int, now: int) -> int:
+        """A record for the call *key*, -1 when there is none."""
+        table = self.table
+        at = table.make(key, now)
+        if at < 0 and self.is_attached and table.make_room():
+            at = table.make(key, now)
+        if at < 0:
+            self.count(FULL)
+            self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
+        elif table.fill >= ALARM:
+            self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
+        return at
+
+    def _count_for(self, at: int, limits: list[int]) -> None:
+        place = at + layout.LIMITS
+        for key in limits[:2]:
+            if self.limits.add(key):
+                self.table.words[place] = key
+                place += 1
 
     def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
         table = self.table
@@ -314,7 +318,7 @@ class Dialogs(DialogWatcher):
                 return
             self._learn_contact(side, request, ctx.edits)
         words = table.words
-        if int(words[side + layout.HOP]) >> 30 != asked.source:
+        if not asked.is_usual:
             learn_hop(table, side, asked.source, asked.source_host)
         meta = int(words[at + layout.META])
         if meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
@@ -372,11 +376,16 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         request = None if ctx is None else ctx.request
         is_first = request is None or not request.to_tag
-        is_down = table.words[at + layout.CALLER] == prints.tag(response.from_tag)
+        asker = at + layout.CALLER
+        is_down = request is not None and is_first  # it has begun the dialog
+        from_tag = 0
+        if not is_down:
+            from_tag = prints.tag(response.from_tag)
+            is_down = table.words[asker] == from_tag
         to_tag = prints.tag(response.to_tag)
         if not is_down:
-            side = at + layout.CALLER
-            asker = leg_of(table, at, prints.tag(response.from_tag))
+            side = asker
+            asker = leg_of(table, at, from_tag)
         else:
             side = at + layout.LEG
             if table.words[side] == to_tag:
@@ -385,7 +394,6 @@ class Dialogs(DialogWatcher):
                 side = tagged_leg(table, at, to_tag, 0 if flow is None else prints.endpoint(flow.host, flow.port))
             else:
                 side = leg_of(table, at, to_tag)
-            asker = at + layout.CALLER
         if side < 0:
             return
         status = response.status
@@ -408,8 +416,10 @@ class Dialogs(DialogWatcher):
         self._lives(at, request, response, method, now, is_first=is_first)
 
     def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
-        if learn_contact(self.table, side, contact_of(self.prints, message, edits).target):
-            learn_contact_host(self.table, side, contact_host_of(self.prints, message))
+        contact = contact_of(self.prints, message, edits)
+        if learn_contact(self.table, side, contact.target):
+            host = contact.host if edits.replaced is None else contact_host_of(self.prints, message)
+            learn_contact_host(self.table, side, host)
 
     def _learn_set(self, response: Response, side: int, call: int) -> int:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any. What flags that gives."""

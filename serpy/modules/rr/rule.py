@@ -57,6 +57,7 @@ class Asked:
         # what was found
         self.at = -1
         self.leg = -1  # the side that is not the caller's; -1: not known yet
+        self.is_usual = False  # it comes from where its side was heard last
 
     @property
     def source_host(self) -> int:
@@ -115,7 +116,10 @@ def _goes_to(table: CallTable, side: int, asked: Asked) -> bool:
 def _comes_from(table: CallTable, side: int, asked: Asked) -> bool:
     """True when *side* may send from there."""
     words = table.words
-    if int(words[side + layout.HOP]) >> 30 == asked.source or words[side + layout.INFO] & PROXIED:
+    if int(words[side + layout.HOP]) >> 30 == asked.source:
+        asked.is_usual = True
+        return True
+    if words[side + layout.INFO] & PROXIED:
         return True
     hosts = int(words[side + layout.HOSTS])
     return asked.source_host in (hosts >> 30, hosts & SHORT)
