@@ -30,6 +30,9 @@ PRIME: Final = (1 << 61) - 1
 _LOW: Final = (1 << 31) - 1
 _MIDDLE: Final = (1 << 30) - 1
 _WORD: Final = 7  # bytes taken at a time
+_DOT: Final = 0x2E
+_ZERO: Final = 0x30
+_NINE: Final = 0x39
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
 
@@ -62,7 +65,7 @@ class Fingerprints:
 
     def of(self, text: str) -> int:
         """The number of *text*, never 0."""
-        data = text.encode("ascii") if text.isascii() else text.encode("utf-8", "surrogateescape")
+        data = encoded(text)
         size: i64 = len(data)
         high: i64 = self._high
         low: i64 = self._low
@@ -125,8 +128,7 @@ class Fingerprints:
         if not uri.is_sip:
             return self.of(uri.text)
         user = uri.user
-        number = self.joined(self.of(unescape(user) if "%" in user else user), self.place(uri.host))
-        number = self.joined(number, _port(uri))
+        number = self.joined(self.of(unescape(user) if "%" in user else user), self.place(uri.host) + _port(uri))
         # maddr is where the request is sent, so it may not be ignored as other parameters are.
         maddr = _maddr(uri)
         return self.joined(number, self.of(maddr)) if maddr else number
@@ -216,7 +218,27 @@ def _maddr(uri: Uri) -> str:
 
 def _host(host: str) -> str:
     # Digits and dots are an address as the kernel writes it, or equal to nothing.
-    return host if host.replace(".", "").isdigit() else normal_host(host) or ascii_lower(host)
+    return host if _is_dotted(encoded(host)) else normal_host(host) or ascii_lower(host)
+
+
+def _is_dotted(data: bytes) -> bool:
+    """True for digits and dots."""
+    size: i64 = len(data)
+    at: i64 = 0
+    while at < size:
+        byte: i64 = data[at]
+        if (byte < _ZERO or byte > _NINE) and byte != _DOT:
+            return False
+        at += 1
+    return size > 0
+
+
+def encoded(text: str) -> bytes:
+    """The bytes that came as *text*."""
+    try:
+        return text.encode("ascii")  # half the time of the general case
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
 
 
 def _port(uri: Uri) -> int:

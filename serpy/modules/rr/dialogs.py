@@ -26,6 +26,7 @@ from serpy.modules.rr.reading import (
     contact_of,
     endpoint_of_line,
     endpoint_of_text,
+    has_more_vias,
     host_of_text,
     minute_of,
     number_of,
@@ -196,7 +197,7 @@ class Dialogs(DialogWatcher):
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
-        if request.names.count("via") > 1 or "," in request.lines[request.find("via")]:
+        if has_more_vias(request):
             flags |= PROXIED
         route = 0
         line = request.find("record-route")
@@ -455,16 +456,17 @@ class Dialogs(DialogWatcher):
         """A 2xx has come: for how long is the call remembered?"""
         words = self.table.words
         meta = int(words[at + layout.META])
-        expires = self.table.expires(at)
         kind = meta >> 4 & 15
+        expires = int(words[at + layout.LASTS]) & layout.TIME_MASK
         if is_first and meta & layout.STATE == layout.RINGING:
             meta = meta & ~layout.STATE | layout.ANSWERED
-            words[at + layout.BEGAN] |= now
+            words[at + layout.BEGAN] = int(words[at + layout.BEGAN]) | now
             expires = now + (ANSWERED_S if kind == layout.INVITE else SUBSCRIPTION_S + AFTER_S)
         if meta & layout.STATE != layout.ANSWERED:
             return
         if method in {"INVITE", "UPDATE"}:
-            interval = number_of(response.get("session-expires"))
+            value = response.get("session-expires")
+            interval = 0 if value is None else number_of(value)
             meta = meta | TIMED if interval else meta & ~TIMED
             expires = now + (interval + AFTER_S if interval else ANSWERED_S)
         elif kind == layout.INVITE:

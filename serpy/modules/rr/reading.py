@@ -60,6 +60,17 @@ def _parsed(uri_text: str) -> Uri | None:
         return None
 
 
+def has_more_vias(request: Request) -> bool:
+    """True when the request has come through a proxy."""
+    count = 0
+    for at, name in enumerate(request.names):
+        if name == "via":
+            count += 1
+            if count > 1 or "," in request.lines[at]:
+                return True
+    return False
+
+
 def text_of(request: Request) -> bytes:
     """What people see of a call: Call-ID, caller, callee."""
     text = f"{request.call_id[:72]}\0{request.from_.uri_text[:67]}\0{request.to.uri_text[:67]}"
