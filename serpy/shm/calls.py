@@ -24,7 +24,7 @@ RECORD: Final = 512
 WORDS: Final = 64
 PAGE_WORDS: Final = 512
 MAX_SLABS: Final = PAGE_WORDS - 64
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 _MAGIC: Final = int.from_bytes(b"sercalls", "little")
 _MAGIC_AT: Final = 0
 _LAYOUT_AT: Final = 1
@@ -70,6 +70,7 @@ ANSWERED: Final = 2
 ENDED: Final = 3
 STATE: Final = 15
 # Kinds.
+KIND: Final = 15 << 4
 INVITE: Final = 1
 SUBSCRIBE: Final = 2
 REFER: Final = 3
@@ -77,14 +78,15 @@ MORE: Final = 15
 # Flags of a record, as they stand in META.
 NAMED: Final = 1 << 8  # the caller has proved who they are
 SUBSCRIBED: Final = 1 << 9  # a subscription lives in the dialog of the call
-_FLAGS: Final = 0xFFFF << 8
 MORE_SHIFT: Final = 24
 
 SWEEP: Final = 3  # records looked at for each that is made: all are seen before a third of them is new
 ROOM: Final = 64  # records looked at to make room in a full slab
 
-_HEAD: Final = struct.Struct("=5Q")
 _SIDE: Final = struct.Struct("=6Q")
+# The head, the caller, the first leg, the other legs, text. What is x becomes 0.
+_WHOLE: Final = struct.Struct(f"=6Q16xQQ8x3Q24x3Q{8 * SIDE * (LEGS - 1)}x{TEXT_SIZE}s")
+assert _WHOLE.size == RECORD
 
 Owner = Callable[[bytes, int], int]
 """(first bytes of a Call-ID, receivers) -> index of the receiver."""
@@ -173,26 +175,37 @@ class CallTable:
             return -1
         return at
 
-    def make(self, key: int, kind: int, flags: int, now: int, expires: int) -> int:
-        """A new record, being written: ``done`` when it is complete. -1 when there is no room (or *key* is taken)."""
+    def make(self, key: int, now: int) -> int:
+        """A record for *key*, to be described at once. -1 when there is no room (or *key* is taken)."""
         if self._slab < 0 or key in self._index:
             return -1
         self._sweep(now)
         at = self._take()
-        if at < 0:
-            return -1
-        moment = now << TIME_BITS
-        _HEAD.pack_into(self._bytes, at * 8, 1, key, moment, moment | expires, RINGING | kind << 4 | flags)
-        self._index[key] = at
+        if at >= 0:
+            self._index[key] = at
         return at
 
     def write_side(self, side: int, tag: int, contact: int, hop: int, hosts: int, info: int) -> None:
         """Describe a side that is new."""
         _SIDE.pack_into(self._bytes, side * 8, tag, contact, 0, hop, hosts, info)
 
+    def describe(
+        self, at: int, key: int, now: int, expires: int, meta: int, serial: int,
+        tag: int, contact: int, hop: int, hosts: int, info: int,
+        leg_hop: int, leg_hosts: int, leg_info: int, text: bytes,
+    ) -> None:  # fmt: skip
+        """Write all of a record: its head, its caller, its first branch, text for people (cut at TEXT_SIZE). It is not
+        complete before ``done``.
+        """
+        moment = now << TIME_BITS
+        _WHOLE.pack_into(
+            self._bytes, at * 8, 1, key, moment, moment | expires, meta, serial,
+            tag, contact, hop, hosts, info, leg_hop, leg_hosts, leg_info, text,
+        )  # fmt: skip
+
     def done(self, at: int) -> None:
         """The record is complete."""
-        self.words[at] += 1
+        self.words[at] = 2
 
     def add_more(self, at: int) -> int:
         """A record that the legs of *at* go on in; -1 when there is no room."""
@@ -240,7 +253,8 @@ class CallTable:
                 self._hand = 0
             at = self._first + self._hand * WORDS
             self._hand += 1
-            if words[at + KEY] and int(words[at + LASTS]) & TIME_MASK < now and not self._is_more(at):
+            # Of a free record, and of one that another goes on in, it is 0.
+            if 0 < int(words[at + LASTS]) & TIME_MASK < now:
                 self.remove(at)
 
     def sweep_all(self, now: int) -> None:
@@ -283,12 +297,6 @@ class CallTable:
         return int(self.words[at + LASTS]) & TIME_MASK
 
     # -- text for people
-
-    def write_text(self, at: int, data: bytes) -> None:
-        """Put *data* in, cut at TEXT_SIZE; the record is fresh."""
-        start = (at + TEXT) * 8
-        data = data[:TEXT_SIZE]
-        self._bytes[start : start + len(data)] = data
 
     def read_text(self, at: int) -> bytes:
         """The text of a record."""

@@ -1,9 +1,9 @@
 """Texts of peers as numbers of 61 bits that nobody outside can aim at: what a record of a call compares.
 
-The number of a text is its bytes, read as one big number, modulo a secret prime: two texts of n bytes that somebody has
-chosen without knowing the prime are equal with a chance below n/2^55 (division hashing). It costs a tenth of a keyed
-BLAKE2, and is the same in every process, after a restart, and on every member of a farm with the same secret. A number
-must never be shown to a peer: some would betray the prime.
+The number of a text is that of its bytes, seven at a time, as a polynomial at a secret point modulo 2^61 - 1: two texts of
+n bytes that somebody has chosen without knowing the point are equal with a chance below n/2^59 (polynomial hashing). Numbers
+are put together by a second secret. It costs a tenth of a keyed BLAKE2, and is the same in every process, after a restart,
+and on every member of a farm with the same secret. A number must never be shown to a peer: some would betray the point.
 
 Runs in: every process. Locks: none. RFC: 3261 §19.1.4 for what of a URI is compared.
 """
@@ -11,37 +11,79 @@ Runs in: every process. Locks: none. RFC: 3261 §19.1.4 for what of a URI is com
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import ascii_lower
 from serpy.sip.address import default_port
 from serpy.sip.host import normal_host
+from serpy.sip.message import unfold
+from serpy.sip.nameaddr import parse_nameaddr, split_commas
 from serpy.sip.uri import Uri, parse_uri, unescape
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 NONE: Final = 0  # no number is 0
 SHORT: Final = (1 << 30) - 1  # mask of the short numbers, two of which share a word
-_BITS: Final = 61
-_ALL: Final = (1 << _BITS) - 1
-_WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)  # enough for every number below 2^64
+PRIME: Final = (1 << 61) - 1
+_LOW: Final = (1 << 31) - 1
+_MIDDLE: Final = (1 << 30) - 1
+_WORD: Final = 7  # bytes taken at a time
+_DOT: Final = 0x2E
+_ZERO: Final = 0x30
+_NINE: Final = 0x39
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
+
+
+class Contact:
+    """A Contact line: the number of where its first URI leads, and the short one of the host in it."""
+
+    def __init__(self, target: int, host: int) -> None:
+        self.target: Final = target
+        self.host: Final = host
+
+
+NO_CONTACT: Final = Contact(NONE, NONE)
 
 
 class Fingerprints:
     """The numbers that belong to one *secret*."""
 
     def __init__(self, secret: bytes) -> None:
-        self.prime: Final = secret_prime(secret)
-        self._factor: Final = int.from_bytes(blake2b(b"factor", digest_size=8, key=secret[:64]).digest(), "big") | 1
+        point = _secret_number(b"point", secret)
+        factor = _secret_number(b"factor", secret)
+        self._high: i64 = point >> 31
+        self._low: i64 = point & _LOW
+        self._factor_high: i64 = factor >> 31
+        self._factor_low: i64 = factor & _LOW
         self._tags: Final[dict[str, int]] = {}
         self._targets: Final[dict[str, int]] = {}
-        self._endpoints: Final[dict[str, int]] = {}
+        self._places: Final[dict[str, int]] = {}
+        self._contacts: Final[dict[str, Contact]] = {}
 
     def of(self, text: str) -> int:
         """The number of *text*, never 0."""
-        data = text.encode("ascii") if text.isascii() else text.encode("utf-8", "surrogateescape")
-        return int.from_bytes(b"\1" + data, "big") % self.prime or 1
+        data = encoded(text)
+        size: i64 = len(data)
+        high: i64 = self._high
+        low: i64 = self._low
+        number: i64 = size + 1
+        word: i64 = 0
+        left: i64 = _WORD
+        at: i64 = 0
+        while at < size:
+            byte: i64 = data[at]
+            word = word << 8 | byte
+            at += 1
+            left -= 1
+            if left == 0:
+                number = times(number, high, low) + word
+                word = 0
+                left = _WORD
+        number = reduced(times(number, high, low) + word)
+        return 1 if number == NONE else number
 
     def tag(self, text: str) -> int:
         """The same for a text that comes with every message of a call."""
@@ -54,56 +96,149 @@ class Fingerprints:
                 self._tags[text] = found
         return found
 
-    def short(self, number: int) -> int:
-        """*number* in 30 bits, never 0. Its own low bits would not do: texts that differ at their beginning share them."""
-        return (number * self._factor & _ALL) >> (_BITS - 30) or 1
+    def short(self, number: i64) -> int:
+        """*number* in 30 bits, never 0. Its own low bits would not do: some of them are those of the text."""
+        found: i64 = reduced(times(number, self._factor_high, self._factor_low)) >> 31
+        return 1 if found == NONE else found
+
+    def joined(self, one: i64, other: i64) -> int:
+        """The number of two numbers in this order, never 0."""
+        found: i64 = reduced(times(one, self._factor_high, self._factor_low) + other)
+        return 1 if found == NONE else found
 
     def target(self, uri_text: str) -> int:
         """The number of where a URI leads: user (unescaped), host, port and maddr; NONE when it cannot be parsed."""
         found = self._targets.get(uri_text)
         if found is None:
             try:
-                found = self._target(parse_uri(uri_text))
+                found = self.target_of(parse_uri(uri_text))
             except ParseError:
                 found = NONE
-            if len(uri_text) <= _KEPT_LENGTH:
-                if len(self._targets) >= _KEPT:
-                    self._targets.clear()
-                self._targets[uri_text] = found
+            self._keep_target(uri_text, found)
         return found
 
-    def _target(self, uri: Uri) -> int:
+    def _keep_target(self, uri_text: str, number: int) -> None:
+        if len(uri_text) <= _KEPT_LENGTH:
+            if len(self._targets) >= _KEPT:
+                self._targets.clear()
+            self._targets[uri_text] = number
+
+    def target_of(self, uri: Uri) -> int:
+        """The same for a URI that has been parsed."""
         if not uri.is_sip:
             return self.of(uri.text)
+        user = uri.user
+        number = self.joined(self.of(unescape(user) if "%" in user else user), self.place(uri.host) + _port(uri))
         # maddr is where the request is sent, so it may not be ignored as other parameters are.
-        maddr = uri.param("maddr") or ""
-        return self.of(f"{unescape(uri.user)}@{_host(uri.host)}:{_port(uri)}{';' if maddr else ''}{maddr}")
+        maddr = _maddr(uri)
+        return self.joined(number, self.of(maddr)) if maddr else number
+
+    def contact(self, line: str) -> Contact:
+        """What the Contact header *line* says, NO_CONTACT when that cannot be read. The same object for the same line."""
+        found = self._contacts.get(line)
+        if found is None:
+            try:
+                uri = first_uri(line)
+                if uri is None:
+                    return NO_CONTACT
+                number = self.target_of(uri)
+                self._keep_target(uri.text, number)
+                found = Contact(number, self.host(uri.host) if uri.host else NONE)
+            except ParseError:
+                return NO_CONTACT
+            if len(line) <= _KEPT_LENGTH:
+                if len(self._contacts) >= _KEPT:
+                    self._contacts.clear()
+                self._contacts[line] = found
+        return found
 
     def endpoint_of(self, uri: Uri) -> int:
         """The short number of the host and port that a request to *uri* is sent to, NONE for none."""
-        host = uri.param("maddr") or uri.host
+        host = _maddr(uri) or uri.host
         return self.endpoint(host, _port(uri)) if host else NONE
 
     def endpoint(self, host: str, port: int) -> int:
         """The short number of an address and port, or a name and port."""
-        text = f"{host}:{port}"
-        found = self._endpoints.get(text)
-        if found is None:
-            found = self.short(self.of(f"{_host(host)}:{port}"))
-            if len(text) <= _KEPT_LENGTH:
-                if len(self._endpoints) >= _KEPT:
-                    self._endpoints.clear()
-                self._endpoints[text] = found
-        return found
+        return self.short(self.place(host) + port)
 
     def host(self, host: str) -> int:
         """The short number of a host."""
-        return self.endpoint(host, 0)
+        return self.short(self.place(host))
+
+    def place(self, host: str) -> int:
+        """The long number of a host; with a port added ``short`` makes that of an endpoint of it."""
+        found = self._places.get(host)
+        if found is None:
+            found = self.of(_host(host))
+            if len(host) <= _KEPT_LENGTH:
+                if len(self._places) >= _KEPT:
+                    self._places.clear()
+                self._places[host] = found
+        return found
+
+
+def times(number: i64, high: i64, low: i64) -> i64:
+    """*number* times (*high* << 31 | *low*) modulo PRIME, but for a small multiple of it: at most PRIME + 4.
+
+    No step exceeds 63 bits: *number* is below 2^61 + 2^57, *high* below 2^29, *low* below 2^31.
+    """
+    number_high: i64 = number >> 31
+    number_low: i64 = number & _LOW
+    middle: i64 = number_high * low + number_low * high
+    # 2^62 is 2, and 2^61 is 1.
+    total: i64 = ((number_high * high) << 1) + (middle >> 30) + ((middle & _MIDDLE) << 31) + number_low * low
+    return (total & PRIME) + (total >> 61)
+
+
+def reduced(number: i64) -> i64:
+    """*number*, below 2^62, modulo PRIME."""
+    number = (number & PRIME) + (number >> 61)
+    return number - PRIME if number >= PRIME else number
+
+
+def first_uri(line: str) -> Uri | None:
+    """The URI of the first value of a header line of addresses, None when there is none. Raises ParseError."""
+    start = line.find("<")
+    if start > 0 and '"' not in line:
+        end = line.find(">", start)
+        if end > 0 and line.find(",", 0, start) < 0:
+            return parse_uri(line[start + 1 : end])
+    text = line[line.find(":") + 1 :].strip(" \t\r\n")
+    values = split_commas(unfold(text) if "\n" in text else text)
+    return parse_nameaddr(values[0]).uri if values else None
+
+
+def _maddr(uri: Uri) -> str:
+    # Parameters are taken apart only when there may be one.
+    params = uri.params
+    if not params or "maddr" not in params.lower():
+        return ""
+    return uri.param("maddr") or ""
 
 
 def _host(host: str) -> str:
     # Digits and dots are an address as the kernel writes it, or equal to nothing.
-    return host if host.replace(".", "").isdigit() else normal_host(host) or ascii_lower(host)
+    return host if _is_dotted(encoded(host)) else normal_host(host) or ascii_lower(host)
+
+
+def _is_dotted(data: bytes) -> bool:
+    """True for digits and dots."""
+    size: i64 = len(data)
+    at: i64 = 0
+    while at < size:
+        byte: i64 = data[at]
+        if (byte < _ZERO or byte > _NINE) and byte != _DOT:
+            return False
+        at += 1
+    return size > 0
+
+
+def encoded(text: str) -> bytes:
+    """The bytes that came as *text*."""
+    try:
+        return text.encode("ascii")  # half the time of the general case
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
 
 
 def _port(uri: Uri) -> int:
@@ -112,35 +247,7 @@ def _port(uri: Uri) -> int:
     return 5061 if uri.scheme == "sips" else default_port(uri.transport or "udp")
 
 
-def secret_prime(secret: bytes) -> int:
-    """The prime of 61 bits that belongs to *secret*."""
-    counter = 0
-    while True:
-        digest = blake2b(b"fingerprints %d" % counter, digest_size=8, key=secret[:64]).digest()
-        number = int.from_bytes(digest, "big") >> (64 - _BITS) | 1 << (_BITS - 1) | 1
-        if is_prime(number):
-            return number
-        counter += 1
-
-
-def is_prime(number: int) -> bool:
-    """True for an odd prime below 2^64 (Miller and Rabin)."""
-    if number < 41:
-        return number in {3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37}
-    odd = number - 1
-    twos = 0
-    while odd % 2 == 0:
-        odd //= 2
-        twos += 1
-    return all(_is_no_witness(witness, odd, twos, number) for witness in _WITNESSES)
-
-
-def _is_no_witness(witness: int, odd: int, twos: int, number: int) -> bool:
-    value = pow(witness, odd, number)
-    if value in {1, number - 1}:
-        return True
-    for _ in range(twos - 1):
-        value = value * value % number
-        if value == number - 1:
-            return True
-    return False
+def _secret_number(name: bytes, secret: bytes) -> int:
+    """60 bits that belong to *secret*."""
+    digest = blake2b(b"fingerprints " + name, digest_size=8, key=secret[:64]).digest()
+    return int.from_bytes(digest, "big") >> 4 | 1

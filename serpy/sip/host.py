@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from serpy.sip.abnf import ascii_lower
-from serpy.sip.address import ADDRESS_MAX
+from serpy.sip.address import ADDRESS_MAX, pack_address
 
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 255
@@ -47,16 +47,10 @@ def _make(host: str) -> str:
         return ""
     if ":" in host:
         return _ipv6(host)
-    text = ascii_lower(host)
-    text = text.removesuffix(".")
-    if len(text) > _NAME_MAX:
-        return ""
-    if _NAME.fullmatch(text) is not None:
-        return text
-    try:
-        return str(ipaddress.IPv4Address(text))
-    except ValueError:
-        return ""
+    text = ascii_lower(host).removesuffix(".")
+    if text[:1].isdigit() and pack_address(text):
+        return text  # there is only one way to write four decimals
+    return text if len(text) <= _NAME_MAX and _NAME.fullmatch(text) is not None else ""
 
 
 def _ipv6(host: str) -> str:

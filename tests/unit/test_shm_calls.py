@@ -8,7 +8,7 @@ from serpy.net.steering import owner
 from serpy.shm import calls as layout
 from serpy.shm.call_limits import WAYS, CallLimits
 from serpy.shm.calls import CallTable, in_memory, open_file, stamp
-from serpy.shm.fingerprints import NONE, SHORT, Fingerprints, is_prime
+from serpy.shm.fingerprints import NONE, PRIME, SHORT, Fingerprints, times
 
 NOW = 1_700_000_000.0
 AT = stamp(NOW)
@@ -20,12 +20,12 @@ def table(records=64, slabs=1, slab=0):
     return made
 
 
-def put(calls, key, *, lives=100, named=False, text=b"call-1\0a\0b", state=layout.RINGING):
-    at = calls.make(key, layout.INVITE, layout.NAMED if named else 0, AT, AT + lives)
+def put(calls, key, *, lives=100, named=False, text=b"call-1\0a\0b", state=layout.RINGING, now=AT):
+    at = calls.make(key, now)
     if at >= 0:
-        calls.write_text(at, text)
+        meta = state | layout.INVITE << 4 | (layout.NAMED if named else 0)
+        calls.describe(at, key, now, now + lives, meta, 1, 2, 3, 4, 5, 1, 6, 7, 1, text)
         calls.done(at)
-        calls.words[at + layout.META] = int(calls.words[at + layout.META]) & ~layout.STATE | state
     return at
 
 
@@ -41,10 +41,14 @@ def test_a_call_is_found_until_it_expires():
 def test_a_freed_record_is_used_again_and_is_empty():
     calls = table()
     at = put(calls, 7)
-    calls.words[at + layout.LEG] = 99
+    calls.words[at + layout.LEG] = calls.words[at + layout.LIMITS] = calls.words[at + layout.LEG + layout.SIDE] = 99
     calls.remove(at)
+    assert not any(calls.words[at : at + layout.WORDS])
     assert put(calls, 8, text=b"") == at
-    assert calls.words[at + layout.LEG] == 0
+    assert list(calls.words[at : at + layout.TEXT]) == [
+        2, 8, AT << layout.TIME_BITS, AT << layout.TIME_BITS | AT + 100, layout.RINGING | layout.INVITE << 4, 1, 0, 0,
+        2, 3, 0, 4, 5, 1, 0, 0, 0, 6, 7, 1, *[0] * (layout.SIDE * 3),
+    ]  # fmt: skip
     assert calls.read_text(at) == b""
 
 
@@ -60,7 +64,7 @@ def test_making_calls_frees_the_ones_that_have_expired():
     for key in range(60):
         put(calls, key + 1, lives=5)
     for key in range(30):
-        assert calls.make(1000 + key, layout.INVITE, 0, AT + 10, AT + 100) >= 0
+        assert put(calls, 1000 + key, now=AT + 10) >= 0
     assert calls.count == 30
 
 
@@ -240,10 +244,39 @@ def test_short_numbers_tell_texts_apart_that_differ_anywhere():
     assert len({PRINTS.endpoint(text, 5060) for text in texts}) == len(texts)
 
 
-def test_the_prime_is_one_and_secret():
-    assert 1 << 60 < PRINTS.prime < 1 << 61
-    assert is_prime(PRINTS.prime)
-    assert [number for number in range(2, 60) if number % 2 and is_prime(number)] == [
-        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59,
-    ]  # fmt: skip
-    assert not is_prime(3_215_031_751)  # a strong pseudoprime to 2, 3, 5 and 7
+@pytest.mark.parametrize(
+    "number", [0, 1, PRIME - 1, PRIME, PRIME + 4, (1 << 61) + (1 << 57) - 1, 0x0123_4567_89AB_CDEF]
+)
+@pytest.mark.parametrize("point", [1, (1 << 60) - 1, 0x0FED_CBA9_8765_4321])
+def test_numbers_are_multiplied_as_big_ones_are(number, point):
+    found = times(number, point >> 31, point & (1 << 31) - 1)
+    assert found % PRIME == number * point % PRIME
+    assert 0 <= found <= PRIME + 4
+
+
+def test_texts_that_differ_anywhere_have_other_numbers():
+    texts = ["\0" * size for size in range(40)] + ["x" * place + "y" + "x" * (39 - place) for place in range(40)]
+    assert len({PRINTS.of(text) for text in texts}) == len(texts)
+    assert PRINTS.of("\udcff") != PRINTS.of("?") != NONE
+
+
+@pytest.mark.parametrize(
+    ("line", "uri"),
+    [
+        ("Contact: <sip:bob@192.0.2.1:5070>", "sip:bob@192.0.2.1:5070"),
+        ("m: sip:bob@192.0.2.1:5070", "sip:bob@192.0.2.1:5070"),
+        ('Contact: "a <sip:eve@192.0.2.2>, b" <sip:bob@192.0.2.1>;q=1', "sip:bob@192.0.2.1"),
+        ("Contact: Bob <sip:bob@192.0.2.1>;expires=60, <sip:carol@192.0.2.3>", "sip:bob@192.0.2.1"),
+        ("Contact: sip:bob@192.0.2.1, <sip:carol@192.0.2.3>", "sip:bob@192.0.2.1"),
+        ("Contact:\r\n <sip:bob@192.0.2.1>", "sip:bob@192.0.2.1"),
+    ],
+)
+def test_of_a_contact_the_first_uri_counts(line, uri):
+    for _ in range(2):
+        assert PRINTS.contact(line).target == PRINTS.target(uri)
+        assert PRINTS.contact(line).host == PRINTS.host("192.0.2.1")
+
+
+@pytest.mark.parametrize("line", ["Contact: *", "Contact:", "Contact: <sip:>", "Contact: <bob"])
+def test_a_contact_that_cannot_be_read_leads_nowhere(line):
+    assert PRINTS.contact(line).target == PRINTS.contact(line).host == NONE

@@ -5,8 +5,8 @@ key of the record in the memory of calls, when the dialog began, and who called,
 A record is kind(1) length(2) name value; kind is the list number in the high nibble and _TEXT_VALUE in the low one; a
 text value is length(2) and bytes, a number 8 bytes, all in network order. The MAC is keyed BLAKE2b (RFC 7693) of 64 bits
 over Call-ID, tag of the caller, head and records: a cookie is worth nothing in another dialog. *Sealed* are numbers that
-nobody may see, added to 64 further bits of that hash: whoever changes them hits another number by chance alone. Without
-dialogs there is no head, and the MAC is over Call-ID and records.
+nobody may see, added to 64 further bits of that hash: whoever changes them hits another number by chance alone. 61 more
+bits are the key of the record. Without dialogs there is no head, and the MAC is over Call-ID and records.
 
 Runs in: udp receiver. Locks: none.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import binascii
 import hmac
+import struct
 from hashlib import blake2b
 from typing import Final
 
@@ -31,6 +32,11 @@ _KEY_SIZE: Final = 32
 _LISTS: Final = 4  # from-URI, to-URI, from-user, to-user: domain and global attributes are looked up anew
 _HEAD: Final = 16
 _BEGIN: Final = 8  # of the head: without what is sealed
+_BEGUN: Final = struct.Struct(">II")
+_SEALED: Final = struct.Struct(">Q")
+_HEADED: Final = 1 << 60  # in a Cookie, for the mark: a number below 2^62 is no object
+_SECRETS: Final = struct.Struct(">8xQQ")  # of the hash: what follows the MAC
+_KEY_SHIFT: Final = 3  # a key has 61 bits
 _HEAD_MARK: Final = 0xF0  # no list has this number, so no cookie without a head begins so
 NAMED: Final = 1  # level: the caller had proved who they are
 GATEWAY: Final = 2  # level: it was the gateway
@@ -59,31 +65,32 @@ def mac_key(secret: bytes) -> bytes:
 class Cookie:
     """What a cookie of the dialog *call_id* carries. ``lists`` are attributes by list number, all of them flagged.
 
-    *tag* is the caller's, "" in a cookie without a head; *caller* 60 bits about them. *key* is left to whoever keeps the records.
+    *tag* is the caller's, "" in a cookie without a head; *caller* 60 bits about them. *key* is that of the record of the call.
+    *head* is what the head begins with, as one number; 0 when there is none.
     """
 
-    def __init__(self, call_id: str, tag: str = "", head: bytes = b"", caller: int = 0) -> None:
+    def __init__(self, call_id: str, tag: str = "", head: int = 0, caller: int = 0, key: int = 0) -> None:
         self.call_id: Final = call_id
         self.tag: Final = tag
         self.head: Final = head
         self.caller: Final = caller
-        self.key = 0
+        self.key = key
         self.lists: Final[dict[int, dict[str, list[Avp]]]] = {}
 
     @property
     def level(self) -> int:
         """NAMED, GATEWAY."""
-        return self.head[0] & 15 if self.head else 0
+        return self.head >> 56 & 15
 
     @property
     def serial(self) -> int:
         """Tells the records of one Call-ID and tag apart."""
-        return int.from_bytes(self.head[1:5], "big")
+        return self.head >> 24 & 0xFFFFFFFF
 
     @property
     def minute(self) -> int:
         """When it was made, in minutes since 2020."""
-        return int.from_bytes(self.head[5:8], "big")
+        return self.head & 0xFFFFFF
 
     def push(self, list_id: int, name: str, value: int | str) -> None:
         """One more value; it is the newest of its *name*."""
@@ -111,6 +118,8 @@ class DialogCookies:
 
     def __init__(self, secret: bytes, accepted: Pattern | None = None) -> None:
         self.secret: Final = secret
+        # The block with the key is worked on once: the byte after it makes the hash do so.
+        self._keyed: Final = blake2b(b"\0", digest_size=_MAC_SIZE + 16, key=secret)
         self._accepted: Final = accepted
         self._names: Final[dict[str, bool]] = {}  # what _accepted says to a name of at most MAX_COOKIE bytes
         self._known: Final[dict[str, Cookie]] = {}
@@ -125,15 +134,16 @@ class DialogCookies:
         self, avps: Avps, call_id: str, tag: str, serial: int, minute: int, level: int, caller: int
     ) -> tuple[str, Cookie]:  # fmt: skip
         """The cookie of a new dialog. *caller* are 60 bits about who calls."""
-        begin = bytes((_HEAD_MARK | level,)) + serial.to_bytes(4, "big") + minute.to_bytes(3, "big")
-        cookie = Cookie(call_id, tag, begin, caller)
+        begin = _BEGUN.pack((_HEAD_MARK | level) << 24 | serial >> 8, (serial & 255) << 24 | minute)
+        cookie = Cookie(call_id, tag, _HEADED | level << 56 | serial << 24 | minute, caller)
         records = self._records(avps, cookie)
-        digest = _digest(begin + records, call_id, tag, self.secret)
-        sealed = (caller ^ int.from_bytes(digest[_MAC_SIZE:], "big")).to_bytes(8, "big")
-        return self._written(digest[:_MAC_SIZE] + begin + sealed + records, cookie), cookie
+        digest = self._digest(begin + records, call_id, tag)
+        pad, key = _SECRETS.unpack(digest)
+        cookie.key = key >> _KEY_SHIFT or 1
+        return self._written(digest[:_MAC_SIZE] + begin + _SEALED.pack(caller ^ pad) + records, cookie), cookie
 
     def _written(self, data: bytes, cookie: Cookie) -> str:
-        text = binascii.b2a_base64(data).translate(_TO_URL_SAFE).rstrip(b"=\n").decode("ascii")
+        text = binascii.b2a_base64(data)[: (len(data) * 4 + 2) // 3].translate(_TO_URL_SAFE).decode("ascii")
         self._remember(text, cookie)
         return text
 
@@ -188,11 +198,19 @@ class DialogCookies:
         begin = body[:_BEGIN]
         for caller in (tag, other_tag):
             if caller:
-                digest = _digest(begin + body[_HEAD:], call_id, caller, self.secret)
+                digest = self._digest(begin + body[_HEAD:], call_id, caller)
                 if hmac.compare_digest(mac, digest[:_MAC_SIZE]):
-                    pad = int.from_bytes(digest[_MAC_SIZE:], "big")
-                    return Cookie(call_id, caller, begin, int.from_bytes(body[_BEGIN:_HEAD], "big") ^ pad)
+                    pad, key = _SECRETS.unpack(digest)
+                    sealed = int.from_bytes(body[_BEGIN:_HEAD], "big")
+                    head = int.from_bytes(begin, "big") & (_HEADED - 1) | _HEADED
+                    return Cookie(call_id, caller, head, sealed ^ pad, key >> _KEY_SHIFT or 1)
         return None
+
+    def _digest(self, body: bytes, call_id: str, tag: str) -> bytes:
+        """Of a cookie with a head: the MAC, the pad that *sealed* is added to, the key of the record."""
+        digest = self._keyed.copy()
+        digest.update(f"{call_id}\n{tag}\n".encode("utf-8", "surrogateescape") + body)
+        return digest.digest()
 
     def _remember(self, text: str, cookie: Cookie) -> None:
         if len(cookie.call_id) > _CALL_ID_MAX:
@@ -254,9 +272,3 @@ def _clamped(number: int) -> int:
 def _mac(records: bytes, call_id: str, secret: bytes) -> bytes:
     call = call_id.encode("utf-8", "surrogateescape")
     return blake2b(call + b"\n" + records, digest_size=_MAC_SIZE, key=secret).digest()
-
-
-def _digest(body: bytes, call_id: str, tag: str, secret: bytes) -> bytes:
-    """The MAC of a cookie with a head, and the pad that *sealed* is added to."""
-    who = f"{call_id}\n{tag}\n".encode("utf-8", "surrogateescape")
-    return blake2b(who + body, digest_size=_MAC_SIZE + 8, key=secret).digest()

@@ -26,6 +26,7 @@ from serpy.modules.rr.reading import (
     contact_of,
     endpoint_of_line,
     endpoint_of_text,
+    has_more_vias,
     host_of_text,
     minute_of,
     number_of,
@@ -162,16 +163,15 @@ class Dialogs(DialogWatcher):
         if not tag:
             return None  # RFC 2543: nothing to tell two calls apart by
         self._serial = self._serial + 1 & 0xFFFFFFFF
-        contact = contact_of(self.prints, request, ctx.edits)
+        prints = self.prints
+        contact = contact_of(prints, request, ctx.edits).target
         level = NAMED if ctx.authenticated is not None else 0
         if self._is_gateway(ctx, ctx.flow.host):
             level |= BY_GATEWAY
-        text, cookie = self.cookies.make_dialog(
+        return self.cookies.make_dialog(
             avps, request.call_id, tag, self._serial, minute_of(ctx.wall_now), level,
-            rule.caller_bits(self.prints, contact, ctx.flow.host),
+            (prints.short(contact) if contact else 0) << 30 | prints.host(ctx.flow.host),
         )  # fmt: skip
-        cookie.key = self._key(cookie)
-        return text, cookie
 
     def leaves(self, ctx: Context, cookie: Cookie, out: Flow, limits: list[int]) -> None:
         """The request that *cookie* was made for leaves by *out*; maybe not its first branch."""
@@ -183,53 +183,66 @@ class Dialogs(DialogWatcher):
             at = self.table.find(cookie.key, now)
         else:
             ctx.dialog = cookie.key
-            at = self._make(ctx, request, cookie, limits, now)
+            self._make(ctx, request, cookie, limits, now, out)
+            return
         if at >= 0:
             self._add_branch(ctx, at, out)
 
-    def _make(self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int) -> int:
-        table = self.table
-        flags = layout.NAMED if cookie.level else 0
-        kind = KINDS[request.method]
-        at = table.make(cookie.key, kind, flags, now, now + RINGING_S)
-        if at < 0 and self.is_attached and table.make_room():
-            at = table.make(cookie.key, kind, flags, now, now + RINGING_S)
-        if at < 0:
-            self.count(FULL)
-            self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
-            return -1
-        words = table.words
-        words[at + layout.SERIAL] = cookie.serial
-        for number, key in enumerate(limits[:2]):
-            if self.limits.add(key):
-                words[at + layout.LIMITS + number] = key
-        self._describe_caller(ctx, request, cookie, at + layout.CALLER)
-        table.write_text(at, text_of(request))
-        table.done(at)
-        self.count(CALLS)
-        self._show_count()
-        if table.fill >= ALARM:
-            self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
-        return at
-
-    def _describe_caller(self, ctx: Context, request: Request, cookie: Cookie, side: int) -> None:
+    def _make(
+        self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int, out: Flow
+    ) -> None:  # fmt: skip
         prints = self.prints
         flow = ctx.flow
+        meta = layout.RINGING | KINDS[request.method] << 4 | (layout.NAMED if cookie.level else 0)
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
-        if request.names.count("via") > 1 or "," in request.lines[request.find("via")]:
+        if has_more_vias(request):
             flags |= PROXIED
         route = 0
-        at = request.find("record-route")
-        if at >= 0:
-            route = endpoint_of_line(prints, request, at)
+        line = request.find("record-route")
+        if line >= 0:
+            route = endpoint_of_line(prints, request, line)
             flags |= PROXIED
-        self.table.write_side(
-            side, prints.tag(cookie.tag), contact_of(prints, request, ctx.edits),
-            prints.endpoint(flow.host, flow.port) << 30 | route,
-            prints.host(flow.host) << 30 | contact_host_of(prints, request), flags,
+        contact = contact_of(prints, request, ctx.edits)
+        host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
+        place = prints.place(flow.host)
+        next_place = prints.place(out.host)
+        text = text_of(request)
+        at = self._room(cookie.key, now)
+        if at < 0:
+            return
+        self.table.describe(
+            at, cookie.key, now, now + RINGING_S, meta, cookie.serial, prints.tag(cookie.tag), contact.target,
+            prints.short(place + flow.port) << 30 | route, prints.short(place) << 30 | host, flags,
+            prints.short(next_place + out.port) << 30, prints.short(next_place) << 30,
+            USED | GATEWAY if self._is_gateway(ctx, out.host) else USED, text,
         )  # fmt: skip
+        if limits:
+            self._count_for(at, limits)
+        self.table.done(at)
+        self.count(CALLS)
+        self._show_count()
+
+    def _room(self, key: int, now: int) -> int:
+        """A record for the call *key*, -1 when there is none."""
+        table = self.table
+        at = table.make(key, now)
+        if at < 0 and self.is_attached and table.make_room():
+            at = table.make(key, now)
+        if at < 0:
+            self.count(FULL)
+            self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
+        elif table.fill >= ALARM:
+            self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
+        return at
+
+    def _count_for(self, at: int, limits: list[int]) -> None:
+        place = at + layout.LIMITS
+        for key in limits[:2]:
+            if self.limits.add(key):
+                self.table.words[place] = key
+                place += 1
 
     def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
         table = self.table
@@ -245,9 +258,6 @@ class Dialogs(DialogWatcher):
     def _is_gateway(self, ctx: Context, host: str) -> bool:
         return self._gateway is not None and ctx.avps.newest_of(self._gateway) == host
 
-    def _key(self, cookie: Cookie) -> int:
-        return self.prints.of(f"{cookie.serial}\n{cookie.call_id}\n{cookie.tag}")
-
     # -- a request inside one
 
     def judge(
@@ -261,8 +271,6 @@ class Dialogs(DialogWatcher):
             return rule.STRANGE, None
         if not cookie.head:  # of the version before
             return (rule.BELONGS if self._server.loop.wall_now() < self._legacy_until else rule.STRANGE), cookie
-        if not cookie.key:
-            cookie.key = self._key(cookie)
         asked = self._asked(ctx, request, cookie.tag == tag, target, route)
         now = stamp(ctx.wall_now)
         at = self.table.find(cookie.key, now)
@@ -277,18 +285,14 @@ class Dialogs(DialogWatcher):
     def _asked(self, ctx: Context, request: Request, is_down: bool, target: str, route: Uri | None) -> rule.Asked:
         prints = self.prints
         flow = ctx.flow
-        asked = rule.Asked(request.method, is_down=is_down)
-        asked.other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
-        asked.target = prints.target(target)
-        asked.source = prints.endpoint(flow.host, flow.port)
-        asked.source_host = prints.host(flow.host)
+        other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
+        place = prints.place(flow.host)
+        asked = rule.Asked(prints, request.method, other_tag, target, place, flow.port, is_down=is_down)
         asked.is_proven = ctx.authenticated is not None
         asked.is_checked = self.checks_source
         if route is not None:
             asked.hop = rule.next_hop(prints, route)
             asked.hop_is_ours = self.is_mine(route)
-        else:
-            asked.target_hop = endpoint_of_text(prints, target)
         return asked
 
     def _judge_alone(self, ctx: Context, cookie: Cookie, asked: rule.Asked, target: str, route: Uri | None) -> int:
@@ -314,12 +318,15 @@ class Dialogs(DialogWatcher):
             if side < 0:
                 return
             self._learn_contact(side, request, ctx.edits)
-        learn_hop(table, side, asked.source, asked.source_host)
-        meta = int(table.words[at + layout.META])
-        expires = table.expires(at)
-        if meta & (layout.STATE | TIMED) == layout.ANSWERED and meta >> 4 & 15 == layout.INVITE:
+        words = table.words
+        if not asked.is_usual:
+            learn_hop(table, side, asked.source, asked.source_host)
+        meta = int(words[at + layout.META])
+        if meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
             expires = now + ANSWERED_S
-        table.words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+        else:
+            expires = table.expires(at)
+        words[at + layout.LASTS] = now << layout.TIME_BITS | expires
 
     def has_used(self, ctx: Context, target: Target) -> bool:
         """True when the side that the request of *ctx* goes to has been heard from where *target* leads."""
@@ -358,7 +365,7 @@ class Dialogs(DialogWatcher):
                     if text and self.is_mine(value.uri):
                         cookie = self.cookies.open(text, response.call_id, response.from_tag, response.to_tag)
                         if cookie is not None and cookie.head:
-                            self.answered(cookie.key or self._key(cookie), None, response, edits, flow)
+                            self.answered(cookie.key, None, response, edits, flow)
                         return
             except ParseError as exc:
                 log.debug("nothing learnt from an answer: %s", exc)
@@ -370,52 +377,68 @@ class Dialogs(DialogWatcher):
         prints = self.prints
         request = None if ctx is None else ctx.request
         is_first = request is None or not request.to_tag
-        is_down = table.words[at + layout.CALLER] == prints.tag(response.from_tag)
+        asker = at + layout.CALLER
+        is_down = request is not None and is_first  # it has begun the dialog
+        from_tag = 0
+        if not is_down:
+            from_tag = prints.tag(response.from_tag)
+            is_down = table.words[asker] == from_tag
         to_tag = prints.tag(response.to_tag)
         if not is_down:
-            side = at + layout.CALLER
-            asker = leg_of(table, at, prints.tag(response.from_tag))
+            side = asker
+            asker = leg_of(table, at, from_tag)
         else:
-            hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
-            side = tagged_leg(table, at, to_tag, hop) if is_first else leg_of(table, at, to_tag)
-            asker = at + layout.CALLER
+            side = at + layout.LEG
+            if table.words[side] == to_tag:
+                pass  # the first, as nearly always
+            elif is_first:
+                side = tagged_leg(table, at, to_tag, 0 if flow is None else prints.endpoint(flow.host, flow.port))
+            else:
+                side = leg_of(table, at, to_tag)
         if side < 0:
             return
         status = response.status
         method = response.method
         self._learn_contact(side, response, edits)
-        if is_first and not table.words[side + layout.INFO] & MAPPED:
-            self._learn_set(response, side, at)
+        if is_first:
+            known = int(table.words[side + layout.INFO])
+            info = known
+            if not info & MAPPED:
+                info |= self._learn_set(response, side, at)
+            if status >= 200:
+                info |= CONFIRMED
+            if info != known:
+                table.words[side + layout.INFO] = info
         if status < 200:
             self._rings(at, now)
             return
-        if is_first:
-            table.words[side + layout.INFO] |= CONFIRMED
-        elif request is not None and ctx is not None and asker >= 0:
+        if not is_first and request is not None and ctx is not None and asker >= 0:
             self._learn_contact(asker, request, ctx.edits)
         self._lives(at, request, response, method, now, is_first=is_first)
 
     def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
-        if learn_contact(self.table, side, contact_of(self.prints, message, edits)):
-            learn_contact_host(self.table, side, contact_host_of(self.prints, message))
+        contact = contact_of(self.prints, message, edits)
+        if learn_contact(self.table, side, contact.target):
+            host = contact.host if edits.replaced is None else contact_host_of(self.prints, message)
+            learn_contact_host(self.table, side, host)
 
-    def _learn_set(self, response: Response, side: int, call: int) -> None:
-        """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any."""
+    def _learn_set(self, response: Response, side: int, call: int) -> int:
+        """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any. What flags that gives."""
         at = response.find("record-route")
         if at < 0:
-            return  # of a provisional, maybe: the 2xx has it
-        self.table.words[side + layout.INFO] |= MAPPED
+            return 0  # of a provisional, maybe: the 2xx has it
         line = response.lines[at]
         if "," not in line and response.names.count("record-route") == 1:
-            return  # that is our own
+            return MAPPED  # that is our own
         before: Uri | None = None
         for value in response.record_routes:
             uri = value.uri
             if self.is_mine(uri) and self._is_of(uri, response, call):
                 if before is not None and not self.is_mine(before):
-                    learn_route(self.table, side, self.prints.endpoint_of(before))
-                return
+                    return MAPPED | learn_route(self.table, side, self.prints.endpoint_of(before))
+                return MAPPED
             before = uri
+        return MAPPED
 
     def _is_of(self, uri: Uri, response: Response, at: int) -> bool:
         """True when the Record-Route *uri* is the one of this call: after a spiral there are two of ours."""
@@ -433,16 +456,17 @@ class Dialogs(DialogWatcher):
         """A 2xx has come: for how long is the call remembered?"""
         words = self.table.words
         meta = int(words[at + layout.META])
-        expires = self.table.expires(at)
         kind = meta >> 4 & 15
+        expires = int(words[at + layout.LASTS]) & layout.TIME_MASK
         if is_first and meta & layout.STATE == layout.RINGING:
             meta = meta & ~layout.STATE | layout.ANSWERED
-            words[at + layout.BEGAN] |= now
+            words[at + layout.BEGAN] = int(words[at + layout.BEGAN]) | now
             expires = now + (ANSWERED_S if kind == layout.INVITE else SUBSCRIPTION_S + AFTER_S)
         if meta & layout.STATE != layout.ANSWERED:
             return
         if method in {"INVITE", "UPDATE"}:
-            interval = number_of(response.get("session-expires"))
+            value = response.get("session-expires")
+            interval = 0 if value is None else number_of(value)
             meta = meta | TIMED if interval else meta & ~TIMED
             expires = now + (interval + AFTER_S if interval else ANSWERED_S)
         elif kind == layout.INVITE:
@@ -486,11 +510,12 @@ class Dialogs(DialogWatcher):
         words[at + layout.META] = meta & ~layout.STATE | layout.ENDED
         after = AFTER_REFER_S if meta & layout.SUBSCRIBED else AFTER_S
         words[at + layout.LASTS] = now << layout.TIME_BITS | now + after
-        self._show_count()
 
     def _uncount(self, at: int) -> None:
         """The call counts for nothing any more."""
         words = self.table.words
+        if not words[at + layout.LIMITS]:
+            return
         for number in (at + layout.LIMITS, at + layout.LIMITS + 1):
             if words[number]:
                 self.limits.take(int(words[number]))

@@ -9,7 +9,7 @@ from typing import Final
 
 from serpy.api import ParseError
 from serpy.shm.calls import stamp
-from serpy.shm.fingerprints import NONE, Fingerprints
+from serpy.shm.fingerprints import NO_CONTACT, NONE, Contact, Fingerprints
 from serpy.sip.message import Edits, Message, Request
 from serpy.sip.nameaddr import cached_nameaddr, split_commas
 from serpy.sip.uri import Uri, parse_uri
@@ -17,32 +17,19 @@ from serpy.sip.uri import Uri, parse_uri
 LONGEST_S: Final = 30 * 86400
 
 
-def contact_of(prints: Fingerprints, message: Message, edits: Edits) -> int:
-    """The number of the first Contact as it leaves."""
+def contact_of(prints: Fingerprints, message: Message, edits: Edits) -> Contact:
+    """The first Contact as it leaves."""
     at = message.find("contact")
     if at < 0 or edits.is_removed(at):
-        return NONE
-    try:
-        if edits.replaced is not None and at in edits.replaced:
-            line = edits.replaced[at]
-            first = split_commas(line[line.find(":") + 1 :])
-            return prints.target(cached_nameaddr(f"m:{first[0]}").uri_text) if first else NONE
-        contacts = message.contacts
-        return prints.target(contacts[0].uri_text) if contacts else NONE
-    except ParseError:
-        return NONE
+        return NO_CONTACT
+    replaced = edits.replaced
+    return prints.contact(replaced[at] if replaced is not None and at in replaced else message.lines[at])
 
 
 def contact_host_of(prints: Fingerprints, message: Message) -> int:
-    """The number of the host in the Contact as it came."""
-    try:
-        contacts = message.contacts
-        if not contacts:
-            return NONE
-        host = contacts[0].uri.host
-        return prints.host(host) if host else NONE
-    except ParseError:
-        return NONE
+    """The short number of the host in the Contact as it came."""
+    at = message.find("contact")
+    return prints.contact(message.lines[at]).host if at >= 0 else NONE
 
 
 def endpoint_of_line(prints: Fingerprints, message: Message, at: int) -> int:
@@ -73,8 +60,22 @@ def _parsed(uri_text: str) -> Uri | None:
         return None
 
 
+def has_more_vias(request: Request) -> bool:
+    """True when the request has come through a proxy."""
+    count = 0
+    for at, name in enumerate(request.names):
+        if name == "via":
+            count += 1
+            if count > 1 or "," in request.lines[at]:
+                return True
+    return False
+
+
 def text_of(request: Request) -> bytes:
     """What people see of a call: Call-ID, caller, callee."""
+    text = f"{request.call_id[:72]}\0{request.from_.uri_text[:67]}\0{request.to.uri_text[:67]}"
+    if text.isascii():
+        return text.encode("ascii")
     parts = [request.call_id, request.from_.uri_text, request.to.uri_text]
     room = (72, 67, 67)
     return b"\0".join([part.encode("utf-8", "surrogateescape")[:size] for part, size in zip(parts, room, strict=True)])

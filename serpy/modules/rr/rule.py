@@ -14,6 +14,7 @@ from typing import Final
 
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
 from serpy.modules.rr.cookie import NAMED, Cookie
+from serpy.modules.rr.reading import endpoint_of_text
 from serpy.modules.rr.sides import GATEWAY, PROXIED, branch_to, leg_of
 from serpy.shm import calls as layout
 from serpy.shm.calls import CallTable
@@ -34,23 +35,39 @@ ALONE_MINUTES: Final = 12 * 60  # so long a cookie counts without a record
 
 
 class Asked:
-    """What is asked about a request. Numbers as in ``fingerprints``; *hop* is the next Route below ours, 0 = none."""
+    """What is asked about a request: for *target*, from *port* of the host whose long number is *place*. Numbers as in
+    ``fingerprints``; *hop* is the next Route below ours, 0 = none. What is seldom needed is a number when it is asked for.
+    """
 
-    def __init__(self, method: str, *, is_down: bool) -> None:
+    def __init__(
+        self, prints: Fingerprints, method: str, other_tag: int, target: str, place: int, port: int, *, is_down: bool
+    ) -> None:
+        self._prints: Final = prints
+        self._place: Final = place
+        self._target: Final = target
         self.method: Final = method
         self.is_down: Final = is_down
-        self.other_tag = 0
-        self.target = 0
-        self.target_hop = 0
+        self.other_tag: Final = other_tag
+        self.target: Final = prints.target(target)
         self.hop = 0
         self.hop_is_ours = False
-        self.source = 0
-        self.source_host = 0
+        self.source: Final = prints.short(place + port)
         self.is_proven = False  # its sender has proved who they are
         self.is_checked = True  # is the source looked at?
         # what was found
         self.at = -1
         self.leg = -1  # the side that is not the caller's; -1: not known yet
+        self.is_usual = False  # it comes from where its side was heard last
+
+    @property
+    def source_host(self) -> int:
+        """Of the host that it comes from."""
+        return self._prints.short(self._place)
+
+    @property
+    def target_hop(self) -> int:
+        """Of where it would be sent without a Route."""
+        return endpoint_of_text(self._prints, self._target)
 
 
 def judge(table: CallTable, at: int, asked: Asked, now: int) -> int:
@@ -92,12 +109,16 @@ def _goes_to(table: CallTable, side: int, asked: Asked) -> bool:
     hops = int(words[side + layout.HOP])
     if asked.hop:
         return asked.hop_is_ours or asked.hop in (hops >> 30, hops & SHORT)
-    return asked.target_hop != 0 and asked.target_hop == hops >> 30
+    hop = asked.target_hop
+    return hop != 0 and hop == hops >> 30
 
 
 def _comes_from(table: CallTable, side: int, asked: Asked) -> bool:
     """True when *side* may send from there."""
     words = table.words
+    if int(words[side + layout.HOP]) >> 30 == asked.source:
+        asked.is_usual = True
+        return True
     if words[side + layout.INFO] & PROXIED:
         return True
     hosts = int(words[side + layout.HOSTS])
@@ -124,11 +145,6 @@ def judge_alone(
     if hop_host:
         return BELONGS if hop_host == host or asked.hop_is_ours else STRANGE
     return BELONGS if is_contact or target_host == host else STRANGE
-
-
-def caller_bits(prints: Fingerprints, contact: int, host: str) -> int:
-    """What a cookie keeps of a caller."""
-    return (prints.short(contact) if contact else 0) << 30 | prints.host(host)
 
 
 def next_hop(prints: Fingerprints, route: Uri | None) -> int:

@@ -77,10 +77,17 @@ def new_leg(table: CallTable, at: int) -> int:
 
 def tagged_leg(table: CallTable, at: int, tag: int, hop: int) -> int:
     """The leg with *tag*, made of the branch to *hop* when it is new; -1 when there is no room."""
+    words = table.words
+    leg = at + layout.LEG
+    known = words[leg]
+    if known == tag:
+        return leg
+    if hop and not known and not words[leg + layout.SIDE + layout.INFO] and int(words[leg + layout.HOP]) >> 30 == hop:
+        words[leg] = tag  # the only branch, as nearly always
+        return leg
     leg = leg_of(table, at, tag)
     if leg >= 0:
         return leg
-    words = table.words
     branch = branch_to(table, at, hop) if hop else -1
     if branch >= 0 and not words[branch]:
         words[branch] = tag
@@ -118,14 +125,13 @@ def learn_hop(table: CallTable, side: int, hop: int, host: int) -> None:
         words[side + layout.HOSTS] = host << 30 | known & SHORT
 
 
-def learn_route(table: CallTable, side: int, route: int) -> None:
-    """The first proxy on the way to the side, NONE when there is none."""
+def learn_route(table: CallTable, side: int, route: int) -> int:
+    """The first proxy on the way to the side, NONE when there is none. The flags that the side gets by it."""
     words = table.words
     known = int(words[side + layout.HOP])
-    if route:
-        words[side + layout.INFO] |= PROXIED
     if route and known & SHORT != route:
         words[side + layout.HOP] = known & ~SHORT | route
+    return PROXIED if route else 0
 
 
 def learn_contact_host(table: CallTable, side: int, host: int) -> None:
