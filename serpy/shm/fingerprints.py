@@ -82,7 +82,8 @@ class Fingerprints:
                 number = times(number, high, low) + word
                 word = 0
                 left = _WORD
-        number = reduced(times(number, high, low) + word)
+        # Once more, so that nobody knows the difference of two numbers either: ports are added to them.
+        number = reduced(times(times(number, high, low) + word, high, low))
         return 1 if number == NONE else number
 
     def tag(self, text: str) -> int:

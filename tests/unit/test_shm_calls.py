@@ -225,6 +225,14 @@ def test_targets_are_compared_by_where_they_lead(one, other, same):
     assert (PRINTS.target(one) == PRINTS.target(other)) is same
 
 
+def test_neighbours_at_neighbouring_ports_are_told_apart():
+    hosts = [f"192.0.2.{last}" for last in range(1, 10)] + ["a.example", "b.example"]
+    ports = range(5060, 5080)
+    assert len({PRINTS.endpoint(host, port) for host in hosts for port in ports}) == len(hosts) * len(ports)
+    targets = {PRINTS.target(f"sip:{user}@{host}:{port}") for user in "ab" for host in hosts for port in ports}
+    assert len(targets) == 2 * len(hosts) * len(ports)
+
+
 def test_what_cannot_be_parsed_is_no_target():
     assert PRINTS.target("sip:") == NONE
     assert PRINTS.target("") == NONE
