@@ -35,6 +35,7 @@ from serpy.errors import (
 from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import CALL_ID_MAX, Binding
+from serpy.sip.address import is_address
 from serpy.sip.flow import Flow, Listener, Outgoing
 from serpy.sip.host import normal_host
 from serpy.transaction.user import Outcome
@@ -290,9 +291,12 @@ class Server:
         return False
 
     def is_own_host(self, host: str) -> bool:
-        """True when *host* is one of our addresses or names, whatever the port."""
+        """True when *host* is one of our addresses or names, whatever the port; a loopback address always is."""
         ports = self._ports.get(host)
-        return bool(self._ports_of(host) if ports is None else ports)
+        if self._ports_of(host) if ports is None else ports:
+            return True
+        name = normal_host(host)
+        return name in ("localhost", "::1") or (name.startswith("127.") and is_address(name))
 
     def _ports_of(self, host: str) -> list[int]:
         name = normal_host(host)

@@ -125,9 +125,17 @@ class TransactionLayer:
 
     # --- look-ups
 
-    def find_invite(self, request: Request) -> ServerMachine | None:
-        """The INVITE transaction that *request*, an ACK or CANCEL, belongs to."""
-        return self.servers.get(server_key(request, "INVITE"))
+    def find_invite(self, request: Request, source: str) -> ServerMachine | None:
+        """The INVITE transaction that *request*, an ACK or CANCEL from the address *source*, belongs to.
+
+        Nobody can be asked for credentials because of a CANCEL: it has to come from where its INVITE did (§22.1).
+        """
+        found = self.servers.get(server_key(request, "INVITE"))
+        if found is not None and request.method == "CANCEL":
+            flow = found.ctx.flow if isinstance(found, ServerTransaction) else found.flow
+            if flow.host != source:
+                return None
+        return found
 
     def find_by_call_id(self, call_id: str, number: int) -> ServerTransaction | None:
         """The INVITE transaction with this Call-ID and CSeq number that has no final answer yet; looks at all of them."""

@@ -62,11 +62,16 @@ class BudgetsForPeople:
         }
 
     def why(self, address: str) -> dict[str, object]:
-        """What is remembered of an address (or of the text that ``ban.list`` shows): reason, counts, last events."""
+        """What is remembered of an address, a user, or of the text that ``ban.list`` shows: reason, counts, last events.
+
+        "also" names what else concerns it: the users who are silent from the network of an address, for one.
+        """
         budgets = self._budgets
         strangers, now = budgets.strangers, budgets.now()
-        at = self._find(address)
+        at, *others = self._find(address)
         row = self._row(at, now)
+        if others:
+            row["also"] = [printable(strangers.text(other)) for other in others]
         row["proven"] = strangers.is_proven(at, now)
         row["mode"] = MODES[budgets.mode]
         if row["why"]:
@@ -76,17 +81,18 @@ class BudgetsForPeople:
         return row
 
     def lift(self, address: str) -> str:
-        """End the ban, quiet or silence of an address (or of the text that ``ban.list`` shows)."""
-        at = self._find(address)
-        self._budgets.strangers.lift(at, self._budgets.now())
-        return f"{printable(self._budgets.strangers.text(at))} is free"
+        """End the ban, quiet or silence of an address with its network, a user, or of the text that ``ban.list`` shows."""
+        found = self._find(address)
+        for at in found:
+            self._budgets.strangers.lift(at, self._budgets.now())
+        return f"free: {', '.join([printable(self._budgets.strangers.text(at)) for at in found])}"
 
     def add(self, address: str, seconds: int = 3600) -> str:
         """Ban an address or IPv6 /64 for so many seconds, at most two days; known phones there go on."""
         budgets = self._budgets
         host = _host(address)
         if host is None:
-            raise UsageError("which address? Write 192.0.2.7 or 2001:db8::7")
+            raise UsageError("which address? Write 192.0.2.7 or 2001:db8::7; networks are for the firewall")
         if not 0 < seconds <= 2 * 86400:
             raise UsageError("a ban lasts 1 to 172800 seconds; for ever is for the firewall")
         now = budgets.now()
@@ -121,23 +127,37 @@ class BudgetsForPeople:
         budgets = self._budgets
         return self._list(lambda at, now: budgets.strangers.debt(at, NAMES.index("pike"), now) > 0)
 
-    def _find(self, address: str) -> int:
+    def _find(self, asked: str) -> list[int]:
+        """All entries that concern an address, a user, or have the text *asked*; those that are held first."""
         strangers = self._budgets.strangers
-        host = _host(address)
+        now = self._budgets.now()
+        host = _host(asked)
+        lower = asked.lower()
+        keys: tuple[int, ...] = ()
+        network = ""
         if host is not None:
             place = self._budgets.names.place(host)
-            for key in (place.net, place.wide):
-                at = strangers.find(key)
-                if at >= 0:
-                    return at
+            keys = (place.net, place.wide)
+            network = place.wide_text()
+        found: list[int] = []
         for at in range(strangers.entries):
-            if strangers.key(at) and strangers.text(at) == address:
-                return at
-        raise NotHeldError("nothing is remembered of that address")
+            key = strangers.key(at)
+            if not key:
+                continue
+            text = strangers.text(at)
+            name, _, where = text.partition(" from ")
+            if key in keys or text == asked or (where and (where == network or name.lower() == lower)):
+                found.append(at)
+        if not found:
+            raise NotHeldError("nothing is remembered of that address or user")
+        return sorted(found, key=lambda at: (strangers.hold(at, now) == 0, strangers.key(at) not in keys))
 
 
 def _host(text: str) -> str | None:
+    address, slash, bits = text.partition("/")
+    if slash and not (":" in address and bits == "64"):
+        return None  # no network but the one that an IPv6 source counts as
     try:
-        return str(ipaddress.ip_address(text.partition("/")[0].strip("[]")))
+        return str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         return None

@@ -109,10 +109,18 @@ def test_no_spelling_of_a_domain_of_ours_is_foreign(phones, host):
     assert stranger.ask(stranger.request("MESSAGE", bob.aor, from_=f"sip:alice@{host}")).status == 407
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:5", "[::ffff:127.0.0.1]", "127.0.0.1."])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:5", "[::ffff:127.0.0.1]", "127.0.0.1.", "[::1]", "localhost"])
 def test_nobody_is_at_an_address_of_ours_that_is_no_domain(phones, host):
     stranger, bob = phones("stranger"), phones("bob")
     assert stranger.ask(stranger.request("MESSAGE", bob.aor, from_=f"sip:alice@{host}")).status in (400, 403)
+
+
+@pytest.mark.parametrize(
+    "uri", ["im:alice@example.com", "pres:alice@example.com", "http://example.com/", "urn:service:sos"]
+)
+def test_nobody_calls_with_a_from_that_has_no_domain_to_be_asked_for(phones, uri):
+    stranger, bob = phones("stranger"), phones("bob")
+    assert stranger.ask(stranger.request("MESSAGE", bob.aor, from_=uri)).status in (400, 403)
 
 
 def test_a_user_cannot_call_an_address_of_the_server_that_is_no_domain(phones, server):

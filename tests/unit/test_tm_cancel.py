@@ -41,6 +41,16 @@ def test_a_ringing_call_is_cancelled():
     assert names(bench.receive(response(invite, 487), CALLEE)) == ["ACK 192.0.2.2", "487 192.0.2.1"]
 
 
+def test_a_cancel_from_another_address_than_its_invite_cancels_nothing():
+    bench, invite = ringing()
+    sent = bench.receive(cancel(), ("192.0.2.66", 5060))
+    assert bench.cancel_result == 1  # as one whose INVITE is not here
+    assert "200 192.0.2.66" not in names(sent)
+    assert all(
+        item.lines("Via")[0] != invite.lines("Via")[0] for item in sent
+    )  # nothing that the callee would take for it
+
+
 def test_before_a_provisional_the_cancel_waits_for_one():
     bench = Bench(main=main)
     invite = bench.receive(request())[1]

@@ -80,6 +80,21 @@ def test_a_ban_by_hand(budgets, people):
     assert people.why("2001:db8:1:2::99")["state"] == "banned"
 
 
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "192.0.2.7/24", "2001:db8::/32"])
+def test_a_network_is_not_banned_as_if_it_were_an_address(people, network):
+    with pytest.raises(UsageError, match="networks are for the firewall"):
+        people.add(network)
+
+
+@pytest.mark.parametrize("asked", [HOST, "alice@example.com", "Alice@Example.com"])
+def test_a_user_who_is_silent_is_found_and_freed_by_address_and_name(budgets, people, asked):
+    for _ in range(11):
+        budgets.wrong_password(tcp(), "alice@example.com")
+    assert people.why(asked)["state"] == "quiet"
+    assert "alice@example.com from" in people.lift(asked)
+    assert people.bans() == []
+
+
 @pytest.mark.parametrize("seconds", [0, -1, 172801])
 def test_a_ban_by_hand_is_bounded(people, seconds):
     with pytest.raises(UsageError):

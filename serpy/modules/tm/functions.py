@@ -216,7 +216,7 @@ class Tm:
     def _cancel(self, ctx: Context, request: Request) -> bool:
         """Act on a CANCEL: False when its INVITE is not here."""
         layer = self.layer
-        invite = layer.find_invite(request)
+        invite = layer.find_invite(request, ctx.flow.host)
         if invite is None:
             return False
         # §9.2: the answer carries the To tag of what the INVITE is answered with. It needs no transaction of its
@@ -323,13 +323,13 @@ class Tm:
         request = ctx.request
         if request is None or request.method != "CANCEL":
             return FALSE
-        return TRUE if self.layer.find_invite(request) is not None else FALSE
+        return TRUE if self.layer.find_invite(request, ctx.flow.host) is not None else FALSE
 
     def t_check_trans(self, ctx: Context) -> int:
         """True when this request belongs to a transaction: its own, or for CANCEL and ACK the INVITE's."""
         request = ctx.request
         if request is not None and request.method in {"ACK", "CANCEL"}:
-            return TRUE if self.layer.find_invite(request) is not None else FALSE
+            return TRUE if self.layer.find_invite(request, ctx.flow.host) is not None else FALSE
         return TRUE if ctx.transaction is not None else FALSE
 
     def t_precheck_trans(self, ctx: Context) -> int:  # noqa: ARG002
