@@ -61,6 +61,7 @@ class Shares:
 
     def enter(self, current: object) -> None:
         """Count a place of the handler of *current*. Raises ResourceError: its share is taken."""
+        handler = id(current)  # of this object: compiled code makes a new tuple of one whose length it has seen
         if not isinstance(current, tuple) or len(current) != 2 or not isinstance(current[1], Flow):
             return
         flow: Flow = current[1]
@@ -72,17 +73,18 @@ class Shares:
             raise ResourceError(f"{here} handlers of {flow.host} wait already, {self.waiting} of all strangers")
         self.waiting += 1
         self._by_host[flow.host] = here + 1
-        self._places[id(current)] = self._places.get(id(current), 0) + 1
+        self._places[handler] = self._places.get(handler, 0) + 1
 
     def leave(self, current: object) -> None:
         """Its place is free again."""
-        places = self._places.get(id(current), 0)
+        handler = id(current)
+        places = self._places.get(handler, 0)
         if not places or not isinstance(current, tuple):
             return
         if places > 1:
-            self._places[id(current)] = places - 1
+            self._places[handler] = places - 1
         else:
-            del self._places[id(current)]
+            del self._places[handler]
         self.waiting -= 1
         host = current[1].host
         left = self._by_host[host] - 1

@@ -7,7 +7,9 @@ import pytest
 from serpy.errors import HeldBackError, TransportError
 from serpy.net import guard as guards
 from serpy.net.guard import Guard, machine_addresses
+from serpy.net.handoff import Channels, Layout
 from serpy.net.sender import Sender
+from serpy.net.streams import StreamSender
 from serpy.sip.flow import SEEN, Flow, Listener, Outgoing
 
 PUBLIC = Listener(0, "udp", "203.0.113.5", 5060)
@@ -156,25 +158,18 @@ def test_the_log_says_what_was_held_back_and_what_would_let_it_go(caplog):
     assert "private_relay" in caplog.messages[0]
 
 
-class Streams:
-    def __init__(self):
-        self.sent = []
-
-    def send(self, outgoing):
-        self.sent.append(outgoing)
-
-
 @pytest.mark.parametrize("data", [b"INVITE sip:a", b"CANCEL sip:a", b"ACK sip:a", b"SIP/2.0 200 OK", b"\r\n\r\n"])
 @pytest.mark.parametrize("listener", [PUBLIC, PUBLIC_TCP])
 def test_the_sender_asks_for_everything_it_sends(data, listener):
-    streams = Streams()
-    sender = Sender([None] * len(ALL), guard(), streams)  # type: ignore[arg-type]
+    layout = Layout(1, 1)
+    streams = StreamSender(Channels(layout.slots), layout, lambda _slot: 0)
+    sender = Sender([None] * len(ALL), guard(), streams)
     with pytest.raises(HeldBackError):
         sender.send(Outgoing(data, Flow(listener, "127.0.0.1", 25)))
-    assert streams.sent == []
+    assert streams.sent == 0
     if listener is PUBLIC_TCP:
         sender.send(Outgoing(data, Flow(listener, "198.51.100.1", 25)))
-        assert len(streams.sent) == 1
+        assert streams.sent == 1
     assert issubclass(HeldBackError, TransportError), "for transactions it is a destination that failed"
 
 

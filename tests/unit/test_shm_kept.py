@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +33,12 @@ def test_another_layout_begins_afresh_and_a_running_server_keeps_its_own(tmp_pat
     assert bytes(running.memory[-5:]) == b"\0" * 5
 
 
-def test_a_file_from_before_the_machine_was_started_is_begun_afresh(tmp_path, monkeypatch):
+def test_a_file_from_before_the_machine_was_started_is_begun_afresh(tmp_path):
     Kept(str(tmp_path), "things", "things 1", 8192)
-    boot = tmp_path / "boot"
-    boot.write_text("another\n")
-    monkeypatch.setattr("serpy.shm.kept._BOOT_ID", str(boot))
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    data = (tmp_path / "things").read_bytes()
+    assert boot in data
+    (tmp_path / "things").write_bytes(data.replace(boot, boot[::-1]))
     assert Kept(str(tmp_path), "things", "things 1", 8192).is_fresh
 
 

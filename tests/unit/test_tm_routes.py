@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from support.receiver import Bench, names, request, response
 
 from serpy.context.context import Target
+from serpy.script.patterns import compile_pattern
 
 CALLEE = ("192.0.2.2", 5060)
 SECOND = ("192.0.2.9", 5060)
@@ -29,7 +28,7 @@ def test_a_failure_route_sees_the_status_and_the_answer_goes_on():
     seen = []
 
     def failed(bench, ctx):
-        seen.append((ctx.status, bench.tm.t_check_status(ctx, re.compile("486|408"))))
+        seen.append((ctx.status, bench.tm.t_check_status(ctx, compile_pattern("486|408"))))
 
     bench = Bench(main=relay_with(failure="F"), failure_F=failed)
     invite = bench.receive(request())[1]
