@@ -56,39 +56,28 @@ def weigh(expression: Expression) -> Weight:
 
 def first(node: Node) -> CharSet:
     """What the match of *node* can begin with."""
-    if isinstance(node, Chars):
-        return node.chars
-    if isinstance(node, (Group, Repeat)):
-        return first(node.inside)
-    if isinstance(node, Mark):
-        return EMPTY
-    found = EMPTY
-    if isinstance(node, Alternatives):
-        for branch in node.branches:
-            found |= first(branch)
-        return found
-    for part in node.parts:
-        found |= first(part)
-        if not nullable(part):
-            break
-    return found
+    return _edge(node, at_end=False)
 
 
 def last(node: Node) -> CharSet:
     """What the match of *node* can end with."""
+    return _edge(node, at_end=True)
+
+
+def _edge(node: Node, *, at_end: bool) -> CharSet:
     if isinstance(node, Chars):
         return node.chars
     if isinstance(node, (Group, Repeat)):
-        return last(node.inside)
+        return _edge(node.inside, at_end=at_end)
     if isinstance(node, Mark):
         return EMPTY
     found = EMPTY
     if isinstance(node, Alternatives):
         for branch in node.branches:
-            found |= last(branch)
+            found |= _edge(branch, at_end=at_end)
         return found
-    for part in reversed(node.parts):
-        found |= last(part)
+    for part in reversed(node.parts) if at_end else node.parts:
+        found |= _edge(part, at_end=at_end)
         if not nullable(part):
             break
     return found
