@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import subprocess
 
 import pytest
-from support.running import Running
+from support.patience import PATIENCE_S, free_port
+from support.running import TOP, Running
 from support.steps import invite, refused
 
 pytestmark = pytest.mark.system
@@ -270,3 +273,39 @@ def test_a_phone_may_ask_by_stun_which_address_it_has(phones):
     answer = bob.socket.recv(2000)
     assert answer[:8] == b"\x01\x01\x00\x0c\x21\x12\xa4\x42"
     assert int.from_bytes(answer[26:28], "big") ^ 0x2112 == bob.port
+
+
+# ---- SIPp
+
+
+@pytest.mark.skipif(shutil.which("sipp") is None, reason="SIPp is not installed")
+def test_sipp_registers_and_calls_with_credentials_that_name_the_server(tmp_path):
+    """It writes the address it sends to as the digest uri, whatever the Request-URI; nothing here is trusted."""
+    users = [f"u{number}" for number in range(100)]
+    running = Running(tmp_path).prepare(*users).start()
+    port = free_port()
+    listing = tmp_path / "users.csv"
+    lines = "".join(f"{user};[authentication username={user} password={user}];{user}\n" for user in users)
+    listing.write_text("SEQUENTIAL\n" + lines)
+
+    def sipp(scenario, own):
+        words = [
+            "sipp", f"127.0.0.1:{running.port}", "-sf", str(TOP / "bench/sipp" / scenario), "-i", "127.0.0.1", "-p", str(own), "-m", "200",
+            "-r", "200", "-inf", str(listing), "-key", "domain", "example.com", "-nostdin", "-timeout", "40",
+        ]  # fmt: skip
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        assert done.returncode == 0, done.stdout[-2500:]
+
+    try:
+        sipp("register.xml", port)
+        callee = subprocess.Popen(
+            ["sipp", "-sf", str(TOP / "bench/sipp/call_uas.xml"), "-i", "127.0.0.1", "-p", str(port), "-nostdin", "-timeout", "60"],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            sipp("oob_call.xml", free_port())
+        finally:
+            callee.terminate()
+            callee.wait(10)
+    finally:
+        running.stop()

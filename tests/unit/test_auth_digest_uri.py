@@ -3,7 +3,7 @@
 import pytest
 from support.contexts import context, request_text
 
-from serpy.modules.auth.digest_uri import OFF, SAME_RESOURCE, SAME_URI, is_for
+from serpy.modules.auth.digest_uri import OFF, SAME_RESOURCE, SAME_URI, is_for, server_of
 
 BOB = "sip:bob@example.com"
 
@@ -96,3 +96,19 @@ def test_addresses_numbers_and_other_schemes(claimed, asked, right):
 )
 def test_level_2_is_the_equality_of_the_rfc(claimed, right):
     assert meant(claimed, level=SAME_URI) is right
+
+
+@pytest.mark.parametrize(
+    ("claimed", "server"),
+    [
+        ("sip:192.0.2.1:5060", "192.0.2.1"),
+        ("sips:h;x=y", "h"),
+        ("sip:bob@h", ""),
+        ("tel:1", ""),
+        ("http://h/", ""),
+        ("", ""),
+        (" ", ""),
+    ],
+)
+def test_a_uri_without_a_user_may_name_a_server(claimed, server):
+    assert server_of(claimed) == server

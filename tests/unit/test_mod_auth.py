@@ -425,6 +425,14 @@ def test_credentials_for_another_request_are_a_bad_request(identity):
     assert identity.selects == 0
 
 
+@pytest.mark.parametrize(("uri", "level", "result"), [
+    ("sip:192.0.2.1:5060", 1, 1), ("sip:192.0.2.1", 2, -3), ("sip:bob@192.0.2.1", 1, -3), ("sip:192.0.2.101", 1, -3),
+])  # fmt: skip
+def test_a_uri_that_names_this_server_and_no_user_is_right_as_sipp_writes_it(identity, uri, level, result):
+    setup = Setup(identity, check_uri=level)
+    assert setup.call(register(credentials(setup.nonce(), uri=uri))) == result
+
+
 def test_the_uri_is_not_compared_when_that_is_wanted(identity):
     setup = Setup(identity, check_uri=0)
     assert setup.call(register(credentials(setup.nonce(), uri="sip:elsewhere.example"))) == 1

@@ -107,12 +107,14 @@ class Auth:
         self._nonces: Nonces  # set by init()
         self._counts: NonceCounts | None = None
         self._reports: Final = Reports()
+        self._server: Server  # set by init()
         self._service: CredentialsService | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
 
-    def init(self, _server: Server) -> None:
+    def init(self, server: Server) -> None:
         """Check the parameters and derive the keys."""
+        self._server = server
         secret = self.secret.encode("utf-8", "surrogateescape") or os.urandom(32)
         self._nonces = Nonces(
             secret, self.nonce_expire, self.nonce_auth_max_drift, self._trusted(), bound=self.nonce_network != 0
@@ -233,7 +235,10 @@ class Auth:
         if verdict == nonces.ELSEWHERE:
             return OTHER_NETWORK
         rewritten = self._nonces.is_trusted(host)
-        if not digest_uri.is_for(credentials.uri, _request_of(ctx), self.check_uri, rewritten=rewritten):
+        if not digest_uri.is_for(credentials.uri, _request_of(ctx), self.check_uri, rewritten=rewritten) and not (
+            self.check_uri == digest_uri.SAME_RESOURCE
+            and self._server.is_own_host(digest_uri.server_of(credentials.uri))
+        ):
             return OTHER_URI
         outcome = self._check_response(ctx, credentials, table, realm)
         if outcome != OK:

@@ -1,7 +1,7 @@
 """Were these credentials made for this request? The uri in them is compared with what is asked for.
 
 Phones drop the port and the transport, gateways write To's URI: level 1 wants the same scheme, user and host and lets
-the rest be. A proxy before us may have rewritten the Request-URI; from one that is trusted To's URI is right, too.
+the rest be. SIPp and some gateways name the server that they send to, without a user: right when that is us. A proxy before us may have rewritten the Request-URI; from one that is trusted To's URI is right, too.
 
 Runs in: udp receiver. Locks: none. RFC: 7616 §3.4.6; 3261 §22.4 item 8, §19.1.4.
 """
@@ -36,6 +36,15 @@ def is_for(claimed: str, request: Request, level: int, *, rewritten: bool) -> bo
         return _same_resource(parse_uri(claimed), parse_uri(asked), request, rewritten=rewritten)
     except ParseError:
         return False
+
+
+def server_of(claimed: str) -> str:
+    """The host of a uri that names a server and nobody there, "" for all others."""
+    try:
+        uri = parse_uri(claimed)
+    except ParseError:
+        return ""
+    return uri.host if uri.is_sip and not uri.user else ""
 
 
 def _same_resource(claimed: Uri, asked: Uri, request: Request, *, rewritten: bool) -> bool:

@@ -11,8 +11,8 @@ from serpy.api import Param
 from serpy.modules.auth import digest_uri
 
 _CHECK_URI_HELP: Final = (
-    "uri in credentials and Request-URI: 1 same scheme, user and host (REGISTER: To's host, too), 2 equal (RFC 3261 "
-    "19.1.4), 0 not compared; else 400"
+    "uri in credentials and Request-URI: 1 same scheme, user and host (REGISTER: To's host, too), or this server and no user "
+    "(SIPp), 2 equal (RFC 3261 19.1.4), 0 not compared; else 400"
 )
 _TRUSTED_HELP: Final = (
     "networks of load balancers and proxies in front, such as 10.0.0.0/8,2001:db8::/32: a nonce made for one of them is "
