@@ -84,6 +84,27 @@ def _network(name: str, value: str) -> None:
             raise ConfigError(f"{name} takes addresses and networks, not {part[:60]!r}", hint="192.0.2.0/24") from None
 
 
+def name_server(text: str) -> tuple[str, int] | None:
+    """(address, port) of a name server: an address, ``address:port`` or ``[address]:port``; None for anything else."""
+    address, port = text, "53"
+    if text[:1] == "[":
+        address, _, rest = text[1:].partition("]")
+        port = rest[1:] if rest[:1] == ":" else rest or "53"
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+    try:
+        literal = str(ipaddress.ip_address(address))
+    except ValueError:
+        return None
+    is_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    return (literal, int(port)) if is_port else None
+
+
+def _name_server(name: str, value: str) -> None:
+    if name_server(value) is None:
+        raise ConfigError(f"{name}: {value[:60]!r} is no address", hint='"192.0.2.53" or "[2001:db8::53]:5353"')
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     # processes
     _int("debug", 0, "log threshold: -1 errors, 0 warnings, 1 notices, 2 lifecycle, 3 per message", -5, 9),
@@ -152,7 +173,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _int("dns_retr_no", -1, "repetitions of a DNS query, -1: 2", -1, 10),
     _int("dns_total_time", 4, "seconds one URI may take to look up, with all its questions and name servers", 1, 60),
     _int("dns_servers_no", -1, "name servers to use, -1: all", -1, 10),
-    Setting("dns_servers", "list", "", "name servers, address[:port], repeatable; none: those of /etc/resolv.conf"),
+    Setting("dns_servers", "list", "", "name servers, address[:port], repeatable; none: those of /etc/resolv.conf", check=_name_server),
     _bool("dns_use_search_list", 1, "try the search list of resolv.conf"),
     _inert("dns_search_full_match", "bool", 1, "dns_search_list_full_match"),
     _bool("dns_try_ipv6", 1, "look for IPv6 addresses, too"),

@@ -22,7 +22,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from serpy.errors import BackendError, ConfigError, ResourceError
+from serpy.config import name_server
+from serpy.errors import BackendError, ResourceError
 from serpy.net.dnswire import Answer, Records, parsed, rendered
 from serpy.net.waiters import Crowd, Failures, Fuse
 from serpy.sip.address import plain_address
@@ -397,20 +398,9 @@ def ask_over_tcp(loop: Loop, address: tuple[str, int], wire: bytes, deadline: fl
 
 
 def servers_of(settings: Settings) -> list[tuple[str, int]]:
-    """The name servers that ``dns_servers`` names, [] for those of resolv.conf. Raises ConfigError."""
-    found: list[tuple[str, int]] = []
-    for text in settings.dns_servers:
-        address, port = text, "53"
-        if text[:1] == "[":
-            address, _, rest = text[1:].partition("]")
-            port = rest[1:] if rest[:1] == ":" else rest or "53"
-        elif text.count(":") == 1:
-            address, _, port = text.partition(":")
-        literal = plain_address(address)
-        if not literal or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-            raise ConfigError(f"dns_servers: {text[:60]!r} is no address", hint='"192.0.2.53" or "[2001:db8::53]:5353"')
-        found.append((literal, int(port)))
-    return found
+    """The name servers that ``dns_servers`` names, [] for those of resolv.conf."""
+    servers = [name_server(text) for text in settings.dns_servers]
+    return [server for server in servers if server is not None]  # all are: the setting has been checked
 
 
 def read_resolv_conf(path: str = "/etc/resolv.conf") -> tuple[list[tuple[str, int]], list[str]]:

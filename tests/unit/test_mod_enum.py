@@ -229,4 +229,4 @@ def test_addresses_of_name_servers(text, address):
 @pytest.mark.parametrize("text", ["ns.example.com", "192.0.2.1:0", "192.0.2.1:x", "[::1]x", "", "192.0.2.1:99999"])
 def test_what_is_no_address_of_a_name_server_is_refused(text):
     with pytest.raises(ConfigError, match="dns_servers"):
-        servers_of(Settings({"dns_servers": [text]}))
+        Settings({"dns_servers": [text]})
