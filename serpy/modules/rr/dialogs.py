@@ -42,17 +42,16 @@ from serpy.modules.rr.sides import (
     branch_to,
     has_open_leg,
     learn_contact,
-    learn_contact_host,
     learn_hop,
-    learn_route,
     leg_of,
     new_leg,
     tagged_leg,
 )
 from serpy.net.steering import owner
-from serpy.shm import calls as layout
+from serpy.shm import call_file as layout
+from serpy.shm.call_file import CallFile, in_memory, open_file, stamp
 from serpy.shm.call_limits import CallLimits
-from serpy.shm.calls import CallTable, in_memory, open_file, stamp
+from serpy.shm.calls import TIMED, Call, CallTable, Side
 from serpy.shm.fingerprints import Fingerprints
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.uri import Uri
@@ -70,7 +69,6 @@ ANSWERED_S: Final = 12 * 3600
 AFTER_S: Final = 32  # 64*T1: so long the end of a call is repeated
 AFTER_REFER_S: Final = 300  # who has transferred a call hangs up, and hears how it went on
 SUBSCRIPTION_S: Final = 3600  # RFC 6665 leaves it to the package; REFER has none
-TIMED: Final = 1 << 10  # flag of a record: session timers run (RFC 4028)
 ALARM: Final = 80  # per cent
 LEGACY_S: Final = 12 * 3600  # cookies without a head are taken so long after the memory was made
 
@@ -95,6 +93,7 @@ class Dialogs(DialogWatcher):
         super().__init__()
         self.cookies: Final = cookies
         self.prints: Final = Fingerprints(blake2b(secret, digest_size=32, person=b"calls").digest())
+        self.file: CallFile
         self.table: CallTable
         self.limits: CallLimits
         self.checks_source = True
@@ -119,27 +118,28 @@ class Dialogs(DialogWatcher):
             path = str(Path(server.run_dir) / "calls")
             mark = self.prints.of("mark of the memory of calls")
             try:
-                self.table = open_file(path, slabs, records, mark, owner, now)
-                self._legacy_until = float(self.table.since + LEGACY_S)
+                self.file = open_file(path, slabs, records, mark, owner, now)
+                self.table = CallTable(self.file)
+                self._legacy_until = float(self.file.since + LEGACY_S)
                 return
             except OSError as exc:
                 log.warning("rr: cannot keep calls in %s (%s): a restart forgets them", path, exc.strerror)
-        self.table = in_memory(slabs, records, now)
+        self.file = in_memory(slabs, records, now)
+        self.table = CallTable(self.file)
 
     def attach(self, slab: int) -> None:
         """Be the writer of *slab*, with the calls that are in it."""
         self.is_attached = True
         self._serial = int.from_bytes(os.urandom(4), "big")  # each process has numbers of its own
         table = self.table
-        if not 0 <= slab < table.slabs:
+        if not 0 <= slab < self.file.slabs:
             return  # no receiver: it only reads
         self.limits.attach(slab)
         table.on_free = self._uncount
         table.attach(slab, stamp(self._server.loop.wall_now()))
-        for at in table.all():
-            if table.is_own(at) and int(table.words[at + layout.META]) & layout.STATE != layout.ENDED:
-                for number in (0, 1):
-                    key = int(table.words[at + layout.LIMITS + number])
+        for call in table.calls():
+            if call.state != layout.ENDED:
+                for key in (call.limit, call.other_limit):
                     if key:
                         self.limits.add(key)
         self._show_count()
@@ -180,20 +180,18 @@ class Dialogs(DialogWatcher):
             return
         now = stamp(ctx.wall_now)
         if ctx.dialog == cookie.key:
-            at = self.table.find(cookie.key, now)
+            call = self.table.find(cookie.key, now)
+            if call is not None:
+                self._add_branch(ctx, call, out)
         else:
             ctx.dialog = cookie.key
             self._make(ctx, request, cookie, limits, now, out)
-            return
-        if at >= 0:
-            self._add_branch(ctx, at, out)
 
     def _make(
         self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int, out: Flow
     ) -> None:  # fmt: skip
         prints = self.prints
         flow = ctx.flow
-        meta = layout.RINGING | KINDS[request.method] << 4 | (layout.NAMED if cookie.level else 0)
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
@@ -207,53 +205,59 @@ class Dialogs(DialogWatcher):
         contact = contact_of(prints, request, ctx.edits)
         host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
         place = prints.place(flow.host)
-        next_place = prints.place(out.host)
-        text = text_of(request)
-        at = self._room(cookie.key, now)
-        if at < 0:
+        caller = Side(
+            prints.tag(cookie.tag),
+            contact.target,
+            prints.short(place + flow.port),
+            route,
+            prints.short(place),
+            host,
+            flags,
+        )
+        call = self._remembered(
+            cookie, now, layout.RINGING | KINDS[request.method] << 4, caller, self._branch(ctx, out), text_of(request)
+        )
+        if call is None:
             return
-        self.table.describe(
-            at, cookie.key, now, now + RINGING_S, meta, cookie.serial, prints.tag(cookie.tag), contact.target,
-            prints.short(place + flow.port) << 30 | route, prints.short(place) << 30 | host, flags,
-            prints.short(next_place + out.port) << 30, prints.short(next_place) << 30,
-            USED | GATEWAY if self._is_gateway(ctx, out.host) else USED, text,
-        )  # fmt: skip
         if limits:
-            self._count_for(at, limits)
-        self.table.done(at)
+            self._count_for(call, limits)
         self.count(CALLS)
         self._show_count()
 
-    def _room(self, key: int, now: int) -> int:
-        """A record for the call *key*, -1 when there is none."""
+    def _remembered(self, cookie: Cookie, now: int, meta: int, caller: Side, leg: Side, text: bytes) -> Call | None:
+        """The call of *cookie*, None when there is no room for it."""
         table = self.table
-        at = table.make(key, now)
-        if at < 0 and self.is_attached and table.make_room():
-            at = table.make(key, now)
-        if at < 0:
+        if cookie.level:
+            meta |= layout.NAMED
+        key = cookie.key
+        call = table.make(key, now, now + RINGING_S, meta, cookie.serial, caller, leg, text)
+        if call is None and self.is_attached and table.make_room():
+            call = table.make(key, now, now + RINGING_S, meta, cookie.serial, caller, leg, text)
+        if call is None:
             self.count(FULL)
             self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
         elif table.fill >= ALARM:
             self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
-        return at
+        return call
 
-    def _count_for(self, at: int, limits: list[int]) -> None:
-        place = at + layout.LIMITS
-        for key in limits[:2]:
-            if self.limits.add(key):
-                self.table.words[place] = key
-                place += 1
+    def _count_for(self, call: Call, limits: list[int]) -> None:
+        counted = [key for key in limits[:2] if self.limits.add(key)]
+        if counted:
+            call.limit = counted[0]
+            call.other_limit = counted[1] if len(counted) > 1 else 0
+            self.table.write_limits(call)
 
-    def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
-        table = self.table
+    def _branch(self, ctx: Context, out: Flow) -> Side:
+        """The branch that leaves by *out*."""
         prints = self.prints
-        hop = prints.endpoint(out.host, out.port)
-        if branch_to(table, at, hop) >= 0:
-            return
-        leg = new_leg(table, at)
-        if leg >= 0:
-            info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
-            table.write_side(leg, 0, 0, hop << 30, prints.host(out.host) << 30, info)
+        place = prints.place(out.host)
+        info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
+        return Side(0, 0, prints.short(place + out.port), 0, prints.short(place), 0, info)
+
+    def _add_branch(self, ctx: Context, call: Call, out: Flow) -> None:
+        leg = self._branch(ctx, out)
+        if branch_to(call, leg.hop) is None:
+            new_leg(self.table, call, leg)
 
     def _is_gateway(self, ctx: Context, host: str) -> bool:
         return self._gateway is not None and ctx.avps.newest_of(self._gateway) == host
@@ -273,13 +277,13 @@ class Dialogs(DialogWatcher):
             return (rule.BELONGS if self._server.loop.wall_now() < self._legacy_until else rule.STRANGE), cookie
         asked = self._asked(ctx, request, cookie.tag == tag, target, route)
         now = stamp(ctx.wall_now)
-        at = self.table.find(cookie.key, now)
-        if at < 0:
+        call = self.table.find(cookie.key, now)
+        if call is None:
             return self._judge_alone(ctx, cookie, asked, target, route), cookie
-        verdict = rule.judge(self.table, at, asked, now)
+        verdict = rule.judge(call, asked, now)
         if verdict == rule.BELONGS:
             ctx.dialog = cookie.key
-            self._heard(ctx, request, asked, now)
+            self._heard(ctx, request, call, asked, now)
         return verdict, cookie
 
     def _asked(self, ctx: Context, request: Request, is_down: bool, target: str, route: Uri | None) -> rule.Asked:
@@ -305,41 +309,45 @@ class Dialogs(DialogWatcher):
             self.count(BY_COOKIE)
         return verdict
 
-    def _heard(self, ctx: Context, request: Request, asked: rule.Asked, now: int) -> None:
+    def _heard(self, ctx: Context, request: Request, call: Call, asked: rule.Asked, now: int) -> None:
         """Something of the dialog has come: it lives on, and its side may have moved."""
         table = self.table
-        at = asked.at
-        if asked.is_down:
-            side = at + layout.CALLER
-        elif asked.leg >= 0:
+        is_news = False
+        side: Side | None = call.caller
+        if not asked.is_down:
             side = asked.leg
+            if side is None:
+                side = tagged_leg(table, call, asked.other_tag, asked.source)
+                if side is None:
+                    return
+                self._learn_contact(side, request, ctx.edits)
+                is_news = True
+        if side is not None and not asked.is_usual and learn_hop(side, asked.source, asked.source_host):
+            is_news = True
+        if is_news and side is not None:
+            table.write_side(side)
+        if call.meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
+            self._last(call, now, now + ANSWERED_S)
         else:
-            side = tagged_leg(table, at, asked.other_tag, asked.source)
-            if side < 0:
-                return
-            self._learn_contact(side, request, ctx.edits)
-        words = table.words
-        if not asked.is_usual:
-            learn_hop(table, side, asked.source, asked.source_host)
-        meta = int(words[at + layout.META])
-        if meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
-            expires = now + ANSWERED_S
-        else:
-            expires = table.expires(at)
-        words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+            self._last(call, now, call.expires)
+
+    def _last(self, call: Call, now: int, expires: int) -> None:
+        """A message has come; the call is forgotten at *expires*."""
+        call.last = now
+        call.expires = min(expires, layout.TIME_MASK)
+        self.table.write(call)
 
     def has_used(self, ctx: Context, target: Target) -> bool:
         """True when the side that the request of *ctx* goes to has been heard from where *target* leads."""
-        table = self.table
         request = ctx.request
-        at = table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else -1
-        if at < 0 or request is None:
+        call = self.table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else None
+        if call is None or request is None:
             return False
-        side = at + layout.CALLER
-        if table.words[side] == self.prints.tag(request.from_tag):
-            side = leg_of(table, at, self.prints.tag(request.to_tag))
+        side: Side | None = call.caller
+        if call.caller.tag == self.prints.tag(request.from_tag):
+            side = leg_of(call, self.prints.tag(request.to_tag))
         hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
-        return side >= 0 and hop != 0 and int(table.words[side + layout.HOP]) >> 30 == hop
+        return side is not None and hop != 0 and side.hop == hop
 
     # -- answers
 
@@ -348,11 +356,11 @@ class Dialogs(DialogWatcher):
         if response.method not in REFRESHES:
             return  # says nothing new
         now = stamp(self._server.loop.wall_now())
-        at = self.table.find(dialog, now)
-        if at < 0 or not response.to_tag:
+        call = self.table.find(dialog, now)
+        if call is None or not response.to_tag:
             return
         try:
-            self._learn(at, ctx, response, edits, flow, now)
+            self._learn(call, ctx, response, edits, flow, now)
         except ParseError as exc:
             log.debug("nothing learnt from an answer: %s", exc)
 
@@ -371,58 +379,54 @@ class Dialogs(DialogWatcher):
                 log.debug("nothing learnt from an answer: %s", exc)
 
     def _learn(
-        self, at: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None, now: int
+        self, call: Call, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None, now: int
     ) -> None:
-        table = self.table
         prints = self.prints
         request = None if ctx is None else ctx.request
         is_first = request is None or not request.to_tag
-        asker = at + layout.CALLER
+        asker: Side | None = call.caller
         is_down = request is not None and is_first  # it has begun the dialog
         from_tag = 0
         if not is_down:
             from_tag = prints.tag(response.from_tag)
-            is_down = table.words[asker] == from_tag
+            is_down = call.caller.tag == from_tag
         to_tag = prints.tag(response.to_tag)
         if not is_down:
             side = asker
-            asker = leg_of(table, at, from_tag)
+            asker = leg_of(call, from_tag)
+        elif is_first:
+            hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
+            side = tagged_leg(self.table, call, to_tag, hop)
         else:
-            side = at + layout.LEG
-            if table.words[side] == to_tag:
-                pass  # the first, as nearly always
-            elif is_first:
-                side = tagged_leg(table, at, to_tag, 0 if flow is None else prints.endpoint(flow.host, flow.port))
-            else:
-                side = leg_of(table, at, to_tag)
-        if side < 0:
+            side = leg_of(call, to_tag)
+        if side is None:
             return
         status = response.status
-        method = response.method
         self._learn_contact(side, response, edits)
         if is_first:
-            known = int(table.words[side + layout.INFO])
-            info = known
-            if not info & MAPPED:
-                info |= self._learn_set(response, side, at)
+            if not side.info & MAPPED:
+                side.info |= self._learn_set(response, side, call)
             if status >= 200:
-                info |= CONFIRMED
-            if info != known:
-                table.words[side + layout.INFO] = info
+                side.info |= CONFIRMED
+        self.table.write_side(side)
         if status < 200:
-            self._rings(at, now)
+            if call.state == layout.RINGING:
+                self._last(call, now, now + RINGING_S)
             return
-        if not is_first and request is not None and ctx is not None and asker >= 0:
-            self._learn_contact(asker, request, ctx.edits)
-        self._lives(at, request, response, method, now, is_first=is_first)
+        if not is_first and request is not None and ctx is not None and asker is not None:
+            if self._learn_contact(asker, request, ctx.edits):
+                self.table.write_side(asker)
+        self._lives(call, request, response, now, is_first=is_first)
 
-    def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
+    def _learn_contact(self, side: Side, message: Message, edits: Edits) -> bool:
         contact = contact_of(self.prints, message, edits)
-        if learn_contact(self.table, side, contact.target):
-            host = contact.host if edits.replaced is None else contact_host_of(self.prints, message)
-            learn_contact_host(self.table, side, host)
+        if not contact.target or side.contact == contact.target:
+            return False
+        return learn_contact(
+            side, contact.target, contact.host if edits.replaced is None else contact_host_of(self.prints, message)
+        )
 
-    def _learn_set(self, response: Response, side: int, call: int) -> int:
+    def _learn_set(self, response: Response, side: Side, call: Call) -> int:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any. What flags that gives."""
         at = response.find("record-route")
         if at < 0:
@@ -435,43 +439,36 @@ class Dialogs(DialogWatcher):
             uri = value.uri
             if self.is_mine(uri) and self._is_of(uri, response, call):
                 if before is not None and not self.is_mine(before):
-                    return MAPPED | learn_route(self.table, side, self.prints.endpoint_of(before))
+                    side.route = self.prints.endpoint_of(before) or side.route
+                    return MAPPED | PROXIED
                 return MAPPED
             before = uri
         return MAPPED
 
-    def _is_of(self, uri: Uri, response: Response, at: int) -> bool:
+    def _is_of(self, uri: Uri, response: Response, call: Call) -> bool:
         """True when the Record-Route *uri* is the one of this call: after a spiral there are two of ours."""
         cookie = self.cookies.open(uri.param("avp") or "", response.call_id, response.from_tag, response.to_tag)
-        return cookie is not None and cookie.serial == self.table.words[at + layout.SERIAL]
+        return cookie is not None and cookie.serial == call.serial
 
-    def _rings(self, at: int, now: int) -> None:
-        words = self.table.words
-        if int(words[at + layout.META]) & layout.STATE == layout.RINGING:
-            words[at + layout.LASTS] = now << layout.TIME_BITS | now + RINGING_S
-
-    def _lives(
-        self, at: int, request: Request | None, response: Response, method: str, now: int, *, is_first: bool
-    ) -> None:  # fmt: skip
+    def _lives(self, call: Call, request: Request | None, response: Response, now: int, *, is_first: bool) -> None:
         """A 2xx has come: for how long is the call remembered?"""
-        words = self.table.words
-        meta = int(words[at + layout.META])
-        kind = meta >> 4 & 15
-        expires = int(words[at + layout.LASTS]) & layout.TIME_MASK
-        if is_first and meta & layout.STATE == layout.RINGING:
-            meta = meta & ~layout.STATE | layout.ANSWERED
-            words[at + layout.BEGAN] = int(words[at + layout.BEGAN]) | now
+        method = response.method
+        kind = call.kind
+        expires = int(call.expires)
+        if is_first and call.state == layout.RINGING:
+            call.meta = call.meta & ~layout.STATE | layout.ANSWERED
+            call.answered = now
             expires = now + (ANSWERED_S if kind == layout.INVITE else SUBSCRIPTION_S + AFTER_S)
-        if meta & layout.STATE != layout.ANSWERED:
+        if call.state != layout.ANSWERED:
             return
         if method in {"INVITE", "UPDATE"}:
             value = response.get("session-expires")
             interval = 0 if value is None else number_of(value)
-            meta = meta | TIMED if interval else meta & ~TIMED
+            call.meta = call.meta | TIMED if interval else call.meta & ~TIMED
             expires = now + (interval + AFTER_S if interval else ANSWERED_S)
         elif kind == layout.INVITE:
             if method in {"SUBSCRIBE", "REFER"}:
-                meta |= layout.SUBSCRIBED
+                call.meta |= layout.SUBSCRIBED
         elif method == "SUBSCRIBE" and response.expires is not None:
             expires = now + min(response.expires, LONGEST_S) + AFTER_S
         elif method == "NOTIFY" and request is not None:
@@ -480,8 +477,7 @@ class Dialogs(DialogWatcher):
                 expires = min(expires, now + AFTER_S)
             elif "expires=" in state:
                 expires = now + number_of(state.partition("expires=")[2]) + AFTER_S
-        words[at + layout.META] = meta
-        words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+        self._last(call, now, expires)
 
     # -- the end
 
@@ -490,43 +486,39 @@ class Dialogs(DialogWatcher):
         if request.method != "BYE" and (status < 300 or request.to_tag):
             return
         now = stamp(self._server.loop.wall_now())
-        at = self.table.find(dialog, now)
-        if at < 0:
+        call = self.table.find(dialog, now)
+        if call is None:
             return
-        words = self.table.words
-        meta = int(words[at + layout.META])
         if request.method == "BYE":
-            caller = words[at + layout.CALLER]
             from_tag = self.prints.tag(request.from_tag)
-            leg = leg_of(self.table, at, self.prints.tag(request.to_tag) if caller == from_tag else from_tag)
-            if leg >= 0:
-                words[leg + layout.INFO] |= OVER
+            leg = leg_of(call, self.prints.tag(request.to_tag) if call.caller.tag == from_tag else from_tag)
+            if leg is not None:
+                leg.info |= OVER
+                self.table.write_side(leg)
             # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
-            if meta & layout.STATE == layout.RINGING or has_open_leg(self.table, at):
+            if call.state == layout.RINGING or has_open_leg(call):
                 return
-        elif meta & layout.STATE != layout.RINGING:
+        elif call.state != layout.RINGING:
             return
-        self._uncount(at)
-        words[at + layout.META] = meta & ~layout.STATE | layout.ENDED
-        after = AFTER_REFER_S if meta & layout.SUBSCRIBED else AFTER_S
-        words[at + layout.LASTS] = now << layout.TIME_BITS | now + after
+        self._uncount(call)
+        call.meta = call.meta & ~layout.STATE | layout.ENDED
+        self._last(call, now, now + (AFTER_REFER_S if call.meta & layout.SUBSCRIBED else AFTER_S))
 
-    def _uncount(self, at: int) -> None:
+    def _uncount(self, call: Call) -> None:
         """The call counts for nothing any more."""
-        words = self.table.words
-        if not words[at + layout.LIMITS]:
+        if not call.limit:
             return
-        for number in (at + layout.LIMITS, at + layout.LIMITS + 1):
-            if words[number]:
-                self.limits.take(int(words[number]))
-                words[number] = 0
+        self.limits.take(int(call.limit))
+        if call.other_limit:
+            self.limits.take(int(call.other_limit))
+        call.limit = call.other_limit = 0
+        self.table.write_limits(call)
 
     def duration(self, dialog: int, wall_now: float) -> int:
         """Seconds since the call was answered; -1 when that is not known."""
         now = stamp(wall_now)
-        at = self.table.find(dialog, now) if dialog else -1
-        answered = int(self.table.words[at + layout.BEGAN]) & layout.TIME_MASK if at >= 0 else 0
-        return now - answered if answered else -1
+        call = self.table.find(dialog, now) if dialog else None
+        return now - call.answered if call is not None and call.answered else -1
 
     def counts(self, key: int, limit: int, now: float) -> bool:
         """True when fewer than *limit* calls count for *key*."""
