@@ -33,6 +33,12 @@ _WORD: Final = 7  # bytes taken at a time
 _DOT: Final = 0x2E
 _ZERO: Final = 0x30
 _NINE: Final = 0x39
+_COLON: Final = 0x3A
+_SEMICOLON: Final = 0x3B
+_MOST_PORT: Final = 65535
+_LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PLAIN_USER: Final = bytes(byte in _LETTERS + b"0123456789-_.!~*'()+=" for byte in range(256))
+_PLAIN_HOST: Final = bytes(byte in b"0123456789." for byte in range(256))  # as ``_is_dotted``
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
 
@@ -62,6 +68,7 @@ class Fingerprints:
         self._targets: Final[dict[str, int]] = {}
         self._places: Final[dict[str, int]] = {}
         self._contacts: Final[dict[str, Contact]] = {}
+        self._place: i64 = NONE  # of the host that _plain() has seen last
 
     def of(self, text: str) -> int:
         """The number of *text*, never 0."""
@@ -111,12 +118,72 @@ class Fingerprints:
         """The number of where a URI leads: user (unescaped), host, port and maddr; NONE when it cannot be parsed."""
         found = self._targets.get(uri_text)
         if found is None:
-            try:
-                found = self.target_of(parse_uri(uri_text))
-            except ParseError:
-                found = NONE
+            data = encoded(uri_text)
+            found = self._plain(data, 4, len(data)) if data.startswith(b"sip:") else NONE
+            if found == NONE:
+                try:
+                    found = self.target_of(parse_uri(uri_text))
+                except ParseError:
+                    found = NONE
             self._keep_target(uri_text, found)
         return found
+
+    def _plain(self, data: bytes, start: i64, end: i64) -> int:
+        """As ``target_of`` for the URI whose user begins at *start*, when it is as nearly all are: a user without escapes, at
+        an address, with a port or without parameters. NONE for any other: it is to be parsed.
+        """
+        at: i64 = data.find(b"@", start, end)
+        if at <= start:
+            return NONE
+        user = self._of_bytes(data, start, at, _PLAIN_USER)
+        if user == NONE:
+            return NONE
+        at += 1
+        stop: i64 = at
+        while stop < end and data[stop] != _COLON and data[stop] != _SEMICOLON:
+            stop += 1
+        place = self._of_bytes(data, at, stop, _PLAIN_HOST)
+        if place == NONE:
+            return NONE
+        port: i64 = 5060
+        if stop < end:
+            if data[stop] == _SEMICOLON:
+                return NONE  # a transport that has another default port, maybe
+            port = 0
+            stop += 1
+            while stop < end and data[stop] != _SEMICOLON:
+                digit: i64 = data[stop]
+                if digit < _ZERO or digit > _NINE or port > _MOST_PORT:
+                    return NONE
+                port = port * 10 + digit - _ZERO
+                stop += 1
+            if not 0 < port <= _MOST_PORT or (stop < end and b"maddr" in data[stop:end].lower()):
+                return NONE
+        self._place = place
+        return self.joined(user, place + port)
+
+    def _of_bytes(self, data: bytes, at: i64, end: i64, allowed: bytes) -> i64:
+        """As ``of`` for the bytes from *at* to *end*; NONE when there are none, or others than *allowed*."""
+        high: i64 = self._high
+        low: i64 = self._low
+        number: i64 = end - at + 1
+        if number <= 1:
+            return NONE
+        word: i64 = 0
+        left: i64 = _WORD
+        while at < end:
+            byte: i64 = data[at]
+            if not allowed[byte]:
+                return NONE
+            word = word << 8 | byte
+            at += 1
+            left -= 1
+            if left == 0:
+                number = times(number, high, low) + word
+                word = 0
+                left = _WORD
+        number = reduced(times(times(number, high, low) + word, high, low))
+        return 1 if number == NONE else number
 
     def _keep_target(self, uri_text: str, number: int) -> None:
         if len(uri_text) <= _KEPT_LENGTH:
@@ -138,6 +205,8 @@ class Fingerprints:
         """What the Contact header *line* says, NO_CONTACT when that cannot be read. The same object for the same line."""
         found = self._contacts.get(line)
         if found is None:
+            found = self._plain_contact(line)
+        if found is None:
             try:
                 uri = first_uri(line)
                 if uri is None:
@@ -151,6 +220,25 @@ class Fingerprints:
                 if len(self._contacts) >= _KEPT:
                     self._contacts.clear()
                 self._contacts[line] = found
+        return found
+
+    def _plain_contact(self, line: str) -> Contact | None:
+        """What *line* says when it is nothing but a URI as ``_plain`` takes it, in brackets; None for any other."""
+        start = line.find("<sip:")
+        end = line.find(">", start)
+        if start < 0 or end < 0 or len(line) > _KEPT_LENGTH or line[:start].rstrip(" ")[-1:] != ":":
+            return None
+        data = encoded(line)
+        if len(data) != len(line):
+            return None
+        number = self._plain(data, start + 5, end)
+        if number == NONE:
+            return None
+        self._keep_target(line[start + 1 : end], number)
+        found = Contact(number, self.short(self._place))
+        if len(self._contacts) >= _KEPT:
+            self._contacts.clear()
+        self._contacts[line] = found
         return found
 
     def endpoint_of(self, uri: Uri) -> int:

@@ -3,13 +3,17 @@
 import os
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from serpy.errors import ParseError
 from serpy.net.steering import owner
 from serpy.shm import call_file as layout
 from serpy.shm.call_file import CallFile, in_memory, open_file, stamp
 from serpy.shm.call_limits import WAYS, CallLimits
 from serpy.shm.calls import USED, CallTable, Side
-from serpy.shm.fingerprints import NONE, PRIME, SHORT, Fingerprints, times
+from serpy.shm.fingerprints import NONE, PRIME, SHORT, Fingerprints, first_uri, times
+from serpy.sip.uri import parse_uri
 
 NOW = 1_700_000_000.0
 AT = stamp(NOW)
@@ -295,6 +299,31 @@ PRINTS = Fingerprints(b"secret")
 )
 def test_targets_are_compared_by_where_they_lead(one, other, same):
     assert (PRINTS.target(one) == PRINTS.target(other)) is same
+
+
+@given(
+    st.text(st.sampled_from("ab%;:@. '\\\"<,é"), max_size=6),
+    st.sampled_from(["192.0.2.1", "192.0.2.1.", "", "A.example", "[2001:db8::1]", "1.2.3.4.5"]),
+    st.sampled_from(["", ":", ":5060", ":0", ":05070", ":65536", ":99999999999999999999", ":5x"]),
+    st.sampled_from(
+        ["", ";ob", ";transport=tls", ";maddr=192.0.2.9", ";MADDR=192.0.2.9", "?a=b", ";a@b", ";a@192.0.2.7"]
+    ),
+)
+@example("a", "192.0.2.1", ":5070", ";Maddr=192.0.2.9")
+def test_the_short_way_to_a_number_leads_where_the_long_one_does(user, host, port, end):
+    text = f"sip:{user}@{host}{port}{end}"
+    try:
+        expected = PRINTS.target_of(parse_uri(text))
+    except ParseError:
+        return  # leads nowhere, so no request can be bound for it
+    assert Fingerprints(b"secret").target(text) == expected
+    try:
+        uri = first_uri(f"Contact: <{text}>;expires=60")
+    except ParseError:
+        return
+    if uri is not None and uri.text == text:
+        found = Fingerprints(b"secret").contact(f"Contact: <{text}>;expires=60")
+        assert (found.target, found.host) == (expected, PRINTS.host(uri.host))
 
 
 def test_neighbours_at_neighbouring_ports_are_told_apart():

@@ -413,9 +413,10 @@ class Dialogs(DialogWatcher):
             if call.state == layout.RINGING:
                 self._last(call, now, now + RINGING_S)
             return
-        if not is_first and request is not None and ctx is not None and asker is not None:
-            if self._learn_contact(asker, request, ctx.edits):
-                self.table.write_side(asker)
+        if is_first or request is None or ctx is None or asker is None:
+            pass
+        elif self._learn_contact(asker, request, ctx.edits):
+            self.table.write_side(asker)
         self._lives(call, request, response, now, is_first=is_first)
 
     def _learn_contact(self, side: Side, message: Message, edits: Edits) -> bool:
