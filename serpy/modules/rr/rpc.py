@@ -9,7 +9,6 @@ import time
 from typing import Final
 
 from serpy.errors import UsageError
-from serpy.modules.rr.dialogs import Dialogs
 from serpy.modules.rr.sides import CONFIRMED, GATEWAY, OVER, PROXIED, USED
 from serpy.shm import call_file as layout
 from serpy.shm.call_file import CallFile
@@ -28,10 +27,10 @@ class CallFaultError(UsageError):
 
 
 class CallsRpc:
-    """The functions behind the RPC names; ``dialogs`` is set when the module is initialised."""
+    """The functions behind the RPC names; ``file`` is set when the module is initialised."""
 
     def __init__(self) -> None:
-        self.dialogs: Dialogs | None = None
+        self.file: CallFile | None = None
 
     def list_calls(self, text: str = "") -> list[dict[str, object]]:
         """The calls, subscriptions and transfers in memory, the newest last; only those with *text* in Call-ID, caller or
@@ -62,9 +61,9 @@ class CallsRpc:
         return found
 
     def _file(self) -> CallFile:
-        if self.dialogs is None:
+        if self.file is None:
             raise CallFaultError(500, "calls are not remembered (rr dialogs is 0)")
-        return self.dialogs.file
+        return self.file
 
 
 def _row(file: CallFile, at: int, now: int) -> dict[str, object]:
