@@ -30,15 +30,18 @@ PRIME: Final = (1 << 61) - 1
 _LOW: Final = (1 << 31) - 1
 _MIDDLE: Final = (1 << 30) - 1
 _WORD: Final = 7  # bytes taken at a time
-_DOT: Final = 0x2E
 _ZERO: Final = 0x30
 _NINE: Final = 0x39
+_AT: Final = 0x40
 _COLON: Final = 0x3A
 _SEMICOLON: Final = 0x3B
+_SIP_PORT: Final = 5060
 _MOST_PORT: Final = 65535
 _LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PLAIN_USER: Final = bytes(byte in _LETTERS + b"0123456789-_.!~*'()+=" for byte in range(256))
-_PLAIN_HOST: Final = bytes(byte in b"0123456789." for byte in range(256))  # as ``_is_dotted``
+# Digits and dots are an address as the kernel writes it, or equal to nothing.
+_PLAIN_HOST: Final = bytes(byte in b"0123456789." for byte in range(256))
+_PLAIN_PARAM: Final = bytes(byte in _LETTERS and byte not in b"mM" for byte in range(256))
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
 
@@ -111,15 +114,20 @@ class Fingerprints:
 
     def joined(self, one: i64, other: i64) -> int:
         """The number of two numbers in this order, never 0."""
+        return self._joined(one, other)
+
+    def _joined(self, one: i64, other: i64) -> i64:
         found: i64 = reduced(times(one, self._factor_high, self._factor_low) + other)
-        return 1 if found == NONE else found
+        if found == NONE:
+            return 1
+        return found
 
     def target(self, uri_text: str) -> int:
         """The number of where a URI leads: user (unescaped), host, port and maddr; NONE when it cannot be parsed."""
         found = self._targets.get(uri_text)
         if found is None:
             data = encoded(uri_text)
-            found = self._plain(data, 4, len(data)) if data.startswith(b"sip:") else NONE
+            found = int(self._plain(data, 4, len(data))) if uri_text.startswith("sip:") else NONE
             if found == NONE:
                 try:
                     found = self.target_of(parse_uri(uri_text))
@@ -128,12 +136,14 @@ class Fingerprints:
             self._keep_target(uri_text, found)
         return found
 
-    def _plain(self, data: bytes, start: i64, end: i64) -> int:
+    def _plain(self, data: bytes, start: i64, end: i64) -> i64:
         """As ``target_of`` for the URI whose user begins at *start*, when it is as nearly all are: a user without escapes, at
         an address, with a port or without parameters. NONE for any other: it is to be parsed.
         """
-        at: i64 = data.find(b"@", start, end)
-        if at <= start:
+        at: i64 = start
+        while at < end and data[at] != _AT:
+            at += 1
+        if at == end:
             return NONE
         user = self._of_bytes(data, start, at, _PLAIN_USER)
         if user == NONE:
@@ -145,22 +155,13 @@ class Fingerprints:
         place = self._of_bytes(data, at, stop, _PLAIN_HOST)
         if place == NONE:
             return NONE
-        port: i64 = 5060
+        port: i64 = _SIP_PORT
         if stop < end:
-            if data[stop] == _SEMICOLON:
-                return NONE  # a transport that has another default port, maybe
-            port = 0
-            stop += 1
-            while stop < end and data[stop] != _SEMICOLON:
-                digit: i64 = data[stop]
-                if digit < _ZERO or digit > _NINE or port > _MOST_PORT:
-                    return NONE
-                port = port * 10 + digit - _ZERO
-                stop += 1
-            if not 0 < port <= _MOST_PORT or (stop < end and b"maddr" in data[stop:end].lower()):
+            port = _plain_port(data, stop, end)
+            if port == NONE:
                 return NONE
         self._place = place
-        return self.joined(user, place + port)
+        return self._joined(user, place + port)
 
     def _of_bytes(self, data: bytes, at: i64, end: i64, allowed: bytes) -> i64:
         """As ``of`` for the bytes from *at* to *end*; NONE when there are none, or others than *allowed*."""
@@ -183,7 +184,9 @@ class Fingerprints:
                 word = 0
                 left = _WORD
         number = reduced(times(times(number, high, low) + word, high, low))
-        return 1 if number == NONE else number
+        if number == NONE:
+            return 1
+        return number
 
     def _keep_target(self, uri_text: str, number: int) -> None:
         if len(uri_text) <= _KEPT_LENGTH:
@@ -224,12 +227,14 @@ class Fingerprints:
 
     def _plain_contact(self, line: str) -> Contact | None:
         """What *line* says when it is nothing but a URI as ``_plain`` takes it, in brackets; None for any other."""
-        start = line.find("<sip:")
-        end = line.find(">", start)
-        if start < 0 or end < 0 or len(line) > _KEPT_LENGTH or line[:start].rstrip(" ")[-1:] != ":":
+        start = line.find(":") + 1
+        if line.startswith(" ", start):
+            start += 1
+        if not line.startswith("<sip:", start) or len(line) > _KEPT_LENGTH:
             return None
+        end = line.find(">", start)
         data = encoded(line)
-        if len(data) != len(line):
+        if end < 0 or len(data) != len(line):
             return None
         number = self._plain(data, start + 5, end)
         if number == NONE:
@@ -256,9 +261,13 @@ class Fingerprints:
 
     def place(self, host: str) -> int:
         """The long number of a host; with a port added ``short`` makes that of an endpoint of it."""
+        data = encoded(host)
+        plain: i64 = self._of_bytes(data, 0, len(data), _PLAIN_HOST)
+        if plain != NONE:
+            return plain
         found = self._places.get(host)
         if found is None:
-            found = self.of(_host(host))
+            found = self.of(normal_host(host) or ascii_lower(host))
             if len(host) <= _KEPT_LENGTH:
                 if len(self._places) >= _KEPT:
                     self._places.clear()
@@ -305,21 +314,27 @@ def _maddr(uri: Uri) -> str:
     return uri.param("maddr") or ""
 
 
-def _host(host: str) -> str:
-    # Digits and dots are an address as the kernel writes it, or equal to nothing.
-    return host if _is_dotted(encoded(host)) else normal_host(host) or ascii_lower(host)
-
-
-def _is_dotted(data: bytes) -> bool:
-    """True for digits and dots."""
-    size: i64 = len(data)
-    at: i64 = 0
-    while at < size:
-        byte: i64 = data[at]
-        if (byte < _ZERO or byte > _NINE) and byte != _DOT:
-            return False
+def _plain_port(data: bytes, at: i64, end: i64) -> i64:
+    """The port of a URI whose host ends at *at*; NONE when that needs a closer look, or where it leads depends on more."""
+    if data[at] == _SEMICOLON:
+        return NONE  # a transport that has another default port, maybe
+    port: i64 = 0
+    at += 1
+    while at < end and data[at] != _SEMICOLON:
+        digit: i64 = data[at]
+        if digit < _ZERO or digit > _NINE or port > _MOST_PORT:
+            return NONE
+        port = port * 10 + digit - _ZERO
         at += 1
-    return size > 0
+    if port == 0 or port > _MOST_PORT:
+        return NONE
+    while at < end:  # of the parameters maddr counts: none may begin so, or oddly
+        if data[at] == _SEMICOLON:
+            at += 1
+            if at == end or not _PLAIN_PARAM[data[at]]:
+                return NONE
+        at += 1
+    return port
 
 
 def encoded(text: str) -> bytes:

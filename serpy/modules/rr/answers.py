@@ -112,21 +112,22 @@ class Answers:
         """A 2xx has come: for how long is the call remembered?"""
         method = response.method
         kind = call.kind
+        meta = int(call.meta)
         expires = int(call.expires)
-        if is_first and call.state == layout.RINGING:
-            call.meta = call.meta & ~layout.STATE | layout.ANSWERED
+        if is_first and meta & layout.STATE == layout.RINGING:
+            meta = meta & ~layout.STATE | layout.ANSWERED
             call.answered = now
             expires = now + (ANSWERED_S if kind == layout.INVITE else SUBSCRIPTION_S + AFTER_S)
-        if call.state != layout.ANSWERED:
+        if meta & layout.STATE != layout.ANSWERED:
             return
         if method in {"INVITE", "UPDATE"}:
             value = response.get("session-expires")
             interval = 0 if value is None else number_of(value)
-            call.meta = call.meta | TIMED if interval else call.meta & ~TIMED
+            meta = meta | TIMED if interval else meta & ~TIMED
             expires = now + (interval + AFTER_S if interval else ANSWERED_S)
         elif kind == layout.INVITE:
             if method in {"SUBSCRIBE", "REFER"}:
-                call.meta |= layout.SUBSCRIBED
+                meta |= layout.SUBSCRIBED
         elif method == "SUBSCRIBE" and response.expires is not None:
             expires = now + min(response.expires, LONGEST_S) + AFTER_S
         elif method == "NOTIFY" and request is not None:
@@ -135,4 +136,7 @@ class Answers:
                 expires = min(expires, now + AFTER_S)
             elif "expires=" in state:
                 expires = now + number_of(state.partition("expires=")[2]) + AFTER_S
-        self._memory.last(call, now, expires)
+        if meta == call.meta:
+            self._memory.last(call, now, expires)
+        else:
+            self._memory.becomes(call, meta, now, expires)

@@ -285,12 +285,13 @@ class Dialogs(DialogWatcher):
             leg = leg_of(call, self.prints.tag(request.to_tag) if call.caller.tag == from_tag else from_tag)
             if leg is not None:
                 leg.info |= OVER
-                self.memory.table.write_side(leg)
             # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
             if call.state == layout.RINGING or has_open_leg(call):
+                if leg is not None:
+                    self.memory.table.write_side(leg)
                 return
         elif call.state != layout.RINGING:
             return
         self.memory.uncount(call)
-        call.meta = call.meta & ~layout.STATE | layout.ENDED
-        self.memory.last(call, now, now + (AFTER_REFER_S if call.meta & layout.SUBSCRIBED else AFTER_S))
+        after = AFTER_REFER_S if call.meta & layout.SUBSCRIBED else AFTER_S
+        self.memory.becomes(call, int(call.meta & ~layout.STATE | layout.ENDED), now, now + after)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 ALARM: Final = 80  # per cent
 RINGING_S: Final = 240
+COARSE_S: Final = 30  # the file may be so far behind the instants of a call; never behind its state
 LEGACY_S: Final = 12 * 3600  # cookies without a head are taken so long after the memory was made
 
 COUNTERS: Final = (
@@ -131,7 +132,16 @@ class CallMemory:
             self.table.write_limits(call)
 
     def last(self, call: Call, now: int, expires: int) -> None:
-        """A message has come; the call is forgotten at *expires*."""
+        """A message has come; the call, whose state is the same, is forgotten at *expires*."""
+        expires = min(expires, layout.TIME_MASK)
+        call.last = now
+        call.expires = expires
+        if not -COARSE_S < expires - call.written < COARSE_S:
+            self.table.write(call)
+
+    def becomes(self, call: Call, meta: int, now: int, expires: int) -> None:
+        """A message has come that makes *meta* of the call, which is forgotten at *expires*."""
+        call.meta = meta
         call.last = now
         call.expires = min(expires, layout.TIME_MASK)
         self.table.write(call)
