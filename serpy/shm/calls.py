@@ -25,9 +25,6 @@ USED: Final = 1  # flag of a side: there is one
 TIMED: Final = 1 << 10  # flag of a record: session timers run (RFC 4028)
 
 # All words are aligned, so the machine's own format is the same, and faster.
-_SIDE: Final = struct.Struct("@6Q")
-_HEAD: Final = struct.Struct("@3Q")  # BEGAN, LASTS, META
-_LIMITS: Final = struct.Struct("@2Q")
 # The head, the caller, the first leg, the other legs, text. What is x becomes 0.
 _WHOLE: Final = struct.Struct(f"@6Q16xQQ8x3Q8x2Q3Q{8 * layout.SIDE * (layout.LEGS - 1)}x{layout.TEXT_SIZE}s")
 _EMPTY: Final = struct.Struct(f"@{layout.RECORD}x")
@@ -52,6 +49,7 @@ class Side:
         self.contact_host: i64 = contact_host
         self.info: i64 = info
         self.place: i64 = 0
+        self.is_news = False  # more has changed than its flags: to be written
 
 
 class Call:
@@ -218,21 +216,33 @@ class CallTable:
     def write(self, call: Call) -> None:
         """Its state and instants have changed."""
         call.written = call.expires
-        _HEAD.pack_into(
-            self._bytes, (call.at + layout.BEGAN) * 8, call.made << layout.TIME_BITS | call.answered,
-            call.last << layout.TIME_BITS | call.expires, call.meta,
-        )  # fmt: skip
+        words = self.file.words
+        at = int(call.at)
+        # One word after the other is faster than a Struct, up to about ten.
+        words[at + layout.BEGAN] = int(call.made << layout.TIME_BITS | call.answered)
+        words[at + layout.LASTS] = int(call.last << layout.TIME_BITS | call.expires)
+        words[at + layout.META] = int(call.meta)
 
     def write_side(self, side: Side) -> None:
-        """It has changed."""
-        _SIDE.pack_into(
-            self._bytes, side.place * 8, side.tag, side.contact, side.before, side.hop << 30 | side.route,
-            side.host << 30 | side.contact_host, side.info,
-        )  # fmt: skip
+        """More has changed than its flags."""
+        side.is_news = False
+        words = self.file.words
+        at = int(side.place)
+        words[at + layout.TAG] = int(side.tag)
+        words[at + layout.CONTACT] = int(side.contact)
+        words[at + layout.BEFORE] = int(side.before)
+        words[at + layout.HOP] = int(side.hop << 30 | side.route)
+        words[at + layout.HOSTS] = int(side.host << 30 | side.contact_host)
+        words[at + layout.INFO] = int(side.info)
+
+    def write_info(self, side: Side) -> None:
+        """Its flags have changed, nothing else."""
+        self.file.words[int(side.place) + layout.INFO] = int(side.info)
 
     def write_limits(self, call: Call) -> None:
         """What it counts for has changed."""
-        _LIMITS.pack_into(self._bytes, (call.at + layout.LIMITS) * 8, call.limit, call.other_limit)
+        self.file.words[int(call.at) + layout.LIMITS] = int(call.limit)
+        self.file.words[int(call.at) + layout.LIMITS + 1] = int(call.other_limit)
 
     def add_leg(self, call: Call, leg: Side) -> bool:
         """One more leg; False when there is no room for it."""

@@ -32,6 +32,7 @@ _MIDDLE: Final = (1 << 30) - 1
 _WORD: Final = 7  # bytes taken at a time
 _ZERO: Final = 0x30
 _NINE: Final = 0x39
+_SPACE: Final = 0x20
 _AT: Final = 0x40
 _COLON: Final = 0x3A
 _SEMICOLON: Final = 0x3B
@@ -227,14 +228,15 @@ class Fingerprints:
 
     def _plain_contact(self, line: str) -> Contact | None:
         """What *line* says when it is nothing but a URI as ``_plain`` takes it, in brackets; None for any other."""
-        start = line.find(":") + 1
-        if line.startswith(" ", start):
-            start += 1
-        if not line.startswith("<sip:", start) or len(line) > _KEPT_LENGTH:
-            return None
+        start = line.find("<sip:")
         end = line.find(">", start)
         data = encoded(line)
-        if end < 0 or len(data) != len(line):
+        if start < 2 or end < 0 or len(line) > _KEPT_LENGTH or len(data) != len(line):
+            return None
+        before: i64 = start - 1
+        if data[before] == _SPACE:
+            before -= 1
+        if data[before] != _COLON:
             return None
         number = self._plain(data, start + 5, end)
         if number == NONE:

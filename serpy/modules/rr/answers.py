@@ -50,19 +50,25 @@ class Answers:
             asker = leg_of(call, from_tag)
         elif is_first:
             hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
-            side = tagged_leg(self._memory.table, call, to_tag, hop)
+            side = tagged_leg(memory.table, call, to_tag, hop)
         else:
             side = leg_of(call, to_tag)
         if side is None:
             return
         status = response.status
         self.learn_contact(side, response, edits)
+        info = int(side.info)
         if is_first:
-            if not side.info & MAPPED:
-                side.info |= self._learn_set(response, side, call)
+            if not info & MAPPED:
+                info |= self._learn_set(response, side, call)
             if status >= 200:
-                side.info |= CONFIRMED
-        self._memory.table.write_side(side)
+                info |= CONFIRMED
+        if side.is_news:
+            side.info = info
+            memory.table.write_side(side)
+        elif info != side.info:
+            side.info = info
+            memory.table.write_info(side)
         if status < 200:
             if call.state == layout.RINGING:
                 self._memory.last(call, now, now + RINGING_S)
@@ -70,7 +76,7 @@ class Answers:
         if is_first or request is None or ctx is None or asker is None:
             pass
         elif self.learn_contact(asker, request, ctx.edits):
-            self._memory.table.write_side(asker)
+            memory.table.write_side(asker)
         self._lives(call, request, response, now, is_first=is_first)
 
     def learn_contact(self, side: Side, message: Message, edits: Edits) -> bool:
@@ -98,6 +104,7 @@ class Answers:
             if self._memory.is_mine(uri) and self._is_of(uri, response, call):
                 if before is not None and not self._memory.is_mine(before):
                     side.route = self._memory.prints.endpoint_of(before) or side.route
+                    side.is_news = True
                     return MAPPED | PROXIED
                 return MAPPED
             before = uri

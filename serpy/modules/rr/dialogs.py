@@ -210,7 +210,6 @@ class Dialogs(DialogWatcher):
     def _heard(self, ctx: Context, request: Request, call: Call, asked: rule.Asked, now: int) -> None:
         """Something of the dialog has come: it lives on, and its side may have moved."""
         table = self.memory.table
-        is_news = False
         side: Side | None = call.caller
         if not asked.is_down:
             side = asked.leg
@@ -219,11 +218,11 @@ class Dialogs(DialogWatcher):
                 if side is None:
                     return
                 self._answers.learn_contact(side, request, ctx.edits)
-                is_news = True
-        if side is not None and not asked.is_usual and learn_hop(side, asked.source, asked.source_host):
-            is_news = True
-        if is_news and side is not None:
-            table.write_side(side)
+        if side is not None:
+            if not asked.is_usual:
+                learn_hop(side, asked.source, asked.source_host)
+            if side.is_news:
+                table.write_side(side)
         if call.meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
             self.memory.last(call, now, now + ANSWERED_S)
         else:
@@ -288,7 +287,7 @@ class Dialogs(DialogWatcher):
             # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
             if call.state == layout.RINGING or has_open_leg(call):
                 if leg is not None:
-                    self.memory.table.write_side(leg)
+                    self.memory.table.write_info(leg)
                 return
         elif call.state != layout.RINGING:
             return

@@ -59,6 +59,7 @@ def tagged_leg(table: CallTable, call: Call, tag: i64, hop: i64) -> Side | None:
         return new_leg(table, call, Side(tag, 0, 0, 0, 0, 0, USED))
     if not branch.tag:
         branch.tag = tag
+        branch.is_news = True
         return branch
     # The proxy there has forked: the same way, another phone.
     info = USED | branch.info & (GATEWAY | PROXIED)
@@ -72,18 +73,18 @@ def learn_contact(side: Side, contact: i64, host: i64) -> bool:
     if side.contact:
         side.before = side.contact
     side.contact = contact
+    side.is_news = True
     if host:
         side.contact_host = host
     return True
 
 
-def learn_hop(side: Side, hop: i64, host: i64) -> bool:
-    """The side sends from *hop*, which is on *host*; False when it is no news."""
-    if side.hop == hop and side.host == host:
-        return False
-    side.hop = hop
-    side.host = host
-    return True
+def learn_hop(side: Side, hop: i64, host: i64) -> None:
+    """The side sends from *hop*, which is on *host*."""
+    if side.hop != hop or side.host != host:
+        side.hop = hop
+        side.host = host
+        side.is_news = True
 
 
 def has_open_leg(call: Call) -> bool:
