@@ -21,7 +21,8 @@ class Table:
         self.fetched = []
         self.down = False
         self.at_page = None
-        self.loop = Loop()
+        self.now = 1000.0
+        self.loop = Loop(clock=lambda: self.now)
         self.counters = Counters(Segment(1 << 20), 1)
         self.cache = TtlCache(self.loop, self.counters, "users", self.load, ttl_s=60.0)
         self.sweep = Sweep(self.loop, self.cache, self.page, entry, width=1, ttl_s=60.0, max_rows=max_rows,
@@ -41,15 +42,15 @@ class Table:
         return rows
 
     def run_for(self, seconds):
-        end = self.loop._now + seconds
+        end = self.now + seconds
         while True:
             self.loop._run_soon()
             due = [timer[0] for timer in self.loop._timers if timer[2].pending]
             if not due or min(due) > end:
                 break
-            self.loop._now = max(self.loop._now, min(due))
-            self.loop._run_timers(self.loop._now)
-        self.loop._now = end
+            self.now = self.loop._now = max(self.now, min(due))
+            self.loop._run_timers(self.now)
+        self.now = self.loop._now = end
 
 
 def entry(rows):

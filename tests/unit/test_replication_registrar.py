@@ -170,7 +170,7 @@ def test_a_header_that_did_not_come_from_the_group_is_not_believed():
 
 def test_a_removal_here_covers_refreshes_that_we_have_not_seen():
     member = Member()
-    member.location.now = [Binding("alice", "sip:c@h", int(WALL) + 600, call_id="call", cseq=1, modified_at=WALL - 60)]
+    member.location.now = [Binding("alice", "sip:c@h", int(WALL) + 6000, call_id="call", cseq=1, modified_at=WALL - 60)]
     text = request_text("Contact: <sip:c@h>;expires=0", method="REGISTER").replace("CSeq: 1", "CSeq: 3")
     ctx = context(text.replace("call-1@203.0.113.7", "call"), wall_now=WALL)
     ctx.avps.set(TO_USER, "uid", "alice")

@@ -115,7 +115,7 @@ def loaded(**params):
     return made
 
 
-def binding(contact="sip:a@h", uid="alice", expires_at=NOW + 600, **more):
+def binding(contact="sip:a@h", uid="alice", expires_at=NOW + 6000, **more):
     more.setdefault("modified_at", float(NOW))
     return Binding(uid, contact, expires_at, **more)
 
@@ -149,7 +149,7 @@ def test_write_through_returns_after_the_row_is_stored():
     assert (operations[0][0], operations[0][1], wait, url) == ("upsert", "location", True, "sqlite:///x")
     assert made.database.rows["alice", "sip:a@h"] == {
         "uid": "alice", "contact": "sip:a@h", "aor": "", "server_id": 0, "received": "sip:1.2.3.4:5",
-        "expires": NOW + 600, "q": 0.5, "callid": "", "cseq": 0, "flags": 0, "user_agent": "", "instance": None,
+        "expires": NOW + 6000, "q": 0.5, "callid": "", "cseq": 0, "flags": 0, "user_agent": "", "instance": None,
     }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_a_removal_by_another_server_deletes_our_row_unless_it_was_refreshed():
     put(made, binding(server_id=1))
     put(made, remove=["sip:a@h"], persist=False)
     assert made.store.calls[-1] == (
-        [("delete", "location", {"uid": "alice", "contact": "sip:a@h", "expires": NOW + 600})], False, "sqlite:///x",
+        [("delete", "location", {"uid": "alice", "contact": "sip:a@h", "expires": NOW + 6000})], False, "sqlite:///x",
     )  # fmt: skip
 
 
@@ -254,7 +254,7 @@ def test_a_refused_write_gives_the_old_bindings_back(mode, error):
     put(made, binding(cseq=1), binding("sip:b@h"))
     made.store.refuse(error)
     with pytest.raises(type(error)):
-        put(made, binding(cseq=2, expires_at=NOW + 900), binding("sip:c@h"), remove=("sip:b@h",))
+        put(made, binding(cseq=2, expires_at=NOW + 9000), binding("sip:c@h"), remove=("sip:b@h",))
     found = {b.contact: b.cseq for b in made.location.bindings("location", "alice")}
     assert found == {"sip:a@h": 1, "sip:b@h": 0}
     assert {contact: row["cseq"] for (_, contact), row in made.database.rows.items()} == found
@@ -292,7 +292,7 @@ def test_a_write_of_unknown_outcome_is_followed_by_what_the_table_says(lands):
     put(made, binding(cseq=1), binding("sip:b@h"))
     made.store.refuse(OutcomeUnknownError("no answer"), lands=lands)
     with pytest.raises(OutcomeUnknownError):
-        put(made, binding(cseq=2, expires_at=NOW + 900), binding("sip:c@h"), remove=("sip:b@h",))
+        put(made, binding(cseq=2, expires_at=NOW + 9000), binding("sip:c@h"), remove=("sip:b@h",))
     assert {b.contact: b.cseq for b in made.location.bindings("location", "alice")} == {"sip:a@h": 1, "sip:b@h": 0}
     assert {contact: row["cseq"] for (_, contact), row in made.database.rows.items()} == {"sip:a@h": 1, "sip:b@h": 0}
     assert made.store.calls[-1][1] is False
@@ -477,9 +477,9 @@ def test_expired_bindings_leave_the_table_and_the_database(params, rows):
 def test_expiry_never_deletes_a_row_that_was_refreshed_meanwhile():
     made = loaded(role="timer")
     put(made, binding(expires_at=NOW + 5))
-    made.store.before = lambda: put(made, binding(expires_at=NOW + 900))
+    made.store.before = lambda: put(made, binding(expires_at=NOW + 9000))
     expire_all(made, NOW + 6.0)
-    assert made.database.rows["alice", "sip:a@h"]["expires"] == NOW + 900
+    assert made.database.rows["alice", "sip:a@h"]["expires"] == NOW + 9000
 
 
 def old_rows(made, hours=2):
