@@ -42,6 +42,7 @@ _LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PLAIN_USER: Final = bytes(byte in _LETTERS + b"0123456789-_.!~*'()+=" for byte in range(256))
 # Digits and dots are an address as the kernel writes it, or equal to nothing.
 _PLAIN_HOST: Final = bytes(byte in b"0123456789." for byte in range(256))
+_ANY: Final = b"\1" * 256
 _PLAIN_PARAM: Final = bytes(byte in _LETTERS and byte not in b"mM" for byte in range(256))
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
@@ -68,7 +69,6 @@ class Fingerprints:
         self._low: i64 = point & _LOW
         self._factor_high: i64 = factor >> 31
         self._factor_low: i64 = factor & _LOW
-        self._tags: Final[dict[str, int]] = {}
         self._targets: Final[dict[str, int]] = {}
         self._places: Final[dict[str, int]] = {}
         self._contacts: Final[dict[str, Contact]] = {}
@@ -77,35 +77,7 @@ class Fingerprints:
     def of(self, text: str) -> int:
         """The number of *text*, never 0."""
         data = encoded(text)
-        size: i64 = len(data)
-        high: i64 = self._high
-        low: i64 = self._low
-        number: i64 = size + 1
-        word: i64 = 0
-        left: i64 = _WORD
-        at: i64 = 0
-        while at < size:
-            byte: i64 = data[at]
-            word = word << 8 | byte
-            at += 1
-            left -= 1
-            if left == 0:
-                number = times(number, high, low) + word
-                word = 0
-                left = _WORD
-        # Once more, so that nobody knows the difference of two numbers either: ports are added to them.
-        number = reduced(times(times(number, high, low) + word, high, low))
-        return 1 if number == NONE else number
-
-    def tag(self, text: str) -> int:
-        """The same for a text that comes with every message of a call."""
-        found = self._tags.get(text)
-        if found is None:
-            found = self.of(text)
-            if len(text) <= _KEPT_LENGTH:
-                if len(self._tags) >= _KEPT:
-                    self._tags.clear()
-                self._tags[text] = found
+        found: i64 = self._of_bytes(data, 0, len(data), _ANY)
         return found
 
     def short(self, number: i64) -> int:
@@ -144,7 +116,7 @@ class Fingerprints:
         at: i64 = start
         while at < end and data[at] != _AT:
             at += 1
-        if at == end:
+        if not start < at < end:
             return NONE
         user = self._of_bytes(data, start, at, _PLAIN_USER)
         if user == NONE:
@@ -154,7 +126,7 @@ class Fingerprints:
         while stop < end and data[stop] != _COLON and data[stop] != _SEMICOLON:
             stop += 1
         place = self._of_bytes(data, at, stop, _PLAIN_HOST)
-        if place == NONE:
+        if not (at < stop and place):
             return NONE
         port: i64 = _SIP_PORT
         if stop < end:
@@ -165,12 +137,10 @@ class Fingerprints:
         return self._joined(user, place + port)
 
     def _of_bytes(self, data: bytes, at: i64, end: i64, allowed: bytes) -> i64:
-        """As ``of`` for the bytes from *at* to *end*; NONE when there are none, or others than *allowed*."""
+        """The number of the bytes from *at* to *end*, never 0 but for NONE when others than *allowed* are among them."""
         high: i64 = self._high
         low: i64 = self._low
         number: i64 = end - at + 1
-        if number <= 1:
-            return NONE
         word: i64 = 0
         left: i64 = _WORD
         while at < end:
@@ -184,6 +154,7 @@ class Fingerprints:
                 number = times(number, high, low) + word
                 word = 0
                 left = _WORD
+        # Once more, so that nobody knows the difference of two numbers either: ports are added to them.
         number = reduced(times(times(number, high, low) + word, high, low))
         if number == NONE:
             return 1

@@ -42,9 +42,9 @@ class Answers:
         is_down = request is not None and is_first  # it has begun the dialog
         from_tag = 0
         if not is_down:
-            from_tag = prints.tag(response.from_tag)
+            from_tag = prints.of(response.from_tag)
             is_down = call.caller.tag == from_tag
-        to_tag = prints.tag(response.to_tag)
+        to_tag = prints.of(response.to_tag)
         if not is_down:
             side = asker
             asker = leg_of(call, from_tag)

@@ -125,7 +125,7 @@ class Dialogs(DialogWatcher):
         host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
         place = prints.place(flow.host)
         caller = Side(
-            prints.tag(cookie.tag),
+            prints.of(cookie.tag),
             contact.target,
             prints.short(place + flow.port),
             route,
@@ -187,7 +187,7 @@ class Dialogs(DialogWatcher):
     def _asked(self, ctx: Context, request: Request, is_down: bool, target: str, route: Uri | None) -> rule.Asked:
         prints = self.prints
         flow = ctx.flow
-        other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
+        other_tag = prints.of(request.to_tag if is_down else request.from_tag)
         place = prints.place(flow.host)
         asked = rule.Asked(prints, request.method, other_tag, target, place, flow.port, is_down=is_down)
         asked.is_proven = ctx.authenticated is not None
@@ -235,8 +235,8 @@ class Dialogs(DialogWatcher):
         if call is None or request is None:
             return False
         side: Side | None = call.caller
-        if call.caller.tag == self.prints.tag(request.from_tag):
-            side = leg_of(call, self.prints.tag(request.to_tag))
+        if call.caller.tag == self.prints.of(request.from_tag):
+            side = leg_of(call, self.prints.of(request.to_tag))
         hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
         return side is not None and hop != 0 and side.hop == hop
 
@@ -280,8 +280,8 @@ class Dialogs(DialogWatcher):
         if call is None:
             return
         if request.method == "BYE":
-            from_tag = self.prints.tag(request.from_tag)
-            leg = leg_of(call, self.prints.tag(request.to_tag) if call.caller.tag == from_tag else from_tag)
+            from_tag = self.prints.of(request.from_tag)
+            leg = leg_of(call, self.prints.of(request.to_tag) if call.caller.tag == from_tag else from_tag)
             if leg is not None:
                 leg.info |= OVER
             # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
