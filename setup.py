@@ -109,9 +109,11 @@ HOT = [
     "serpy/modules/nathelper/nat.py",
     "serpy/modules/registrar/*.py",
     "serpy/modules/rr/__init__.py",  # not rpc.py: RPCs are called by their signature
+    "serpy/modules/rr/answers.py",
     "serpy/modules/rr/cookie.py",
     "serpy/modules/rr/dialogs.py",
     "serpy/modules/rr/loose.py",
+    "serpy/modules/rr/memory.py",
     "serpy/modules/rr/reading.py",
     "serpy/modules/rr/rule.py",
     "serpy/modules/rr/sides.py",

@@ -30,9 +30,20 @@ PRIME: Final = (1 << 61) - 1
 _LOW: Final = (1 << 31) - 1
 _MIDDLE: Final = (1 << 30) - 1
 _WORD: Final = 7  # bytes taken at a time
-_DOT: Final = 0x2E
 _ZERO: Final = 0x30
 _NINE: Final = 0x39
+_SPACE: Final = 0x20
+_AT: Final = 0x40
+_COLON: Final = 0x3A
+_SEMICOLON: Final = 0x3B
+_SIP_PORT: Final = 5060
+_MOST_PORT: Final = 65535
+_LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PLAIN_USER: Final = bytes(byte in _LETTERS + b"0123456789-_.!~*'()+=" for byte in range(256))
+# Digits and dots are an address as the kernel writes it, or equal to nothing.
+_PLAIN_HOST: Final = bytes(byte in b"0123456789." for byte in range(256))
+_ANY: Final = b"\1" * 256
+_PLAIN_PARAM: Final = bytes(byte in _LETTERS and byte not in b"mM" for byte in range(256))
 _KEPT: Final = 4096
 _KEPT_LENGTH: Final = 256
 
@@ -58,43 +69,15 @@ class Fingerprints:
         self._low: i64 = point & _LOW
         self._factor_high: i64 = factor >> 31
         self._factor_low: i64 = factor & _LOW
-        self._tags: Final[dict[str, int]] = {}
         self._targets: Final[dict[str, int]] = {}
         self._places: Final[dict[str, int]] = {}
         self._contacts: Final[dict[str, Contact]] = {}
+        self._place: i64 = NONE  # of the host that _plain() has seen last
 
     def of(self, text: str) -> int:
         """The number of *text*, never 0."""
         data = encoded(text)
-        size: i64 = len(data)
-        high: i64 = self._high
-        low: i64 = self._low
-        number: i64 = size + 1
-        word: i64 = 0
-        left: i64 = _WORD
-        at: i64 = 0
-        while at < size:
-            byte: i64 = data[at]
-            word = word << 8 | byte
-            at += 1
-            left -= 1
-            if left == 0:
-                number = times(number, high, low) + word
-                word = 0
-                left = _WORD
-        # Once more, so that nobody knows the difference of two numbers either: ports are added to them.
-        number = reduced(times(times(number, high, low) + word, high, low))
-        return 1 if number == NONE else number
-
-    def tag(self, text: str) -> int:
-        """The same for a text that comes with every message of a call."""
-        found = self._tags.get(text)
-        if found is None:
-            found = self.of(text)
-            if len(text) <= _KEPT_LENGTH:
-                if len(self._tags) >= _KEPT:
-                    self._tags.clear()
-                self._tags[text] = found
+        found: i64 = self._of_bytes(data, 0, len(data), _ANY)
         return found
 
     def short(self, number: i64) -> int:
@@ -104,19 +87,78 @@ class Fingerprints:
 
     def joined(self, one: i64, other: i64) -> int:
         """The number of two numbers in this order, never 0."""
+        return self._joined(one, other)
+
+    def _joined(self, one: i64, other: i64) -> i64:
         found: i64 = reduced(times(one, self._factor_high, self._factor_low) + other)
-        return 1 if found == NONE else found
+        if found == NONE:
+            return 1
+        return found
 
     def target(self, uri_text: str) -> int:
         """The number of where a URI leads: user (unescaped), host, port and maddr; NONE when it cannot be parsed."""
         found = self._targets.get(uri_text)
         if found is None:
-            try:
-                found = self.target_of(parse_uri(uri_text))
-            except ParseError:
-                found = NONE
+            data = encoded(uri_text)
+            found = int(self._plain(data, 4, len(data))) if uri_text.startswith("sip:") else NONE
+            if found == NONE:
+                try:
+                    found = self.target_of(parse_uri(uri_text))
+                except ParseError:
+                    found = NONE
             self._keep_target(uri_text, found)
         return found
+
+    def _plain(self, data: bytes, start: i64, end: i64) -> i64:
+        """As ``target_of`` for the URI whose user begins at *start*, when it is as nearly all are: a user without escapes, at
+        an address, with a port or without parameters. NONE for any other: it is to be parsed.
+        """
+        at: i64 = start
+        while at < end and data[at] != _AT:
+            at += 1
+        if not start < at < end:
+            return NONE
+        user = self._of_bytes(data, start, at, _PLAIN_USER)
+        if user == NONE:
+            return NONE
+        at += 1
+        stop: i64 = at
+        while stop < end and data[stop] != _COLON and data[stop] != _SEMICOLON:
+            stop += 1
+        place = self._of_bytes(data, at, stop, _PLAIN_HOST)
+        if not (at < stop and place):
+            return NONE
+        port: i64 = _SIP_PORT
+        if stop < end:
+            port = _plain_port(data, stop, end)
+            if port == NONE:
+                return NONE
+        self._place = place
+        return self._joined(user, place + port)
+
+    def _of_bytes(self, data: bytes, at: i64, end: i64, allowed: bytes) -> i64:
+        """The number of the bytes from *at* to *end*, never 0 but for NONE when others than *allowed* are among them."""
+        high: i64 = self._high
+        low: i64 = self._low
+        number: i64 = end - at + 1
+        word: i64 = 0
+        left: i64 = _WORD
+        while at < end:
+            byte: i64 = data[at]
+            if not allowed[byte]:
+                return NONE
+            word = word << 8 | byte
+            at += 1
+            left -= 1
+            if left == 0:
+                number = times(number, high, low) + word
+                word = 0
+                left = _WORD
+        # Once more, so that nobody knows the difference of two numbers either: ports are added to them.
+        number = reduced(times(times(number, high, low) + word, high, low))
+        if number == NONE:
+            return 1
+        return number
 
     def _keep_target(self, uri_text: str, number: int) -> None:
         if len(uri_text) <= _KEPT_LENGTH:
@@ -138,6 +180,8 @@ class Fingerprints:
         """What the Contact header *line* says, NO_CONTACT when that cannot be read. The same object for the same line."""
         found = self._contacts.get(line)
         if found is None:
+            found = self._plain_contact(line)
+        if found is None:
             try:
                 uri = first_uri(line)
                 if uri is None:
@@ -151,6 +195,28 @@ class Fingerprints:
                 if len(self._contacts) >= _KEPT:
                     self._contacts.clear()
                 self._contacts[line] = found
+        return found
+
+    def _plain_contact(self, line: str) -> Contact | None:
+        """What *line* says when it is nothing but a URI as ``_plain`` takes it, in brackets; None for any other."""
+        start = line.find("<sip:")
+        end = line.find(">", start)
+        data = encoded(line)
+        if start < 2 or end < 0 or len(line) > _KEPT_LENGTH or len(data) != len(line):
+            return None
+        before: i64 = start - 1
+        if data[before] == _SPACE:
+            before -= 1
+        if data[before] != _COLON:
+            return None
+        number = self._plain(data, start + 5, end)
+        if number == NONE:
+            return None
+        self._keep_target(line[start + 1 : end], number)
+        found = Contact(number, self.short(self._place))
+        if len(self._contacts) >= _KEPT:
+            self._contacts.clear()
+        self._contacts[line] = found
         return found
 
     def endpoint_of(self, uri: Uri) -> int:
@@ -168,9 +234,13 @@ class Fingerprints:
 
     def place(self, host: str) -> int:
         """The long number of a host; with a port added ``short`` makes that of an endpoint of it."""
+        data = encoded(host)
+        plain: i64 = self._of_bytes(data, 0, len(data), _PLAIN_HOST)
+        if plain != NONE:
+            return plain
         found = self._places.get(host)
         if found is None:
-            found = self.of(_host(host))
+            found = self.of(normal_host(host) or ascii_lower(host))
             if len(host) <= _KEPT_LENGTH:
                 if len(self._places) >= _KEPT:
                     self._places.clear()
@@ -217,21 +287,27 @@ def _maddr(uri: Uri) -> str:
     return uri.param("maddr") or ""
 
 
-def _host(host: str) -> str:
-    # Digits and dots are an address as the kernel writes it, or equal to nothing.
-    return host if _is_dotted(encoded(host)) else normal_host(host) or ascii_lower(host)
-
-
-def _is_dotted(data: bytes) -> bool:
-    """True for digits and dots."""
-    size: i64 = len(data)
-    at: i64 = 0
-    while at < size:
-        byte: i64 = data[at]
-        if (byte < _ZERO or byte > _NINE) and byte != _DOT:
-            return False
+def _plain_port(data: bytes, at: i64, end: i64) -> i64:
+    """The port of a URI whose host ends at *at*; NONE when that needs a closer look, or where it leads depends on more."""
+    if data[at] == _SEMICOLON:
+        return NONE  # a transport that has another default port, maybe
+    port: i64 = 0
+    at += 1
+    while at < end and data[at] != _SEMICOLON:
+        digit: i64 = data[at]
+        if digit < _ZERO or digit > _NINE or port > _MOST_PORT:
+            return NONE
+        port = port * 10 + digit - _ZERO
         at += 1
-    return size > 0
+    if port == 0 or port > _MOST_PORT:
+        return NONE
+    while at < end:  # of the parameters maddr counts: none may begin so, or oddly
+        if data[at] == _SEMICOLON:
+            at += 1
+            if at == end or not _PLAIN_PARAM[data[at]]:
+                return NONE
+        at += 1
+    return port
 
 
 def encoded(text: str) -> bytes:

@@ -3,59 +3,128 @@
 import os
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from serpy.errors import ParseError
 from serpy.net.steering import owner
-from serpy.shm import calls as layout
+from serpy.shm import call_file as layout
+from serpy.shm.call_file import CallFile, in_memory, open_file, stamp
 from serpy.shm.call_limits import WAYS, CallLimits
-from serpy.shm.calls import CallTable, in_memory, open_file, stamp
-from serpy.shm.fingerprints import NONE, PRIME, SHORT, Fingerprints, times
+from serpy.shm.calls import USED, CallTable, Side
+from serpy.shm.fingerprints import NONE, PRIME, SHORT, Fingerprints, first_uri, times
+from serpy.sip.uri import parse_uri
 
 NOW = 1_700_000_000.0
 AT = stamp(NOW)
 
 
 def table(records=64, slabs=1, slab=0):
-    made = in_memory(slabs, records, NOW)
+    made = CallTable(in_memory(slabs, records, NOW))
     made.attach(slab, AT)
     return made
 
 
+def opened(path, slabs=1, mark=5, now=NOW):
+    return CallTable(open_file(str(path), slabs, 64, mark, owner, now))
+
+
 def put(calls, key, *, lives=100, named=False, text=b"call-1\0a\0b", state=layout.RINGING, now=AT):
-    at = calls.make(key, now)
-    if at >= 0:
-        meta = state | layout.INVITE << 4 | (layout.NAMED if named else 0)
-        calls.describe(at, key, now, now + lives, meta, 1, 2, 3, 4, 5, 1, 6, 7, 1, text)
-        calls.done(at)
-    return at
+    meta = state | layout.INVITE << 4 | (layout.NAMED if named else 0)
+    caller, leg = Side(2, 3, 4, 5, 6, 7, USED), Side(0, 0, 8, 0, 9, 0, USED)
+    return calls.make(key, now, now + lives, meta, 1, caller, leg, text)
+
+
+def place(calls, key, **how):
+    call = put(calls, key, **how)
+    return -1 if call is None else call.at
+
+
+def seen(call):
+    """All that is known of a call."""
+    return [
+        (
+            call.key,
+            call.made,
+            call.answered,
+            call.last,
+            call.expires,
+            call.meta,
+            call.serial,
+            call.limit,
+            call.other_limit,
+        ),
+        *[
+            (side.tag, side.contact, side.before, side.hop, side.route, side.host, side.contact_host, side.info)
+            for side in (call.caller, *call.legs)
+        ],
+    ]
 
 
 def test_a_call_is_found_until_it_expires():
     calls = table()
-    at = put(calls, 7)
-    assert calls.find(7, AT + 100) == at
-    assert calls.find(8, AT) == -1
-    assert calls.find(7, AT + 101) == -1
+    call = put(calls, 7)
+    assert calls.find(7, AT + 100) is call
+    assert calls.find(8, AT) is None
+    assert calls.find(7, AT + 101) is None
     assert calls.count == 0
 
 
 def test_a_freed_record_is_used_again_and_is_empty():
     calls = table()
-    at = put(calls, 7)
-    calls.words[at + layout.LEG] = calls.words[at + layout.LIMITS] = calls.words[at + layout.LEG + layout.SIDE] = 99
-    calls.remove(at)
-    assert not any(calls.words[at : at + layout.WORDS])
-    assert put(calls, 8, text=b"") == at
-    assert list(calls.words[at : at + layout.TEXT]) == [
+    call = put(calls, 7)
+    calls.add_leg(call, Side(99, 99, 99, 99, 99, 99, USED))
+    call.limit = call.other_limit = 99
+    calls.write_limits(call)
+    calls.remove(call)
+    words = calls.file.words
+    assert not any(words[call.at : call.at + layout.WORDS])
+    assert place(calls, 8, text=b"") == call.at
+    assert list(words[call.at : call.at + layout.TEXT]) == [
         2, 8, AT << layout.TIME_BITS, AT << layout.TIME_BITS | AT + 100, layout.RINGING | layout.INVITE << 4, 1, 0, 0,
-        2, 3, 0, 4, 5, 1, 0, 0, 0, 6, 7, 1, *[0] * (layout.SIDE * 3),
+        2, 3, 0, 4 << 30 | 5, 6 << 30 | 7, 1, 0, 0, 0, 8 << 30, 9 << 30, 1, *[0] * (layout.SIDE * 3),
     ]  # fmt: skip
-    assert calls.read_text(at) == b""
+    assert calls.file.read_text(call.at) == b""
+
+
+def test_a_successor_knows_all_that_was_known():
+    calls = table(slabs=2, slab=1)
+    call = put(calls, 7)
+    call.answered, call.last, call.expires = AT + 1, AT + 2, AT + 3600
+    call.meta = layout.ANSWERED | layout.INVITE << 4 | layout.SUBSCRIBED
+    calls.write(call)
+    call.limit, call.other_limit = 11, (1 << 61) - 2
+    calls.write_limits(call)
+    for number in range(10):
+        assert calls.add_leg(call, Side((1 << 61) - 2 - number, 50 + number, 60, 70, 80, 90, USED))
+    call.legs[9].before = 33
+    call.caller.contact = 44
+    calls.write_side(call.legs[9])
+    calls.write_side(call.caller)
+    before = seen(call)
+    successor = CallTable(calls.file)
+    assert successor.attach(1, AT) == 1
+    found = successor.find(7, AT)
+    assert seen(found) == before
+    assert len(found.legs) == 11
+    successor.remove(found)
+    assert len({place(successor, key) for key in range(1, 64)}) == 63
+
+
+@pytest.mark.parametrize("at", [layout.KEY, layout.BEGAN, layout.META, layout.CALLER, layout.LEG + layout.HOP])
+def test_what_was_never_written_by_us_is_no_call(at):
+    calls = table()
+    call = put(calls, 7)
+    calls.file.words[call.at + at] = (1 << 64) - 1
+    successor = CallTable(calls.file)
+    assert successor.attach(0, AT) == 0
+    assert place(successor, 8) == call.at
 
 
 def test_no_more_calls_than_there_are_records():
     calls = table(records=64)
-    assert all(put(calls, key + 1) >= 0 for key in range(64))
-    assert put(calls, 100) == -1
+    assert all(put(calls, key + 1) is not None for key in range(64))
+    assert put(calls, 100) is None
     assert calls.fill == 100
 
 
@@ -64,7 +133,7 @@ def test_making_calls_frees_the_ones_that_have_expired():
     for key in range(60):
         put(calls, key + 1, lives=5)
     for key in range(30):
-        assert put(calls, 1000 + key, now=AT + 10) >= 0
+        assert put(calls, 1000 + key, now=AT + 10) is not None
     assert calls.count == 30
 
 
@@ -83,92 +152,99 @@ def test_room_is_made_at_the_cost_of(states, gone):
     for key, (state, named) in enumerate(states):
         put(calls, key + 1, state=state, named=named)
     assert calls.make_room() == bool(gone)
-    assert calls.find(gone, AT) == -1
+    assert calls.find(gone, AT) is None
     assert calls.count == len(states) - bool(gone)
 
 
 def test_a_successor_finds_what_its_predecessor_has_kept_and_skips_what_is_torn(tmp_path):
-    path = str(tmp_path / "calls")
-    first = open_file(path, 1, 64, 5, owner, NOW)
+    first = opened(tmp_path / "calls")
     first.attach(0, AT)
     kept = put(first, 1)
-    torn = put(first, 2)
-    first.words[torn] += 1
+    torn = place(first, 2)
+    first.file.words[torn] += 1
     put(first, 3, lives=-1)
-    unlinked = first.add_more(kept)
-    second = open_file(path, 1, 64, 5, owner, NOW + 1)
+    unlinked = kept.at + 3 * layout.WORDS
+    for number in range(4):
+        first.add_leg(kept, Side(number, 0, 0, 0, 0, 0, USED))
+    second = opened(tmp_path / "calls", now=NOW + 1)
     assert second.attach(0, AT) == 1
-    assert second.find(1, AT) == kept
-    assert second.more(kept) == unlinked
-    assert second.find(2, AT) == second.find(3, AT) == -1
-    assert {put(second, 20), put(second, 21)} == {torn, unlinked - layout.WORDS}
-    assert second.since == int(NOW)
+    assert second.find(1, AT).at == kept.at
+    assert second.find(1, AT).pages == [unlinked]
+    assert second.find(2, AT) is second.find(3, AT) is None
+    assert {place(second, 20), place(second, 21)} == {torn, unlinked - layout.WORDS}
+    assert second.file.since == int(NOW)
 
 
 def test_a_call_goes_on_in_further_records_and_frees_all_of_them():
     calls = table(records=64)
-    at = put(calls, 1)
-    more = calls.add_more(at)
-    most = calls.add_more(more)
-    assert [calls.more(at), calls.more(more), calls.more(most)] == [more, most, -1]
-    assert list(calls.all()) == [at]
-    calls.remove(at)
-    assert {put(calls, 2), put(calls, 3), put(calls, 4)} == {at, more, most}
+    call = put(calls, 1)
+    for number in range(2 * layout.LEGS):
+        assert calls.add_leg(call, Side(number, 0, 0, 0, 0, 0, USED))
+    following = [calls.file.following(at) for at in (call.at, *call.pages)]
+    assert following == [*call.pages, -1]
+    assert len(call.pages) == 2
+    assert list(calls.file.all()) == [call.at]
+    at, *pages = [int(call.at), *call.pages]
+    calls.remove(call)
+    assert {place(calls, 2), place(calls, 3), place(calls, 4)} == {at, *pages}
+
+
+def test_a_leg_for_which_there_is_no_room_is_not_remembered():
+    calls = table(records=64)
+    first, *_ = [put(calls, key) for key in range(1, 65)]
+    added = [calls.add_leg(first, Side(number, 0, 0, 0, 0, 0, USED)) for number in range(layout.LEGS)]
+    assert added == [True] * (layout.LEGS - 1) + [False]
+    assert len(first.legs) == layout.LEGS
 
 
 @pytest.mark.parametrize("children", [1, 2, 5])
 def test_other_numbers_of_receivers_find_their_calls_in_their_slabs(tmp_path, children):
-    path = str(tmp_path / "calls")
-    old = open_file(path, 3, 64, 5, owner, NOW)
+    old = opened(tmp_path / "calls", 3)
     names = [b"call-%d@host" % number for number in range(40)]
     for slab in range(3):
         old.attach(slab, AT)
         for number, name in enumerate(names):
             if owner(name, 3) == slab:
-                at = put(old, number + 1, text=name + b"\0caller\0callee")
-                if number == 0:
-                    old.words[old.add_more(at) + layout.LEG] = 77
-    new = open_file(path, children, 64, 5, owner, NOW)
-    assert new.since == int(NOW)
+                call = put(old, number + 1, text=name + b"\0caller\0callee")
+                for tag in range(10 if number == 0 else 0):
+                    old.add_leg(call, Side(70 + tag, 0, 0, 0, 0, 0, USED))
+    new = opened(tmp_path / "calls", children)
+    assert new.file.since == int(NOW)
     for slab in range(children):
         new.attach(slab, AT)
         for number, name in enumerate(names):
-            assert (new.find(number + 1, AT) >= 0) == (owner(name, children) == slab)
+            assert (new.find(number + 1, AT) is not None) == (owner(name, children) == slab)
             if number == 0 and owner(name, children) == slab:
-                assert new.words[new.more(new.find(1, AT)) + layout.LEG] == 77
+                assert [leg.tag for leg in new.find(1, AT).legs] == [0, *range(70, 80)]
 
 
 def test_the_memory_of_another_secret_is_thrown_away(tmp_path):
-    path = str(tmp_path / "calls")
-    first = open_file(path, 1, 64, 5, owner, NOW)
+    first = opened(tmp_path / "calls")
     first.attach(0, AT)
     put(first, 1)
-    second = open_file(path, 1, 64, 6, owner, NOW + 9)
+    second = opened(tmp_path / "calls", mark=6, now=NOW + 9)
     assert second.attach(0, AT) == 0
-    assert second.since == int(NOW) + 9
+    assert second.file.since == int(NOW) + 9
 
 
 def test_garbage_in_the_file_is_no_memory_and_nobody_else_may_read_it(tmp_path):
     path = tmp_path / "calls"
     path.write_bytes(os.urandom(100_000))
-    made = open_file(str(path), 2, 64, 5, owner, NOW)
+    made = opened(path, 2)
     assert made.attach(1, AT) == 0
     other = tmp_path / "fresh"
-    open_file(str(other), 2, 64, 5, owner, NOW)
+    opened(other, 2)
     assert other.stat().st_mode & 0o777 == 0o600
 
 
 def test_every_receiver_writes_its_own_slab_and_anybody_reads_all():
-    calls = in_memory(2, 64, NOW)
-    calls.attach(0, AT)
-    mine = put(calls, 1)
-    other = CallTable(calls._bytes.obj, 2, 64)  # what another process has mapped
+    calls = table(slabs=2)
+    put(calls, 1)
+    other = CallTable(CallFile(calls.file.bytes.obj, 2, 64))  # what another process has mapped
     other.attach(1, AT)
     put(other, 2)
-    assert len(list(calls.all())) == 2
-    assert calls.find(2, AT) == -1
-    assert calls.is_own(mine)
-    assert not other.is_own(mine)
+    assert len(list(calls.file.all())) == 2
+    assert calls.find(2, AT) is None
 
 
 # how many calls count for a key
@@ -223,6 +299,31 @@ PRINTS = Fingerprints(b"secret")
 )
 def test_targets_are_compared_by_where_they_lead(one, other, same):
     assert (PRINTS.target(one) == PRINTS.target(other)) is same
+
+
+@given(
+    st.text(st.sampled_from("ab%;:@. '\\\"<,é"), max_size=6),
+    st.sampled_from(["192.0.2.1", "192.0.2.1.", "", "A.example", "[2001:db8::1]", "1.2.3.4.5"]),
+    st.sampled_from(["", ":", ":5060", ":0", ":05070", ":65536", ":99999999999999999999", ":5x"]),
+    st.sampled_from(
+        ["", ";ob", ";transport=tls", ";maddr=192.0.2.9", ";MADDR=192.0.2.9", "?a=b", ";a@b", ";a@192.0.2.7"]
+    ),
+)
+@example("a", "192.0.2.1", ":5070", ";Maddr=192.0.2.9")
+def test_the_short_way_to_a_number_leads_where_the_long_one_does(user, host, port, end):
+    text = f"sip:{user}@{host}{port}{end}"
+    try:
+        expected = PRINTS.target_of(parse_uri(text))
+    except ParseError:
+        return  # leads nowhere, so no request can be bound for it
+    assert Fingerprints(b"secret").target(text) == expected
+    try:
+        uri = first_uri(f"Contact: <{text}>;expires=60")
+    except ParseError:
+        return
+    if uri is not None and uri.text == text:
+        found = Fingerprints(b"secret").contact(f"Contact: <{text}>;expires=60")
+        assert (found.target, found.host) == (expected, PRINTS.host(uri.host))
 
 
 def test_neighbours_at_neighbouring_ports_are_told_apart():

@@ -41,9 +41,10 @@ from serpy.api import (
 )
 from serpy.context.avps import parse_avp_name
 from serpy.modules.rr.cookie import DialogCookies, mac_key
-from serpy.modules.rr.dialogs import ELSEWHERE as COUNT_ELSEWHERE
-from serpy.modules.rr.dialogs import LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, Dialogs
+from serpy.modules.rr.dialogs import Dialogs
 from serpy.modules.rr.loose import LooseRouter
+from serpy.modules.rr.memory import ELSEWHERE as COUNT_ELSEWHERE
+from serpy.modules.rr.memory import LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, CallMemory
 from serpy.modules.rr.parameters import FEWEST_CALLS, MAX_CALLS, params
 from serpy.modules.rr.rpc import CallsRpc
 from serpy.modules.rr.rule import ELSEWHERE
@@ -110,13 +111,15 @@ class RecordRouting:
     def _remember_calls(self, server: Server, secret: bytes) -> None:
         settings = server.settings
         slabs = settings.children if getattr(settings, "fork", 0) else 1
-        dialogs = Dialogs(self.router.cookies, secret, _attribute(self.gateway_avp))
+        memory = CallMemory(secret)
+        memory.is_mine = self.router.is_mine
+        dialogs = Dialogs(self.router.cookies, memory, _attribute(self.gateway_avp))
         dialogs.checks_source = self.source_check != 0
-        dialogs.is_mine = self.router.is_mine
-        dialogs.open(server, slabs, max(self.max_calls // slabs, FEWEST_CALLS))
-        self.calls = self.router.dialogs = self.rpc.dialogs = dialogs
+        memory.open(server, slabs, max(self.max_calls // slabs, FEWEST_CALLS))
+        self.calls = self.router.dialogs = dialogs
+        self.rpc.file = memory.file
         server.provide(DIALOG_WATCHER, dialogs)
-        server.provide(CALLS, dialogs)
+        server.provide(CALLS, memory)
         server.hooks.pre_script.append(self.before)
 
     def start(self, server: Server) -> None:
@@ -152,12 +155,12 @@ class RecordRouting:
         if method == "ACK":
             if self.stray_ack != "drop" or self._belongs(ctx, request):
                 return True
-            calls.count(STRAY_ACKS)
+            calls.memory.count(STRAY_ACKS)
             return False
         if method in IN_DIALOG and not request.to_tag and self._server is not None:
             replies = self._server.find(REPLIES)
             if replies is not None:
-                calls.count(NO_DIALOG)
+                calls.memory.count(NO_DIALOG)
                 replies.reply(ctx, 481)
                 return False
         return True
@@ -183,7 +186,7 @@ class RecordRouting:
         found = self.router.route(ctx)
         calls = self.calls
         if found < FALSE and calls is not None:
-            calls.count(COUNT_ELSEWHERE if found == ELSEWHERE else REFUSED)
+            calls.memory.count(COUNT_ELSEWHERE if found == ELSEWHERE else REFUSED)
             if ctx.message.cseq.method == "ACK" and self.stray_ack == "drop":
                 return STOP  # never answered, and never what a script should work on
         return found
@@ -344,10 +347,10 @@ class RecordRouting:
         if limit < 0:
             log.debug("call_limit: %.120r is no number, so there is no limit", most)
             return TRUE
-        if calls.counts(number, limit, ctx.wall_now):
+        if calls.memory.counts(number, limit, ctx.wall_now):
             state.limits.append(number)
             return TRUE
-        calls.count(LIMITED)
+        calls.memory.count(LIMITED)
         return FALSE
 
     # selects

@@ -21,6 +21,7 @@ from typing import Final
 
 from serpy.api import Avp, Avps
 from serpy.script.patterns import Pattern
+from serpy.shm.fingerprints import encoded
 
 DIALOG_COOKIE: Final = 1
 """The AVP flag ``dialog_cookie``: reserved, always the lowest bit."""
@@ -143,7 +144,7 @@ class DialogCookies:
         return self._written(digest[:_MAC_SIZE] + begin + _SEALED.pack(caller ^ pad) + records, cookie), cookie
 
     def _written(self, data: bytes, cookie: Cookie) -> str:
-        text = binascii.b2a_base64(data)[: (len(data) * 4 + 2) // 3].translate(_TO_URL_SAFE).decode("ascii")
+        text = binascii.b2a_base64(data, newline=False).translate(_TO_URL_SAFE).rstrip(b"=").decode("ascii")
         self._remember(text, cookie)
         return text
 
@@ -209,7 +210,7 @@ class DialogCookies:
     def _digest(self, body: bytes, call_id: str, tag: str) -> bytes:
         """Of a cookie with a head: the MAC, the pad that *sealed* is added to, the key of the record."""
         digest = self._keyed.copy()
-        digest.update(f"{call_id}\n{tag}\n".encode("utf-8", "surrogateescape") + body)
+        digest.update(encoded(f"{call_id}\n{tag}\n") + body)
         return digest.digest()
 
     def _remember(self, text: str, cookie: Cookie) -> None:

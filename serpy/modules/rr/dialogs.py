@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import logging
 import os
-from hashlib import blake2b
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from serpy.api import AvpName, Avps, Context, Flow, ParseError, Server, Target
-from serpy.limited_log import LimitedLog
+from serpy.api import AvpName, Avps, Context, Flow, ParseError, Target
 from serpy.modules.rr import rule
+from serpy.modules.rr.answers import AFTER_S, ANSWERED_S, REFRESHES, Answers
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
 from serpy.modules.rr.cookie import NAMED, Cookie, DialogCookies
+from serpy.modules.rr.memory import BY_COOKIE, CALLS, CallMemory
 from serpy.modules.rr.reading import (
-    LONGEST_S,
     contact_host_of,
     contact_of,
     endpoint_of_line,
@@ -29,129 +27,50 @@ from serpy.modules.rr.reading import (
     has_more_vias,
     host_of_text,
     minute_of,
-    number_of,
     text_of,
 )
 from serpy.modules.rr.sides import (
-    CONFIRMED,
     GATEWAY,
-    MAPPED,
     OVER,
     PROXIED,
     USED,
     branch_to,
     has_open_leg,
-    learn_contact,
-    learn_contact_host,
     learn_hop,
-    learn_route,
     leg_of,
     new_leg,
     tagged_leg,
 )
-from serpy.net.steering import owner
-from serpy.shm import calls as layout
-from serpy.shm.call_limits import CallLimits
-from serpy.shm.calls import CallTable, in_memory, open_file, stamp
-from serpy.shm.fingerprints import Fingerprints
-from serpy.sip.message import Edits, Message, Request, Response
+from serpy.shm import call_file as layout
+from serpy.shm.call_file import stamp
+from serpy.shm.calls import TIMED, Call, Side
+from serpy.sip.message import Edits, Request, Response
 from serpy.sip.uri import Uri
 from serpy.transaction.user import DialogWatcher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
 KINDS: Final = {"INVITE": layout.INVITE, "SUBSCRIBE": layout.SUBSCRIBE, "REFER": layout.REFER}
-REFRESHES: Final = ("INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")  # their Contacts become targets
-RINGING_S: Final = 240
-ANSWERED_S: Final = 12 * 3600
-AFTER_S: Final = 32  # 64*T1: so long the end of a call is repeated
 AFTER_REFER_S: Final = 300  # who has transferred a call hangs up, and hears how it went on
-SUBSCRIPTION_S: Final = 3600  # RFC 6665 leaves it to the package; REFER has none
-TIMED: Final = 1 << 10  # flag of a record: session timers run (RFC 4028)
-ALARM: Final = 80  # per cent
-LEGACY_S: Final = 12 * 3600  # cookies without a head are taken so long after the memory was made
-
-COUNTERS: Final = (
-    ("rr.calls", "calls remembered since start"),
-    ("rr.current", "calls in memory"),
-    ("rr.refused", "requests in a dialog that did not belong to it"),
-    ("rr.elsewhere", "requests in a dialog from a host that its side had not used"),
-    ("rr.stray_acks", "ACKs that belonged to nothing, dropped"),
-    ("rr.no_dialog", "BYE, PRACK and UPDATE without a dialog, answered 481"),
-    ("rr.by_cookie", "requests in a dialog let in by their cookie, without a record"),
-    ("rr.full", "calls for which there was no record"),
-    ("rr.limited", "calls refused by call_limit()"),
-)
-CALLS, CURRENT, REFUSED, ELSEWHERE, STRAY_ACKS, NO_DIALOG, BY_COOKIE, FULL, LIMITED = range(len(COUNTERS))
 
 
 class Dialogs(DialogWatcher):
-    """The calls of one process. Made in the master, attached in each receiver on first use."""
+    """What one process does with its *memory* of calls."""
 
-    def __init__(self, cookies: DialogCookies, secret: bytes, gateway: AvpName | None) -> None:
+    def __init__(self, cookies: DialogCookies, memory: CallMemory, gateway: AvpName | None) -> None:
         super().__init__()
         self.cookies: Final = cookies
-        self.prints: Final = Fingerprints(blake2b(secret, digest_size=32, person=b"calls").digest())
-        self.table: CallTable
-        self.limits: CallLimits
+        self.memory: Final = memory
+        self.prints: Final = memory.prints
         self.checks_source = True
-        self.is_mine: Callable[[Uri], bool] = _nobody
+        self._answers: Final = Answers(memory, cookies)
         self._gateway: Final = gateway
-        self._reports: Final = LimitedLog(log)
-        self._server: Server
-        self._ids: list[int] = []
-        self._legacy_until = 0.0
         self._serial = int.from_bytes(os.urandom(4), "big")
-        self.is_attached = False
-
-    def open(self, server: Server, slabs: int, records: int) -> None:
-        """Make or find the memory; in the master."""
-        self._server = server
-        now = server.started_wall
-        counters = getattr(server, "counters", None)
-        if counters is not None:
-            self._ids = [counters.declare(name, text) for name, text in COUNTERS]
-        self.limits = CallLimits(slabs, records)
-        if server.run_dir:
-            path = str(Path(server.run_dir) / "calls")
-            mark = self.prints.of("mark of the memory of calls")
-            try:
-                self.table = open_file(path, slabs, records, mark, owner, now)
-                self._legacy_until = float(self.table.since + LEGACY_S)
-                return
-            except OSError as exc:
-                log.warning("rr: cannot keep calls in %s (%s): a restart forgets them", path, exc.strerror)
-        self.table = in_memory(slabs, records, now)
 
     def attach(self, slab: int) -> None:
         """Be the writer of *slab*, with the calls that are in it."""
-        self.is_attached = True
         self._serial = int.from_bytes(os.urandom(4), "big")  # each process has numbers of its own
-        table = self.table
-        if not 0 <= slab < table.slabs:
-            return  # no receiver: it only reads
-        self.limits.attach(slab)
-        table.on_free = self._uncount
-        table.attach(slab, stamp(self._server.loop.wall_now()))
-        for at in table.all():
-            if table.is_own(at) and int(table.words[at + layout.META]) & layout.STATE != layout.ENDED:
-                for number in (0, 1):
-                    key = int(table.words[at + layout.LIMITS + number])
-                    if key:
-                        self.limits.add(key)
-        self._show_count()
-
-    def count(self, counter: int) -> None:
-        """One more."""
-        if self._ids:
-            self._server.counters.add(self._ids[counter])
-
-    def _show_count(self) -> None:
-        if self._ids:
-            self._server.counters.set(self._ids[CURRENT], self.table.count)
+        self.memory.attach(slab)
 
     # -- a dialog begins
 
@@ -180,20 +99,18 @@ class Dialogs(DialogWatcher):
             return
         now = stamp(ctx.wall_now)
         if ctx.dialog == cookie.key:
-            at = self.table.find(cookie.key, now)
+            call = self.memory.table.find(cookie.key, now)
+            if call is not None:
+                self._add_branch(ctx, call, out)
         else:
             ctx.dialog = cookie.key
             self._make(ctx, request, cookie, limits, now, out)
-            return
-        if at >= 0:
-            self._add_branch(ctx, at, out)
 
     def _make(
         self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int, out: Flow
     ) -> None:  # fmt: skip
         prints = self.prints
         flow = ctx.flow
-        meta = layout.RINGING | KINDS[request.method] << 4 | (layout.NAMED if cookie.level else 0)
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
@@ -207,53 +124,36 @@ class Dialogs(DialogWatcher):
         contact = contact_of(prints, request, ctx.edits)
         host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
         place = prints.place(flow.host)
-        next_place = prints.place(out.host)
-        text = text_of(request)
-        at = self._room(cookie.key, now)
-        if at < 0:
+        caller = Side(
+            prints.of(cookie.tag),
+            contact.target,
+            prints.short(place + flow.port),
+            route,
+            prints.short(place),
+            host,
+            flags,
+        )
+        call = self.memory.remembered(
+            cookie, now, layout.RINGING | KINDS[request.method] << 4, caller, self._branch(ctx, out), text_of(request)
+        )
+        if call is None:
             return
-        self.table.describe(
-            at, cookie.key, now, now + RINGING_S, meta, cookie.serial, prints.tag(cookie.tag), contact.target,
-            prints.short(place + flow.port) << 30 | route, prints.short(place) << 30 | host, flags,
-            prints.short(next_place + out.port) << 30, prints.short(next_place) << 30,
-            USED | GATEWAY if self._is_gateway(ctx, out.host) else USED, text,
-        )  # fmt: skip
         if limits:
-            self._count_for(at, limits)
-        self.table.done(at)
-        self.count(CALLS)
-        self._show_count()
+            self.memory.count_for(call, limits)
+        self.memory.count(CALLS)
+        self.memory.show_count()
 
-    def _room(self, key: int, now: int) -> int:
-        """A record for the call *key*, -1 when there is none."""
-        table = self.table
-        at = table.make(key, now)
-        if at < 0 and self.is_attached and table.make_room():
-            at = table.make(key, now)
-        if at < 0:
-            self.count(FULL)
-            self._reports.warning("full", "the memory of calls is full: new ones live by their cookie (rr max_calls)")
-        elif table.fill >= ALARM:
-            self._reports.warning("fill", "the memory of calls is full to %d %% (rr max_calls)", table.fill)
-        return at
-
-    def _count_for(self, at: int, limits: list[int]) -> None:
-        place = at + layout.LIMITS
-        for key in limits[:2]:
-            if self.limits.add(key):
-                self.table.words[place] = key
-                place += 1
-
-    def _add_branch(self, ctx: Context, at: int, out: Flow) -> None:
-        table = self.table
+    def _branch(self, ctx: Context, out: Flow) -> Side:
+        """The branch that leaves by *out*."""
         prints = self.prints
-        hop = prints.endpoint(out.host, out.port)
-        if branch_to(table, at, hop) >= 0:
-            return
-        leg = new_leg(table, at)
-        if leg >= 0:
-            info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
-            table.write_side(leg, 0, 0, hop << 30, prints.host(out.host) << 30, info)
+        place = prints.place(out.host)
+        info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
+        return Side(0, 0, prints.short(place + out.port), 0, prints.short(place), 0, info)
+
+    def _add_branch(self, ctx: Context, call: Call, out: Flow) -> None:
+        leg = self._branch(ctx, out)
+        if branch_to(call, leg.hop) is None:
+            new_leg(self.memory.table, call, leg)
 
     def _is_gateway(self, ctx: Context, host: str) -> bool:
         return self._gateway is not None and ctx.avps.newest_of(self._gateway) == host
@@ -270,29 +170,31 @@ class Dialogs(DialogWatcher):
         if cookie is None or request.method in rule.NEVER:
             return rule.STRANGE, None
         if not cookie.head:  # of the version before
-            return (rule.BELONGS if self._server.loop.wall_now() < self._legacy_until else rule.STRANGE), cookie
+            return (
+                rule.BELONGS if self.memory.server.loop.wall_now() < self.memory.legacy_until else rule.STRANGE
+            ), cookie
         asked = self._asked(ctx, request, cookie.tag == tag, target, route)
         now = stamp(ctx.wall_now)
-        at = self.table.find(cookie.key, now)
-        if at < 0:
+        call = self.memory.table.find(cookie.key, now)
+        if call is None:
             return self._judge_alone(ctx, cookie, asked, target, route), cookie
-        verdict = rule.judge(self.table, at, asked, now)
+        verdict = rule.judge(call, asked, now)
         if verdict == rule.BELONGS:
             ctx.dialog = cookie.key
-            self._heard(ctx, request, asked, now)
+            self._heard(ctx, request, call, asked, now)
         return verdict, cookie
 
     def _asked(self, ctx: Context, request: Request, is_down: bool, target: str, route: Uri | None) -> rule.Asked:
         prints = self.prints
         flow = ctx.flow
-        other_tag = prints.tag(request.to_tag if is_down else request.from_tag)
+        other_tag = prints.of(request.to_tag if is_down else request.from_tag)
         place = prints.place(flow.host)
         asked = rule.Asked(prints, request.method, other_tag, target, place, flow.port, is_down=is_down)
         asked.is_proven = ctx.authenticated is not None
         asked.is_checked = self.checks_source
         if route is not None:
             asked.hop = rule.next_hop(prints, route)
-            asked.hop_is_ours = self.is_mine(route)
+            asked.hop_is_ours = self.memory.is_mine(route)
         return asked
 
     def _judge_alone(self, ctx: Context, cookie: Cookie, asked: rule.Asked, target: str, route: Uri | None) -> int:
@@ -302,44 +204,41 @@ class Dialogs(DialogWatcher):
         number = prints.short(asked.target) if asked.target else 0
         verdict = rule.judge_alone(cookie, asked, number, host_of_text(prints, target), host, minute)
         if verdict == rule.BELONGS:
-            self.count(BY_COOKIE)
+            self.memory.count(BY_COOKIE)
         return verdict
 
-    def _heard(self, ctx: Context, request: Request, asked: rule.Asked, now: int) -> None:
+    def _heard(self, ctx: Context, request: Request, call: Call, asked: rule.Asked, now: int) -> None:
         """Something of the dialog has come: it lives on, and its side may have moved."""
-        table = self.table
-        at = asked.at
-        if asked.is_down:
-            side = at + layout.CALLER
-        elif asked.leg >= 0:
+        table = self.memory.table
+        side: Side | None = call.caller
+        if not asked.is_down:
             side = asked.leg
+            if side is None:
+                side = tagged_leg(table, call, asked.other_tag, asked.source)
+                if side is None:
+                    return
+                self._answers.learn_contact(side, request, ctx.edits)
+        if side is not None:
+            if not asked.is_usual:
+                learn_hop(side, asked.source, asked.source_host)
+            if side.is_news:
+                table.write_side(side)
+        if call.meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
+            self.memory.last(call, now, now + ANSWERED_S)
         else:
-            side = tagged_leg(table, at, asked.other_tag, asked.source)
-            if side < 0:
-                return
-            self._learn_contact(side, request, ctx.edits)
-        words = table.words
-        if not asked.is_usual:
-            learn_hop(table, side, asked.source, asked.source_host)
-        meta = int(words[at + layout.META])
-        if meta & (layout.STATE | TIMED | layout.KIND) == layout.ANSWERED | layout.INVITE << 4:
-            expires = now + ANSWERED_S
-        else:
-            expires = table.expires(at)
-        words[at + layout.LASTS] = now << layout.TIME_BITS | expires
+            self.memory.last(call, now, call.expires)
 
     def has_used(self, ctx: Context, target: Target) -> bool:
         """True when the side that the request of *ctx* goes to has been heard from where *target* leads."""
-        table = self.table
         request = ctx.request
-        at = table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else -1
-        if at < 0 or request is None:
+        call = self.memory.table.find(ctx.dialog, stamp(ctx.wall_now)) if ctx.dialog else None
+        if call is None or request is None:
             return False
-        side = at + layout.CALLER
-        if table.words[side] == self.prints.tag(request.from_tag):
-            side = leg_of(table, at, self.prints.tag(request.to_tag))
+        side: Side | None = call.caller
+        if call.caller.tag == self.prints.of(request.from_tag):
+            side = leg_of(call, self.prints.of(request.to_tag))
         hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
-        return side >= 0 and hop != 0 and int(table.words[side + layout.HOP]) >> 30 == hop
+        return side is not None and hop != 0 and side.hop == hop
 
     # -- answers
 
@@ -347,12 +246,12 @@ class Dialogs(DialogWatcher):
         """A provisional or 2xx goes upstream. *ctx* is that of the request, None when it has been let go."""
         if response.method not in REFRESHES:
             return  # says nothing new
-        now = stamp(self._server.loop.wall_now())
-        at = self.table.find(dialog, now)
-        if at < 0 or not response.to_tag:
+        now = stamp(self.memory.server.loop.wall_now())
+        call = self.memory.table.find(dialog, now)
+        if call is None or not response.to_tag:
             return
         try:
-            self._learn(at, ctx, response, edits, flow, now)
+            self._answers.learn(call, ctx, response, edits, flow, now)
         except ParseError as exc:
             log.debug("nothing learnt from an answer: %s", exc)
 
@@ -362,7 +261,7 @@ class Dialogs(DialogWatcher):
             try:
                 for value in response.record_routes:
                     text = value.route_uri.param("avp")
-                    if text and self.is_mine(value.uri):
+                    if text and self.memory.is_mine(value.uri):
                         cookie = self.cookies.open(text, response.call_id, response.from_tag, response.to_tag)
                         if cookie is not None and cookie.head:
                             self.answered(cookie.key, None, response, edits, flow)
@@ -370,171 +269,28 @@ class Dialogs(DialogWatcher):
             except ParseError as exc:
                 log.debug("nothing learnt from an answer: %s", exc)
 
-    def _learn(
-        self, at: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None, now: int
-    ) -> None:
-        table = self.table
-        prints = self.prints
-        request = None if ctx is None else ctx.request
-        is_first = request is None or not request.to_tag
-        asker = at + layout.CALLER
-        is_down = request is not None and is_first  # it has begun the dialog
-        from_tag = 0
-        if not is_down:
-            from_tag = prints.tag(response.from_tag)
-            is_down = table.words[asker] == from_tag
-        to_tag = prints.tag(response.to_tag)
-        if not is_down:
-            side = asker
-            asker = leg_of(table, at, from_tag)
-        else:
-            side = at + layout.LEG
-            if table.words[side] == to_tag:
-                pass  # the first, as nearly always
-            elif is_first:
-                side = tagged_leg(table, at, to_tag, 0 if flow is None else prints.endpoint(flow.host, flow.port))
-            else:
-                side = leg_of(table, at, to_tag)
-        if side < 0:
-            return
-        status = response.status
-        method = response.method
-        self._learn_contact(side, response, edits)
-        if is_first:
-            known = int(table.words[side + layout.INFO])
-            info = known
-            if not info & MAPPED:
-                info |= self._learn_set(response, side, at)
-            if status >= 200:
-                info |= CONFIRMED
-            if info != known:
-                table.words[side + layout.INFO] = info
-        if status < 200:
-            self._rings(at, now)
-            return
-        if not is_first and request is not None and ctx is not None and asker >= 0:
-            self._learn_contact(asker, request, ctx.edits)
-        self._lives(at, request, response, method, now, is_first=is_first)
-
-    def _learn_contact(self, side: int, message: Message, edits: Edits) -> None:
-        contact = contact_of(self.prints, message, edits)
-        if learn_contact(self.table, side, contact.target):
-            host = contact.host if edits.replaced is None else contact_host_of(self.prints, message)
-            learn_contact_host(self.table, side, host)
-
-    def _learn_set(self, response: Response, side: int, call: int) -> int:
-        """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any. What flags that gives."""
-        at = response.find("record-route")
-        if at < 0:
-            return 0  # of a provisional, maybe: the 2xx has it
-        line = response.lines[at]
-        if "," not in line and response.names.count("record-route") == 1:
-            return MAPPED  # that is our own
-        before: Uri | None = None
-        for value in response.record_routes:
-            uri = value.uri
-            if self.is_mine(uri) and self._is_of(uri, response, call):
-                if before is not None and not self.is_mine(before):
-                    return MAPPED | learn_route(self.table, side, self.prints.endpoint_of(before))
-                return MAPPED
-            before = uri
-        return MAPPED
-
-    def _is_of(self, uri: Uri, response: Response, at: int) -> bool:
-        """True when the Record-Route *uri* is the one of this call: after a spiral there are two of ours."""
-        cookie = self.cookies.open(uri.param("avp") or "", response.call_id, response.from_tag, response.to_tag)
-        return cookie is not None and cookie.serial == self.table.words[at + layout.SERIAL]
-
-    def _rings(self, at: int, now: int) -> None:
-        words = self.table.words
-        if int(words[at + layout.META]) & layout.STATE == layout.RINGING:
-            words[at + layout.LASTS] = now << layout.TIME_BITS | now + RINGING_S
-
-    def _lives(
-        self, at: int, request: Request | None, response: Response, method: str, now: int, *, is_first: bool
-    ) -> None:  # fmt: skip
-        """A 2xx has come: for how long is the call remembered?"""
-        words = self.table.words
-        meta = int(words[at + layout.META])
-        kind = meta >> 4 & 15
-        expires = int(words[at + layout.LASTS]) & layout.TIME_MASK
-        if is_first and meta & layout.STATE == layout.RINGING:
-            meta = meta & ~layout.STATE | layout.ANSWERED
-            words[at + layout.BEGAN] = int(words[at + layout.BEGAN]) | now
-            expires = now + (ANSWERED_S if kind == layout.INVITE else SUBSCRIPTION_S + AFTER_S)
-        if meta & layout.STATE != layout.ANSWERED:
-            return
-        if method in {"INVITE", "UPDATE"}:
-            value = response.get("session-expires")
-            interval = 0 if value is None else number_of(value)
-            meta = meta | TIMED if interval else meta & ~TIMED
-            expires = now + (interval + AFTER_S if interval else ANSWERED_S)
-        elif kind == layout.INVITE:
-            if method in {"SUBSCRIBE", "REFER"}:
-                meta |= layout.SUBSCRIBED
-        elif method == "SUBSCRIBE" and response.expires is not None:
-            expires = now + min(response.expires, LONGEST_S) + AFTER_S
-        elif method == "NOTIFY" and request is not None:
-            state = (request.get("subscription-state") or "").lower()
-            if state.startswith("terminated"):
-                expires = min(expires, now + AFTER_S)
-            elif "expires=" in state:
-                expires = now + number_of(state.partition("expires=")[2]) + AFTER_S
-        words[at + layout.META] = meta
-        words[at + layout.LASTS] = now << layout.TIME_BITS | expires
-
     # -- the end
 
     def ended(self, dialog: int, request: Request, status: int) -> None:
         """*request* has its last answer."""
         if request.method != "BYE" and (status < 300 or request.to_tag):
             return
-        now = stamp(self._server.loop.wall_now())
-        at = self.table.find(dialog, now)
-        if at < 0:
+        now = stamp(self.memory.server.loop.wall_now())
+        call = self.memory.table.find(dialog, now)
+        if call is None:
             return
-        words = self.table.words
-        meta = int(words[at + layout.META])
         if request.method == "BYE":
-            caller = words[at + layout.CALLER]
-            from_tag = self.prints.tag(request.from_tag)
-            leg = leg_of(self.table, at, self.prints.tag(request.to_tag) if caller == from_tag else from_tag)
-            if leg >= 0:
-                words[leg + layout.INFO] |= OVER
+            from_tag = self.prints.of(request.from_tag)
+            leg = leg_of(call, self.prints.of(request.to_tag) if call.caller.tag == from_tag else from_tag)
+            if leg is not None:
+                leg.info |= OVER
             # While it rings the INVITE has its own end: BYE to a phone that rings leaves the others alone.
-            if meta & layout.STATE == layout.RINGING or has_open_leg(self.table, at):
+            if call.state == layout.RINGING or has_open_leg(call):
+                if leg is not None:
+                    self.memory.table.write_info(leg)
                 return
-        elif meta & layout.STATE != layout.RINGING:
+        elif call.state != layout.RINGING:
             return
-        self._uncount(at)
-        words[at + layout.META] = meta & ~layout.STATE | layout.ENDED
-        after = AFTER_REFER_S if meta & layout.SUBSCRIBED else AFTER_S
-        words[at + layout.LASTS] = now << layout.TIME_BITS | now + after
-
-    def _uncount(self, at: int) -> None:
-        """The call counts for nothing any more."""
-        words = self.table.words
-        if not words[at + layout.LIMITS]:
-            return
-        for number in (at + layout.LIMITS, at + layout.LIMITS + 1):
-            if words[number]:
-                self.limits.take(int(words[number]))
-                words[number] = 0
-
-    def duration(self, dialog: int, wall_now: float) -> int:
-        """Seconds since the call was answered; -1 when that is not known."""
-        now = stamp(wall_now)
-        at = self.table.find(dialog, now) if dialog else -1
-        answered = int(self.table.words[at + layout.BEGAN]) & layout.TIME_MASK if at >= 0 else 0
-        return now - answered if answered else -1
-
-    def counts(self, key: int, limit: int, now: float) -> bool:
-        """True when fewer than *limit* calls count for *key*."""
-        if self.limits.count(key) < limit:
-            return True
-        self.table.sweep_all(stamp(now))
-        return self.limits.count(key) < limit
-
-
-def _nobody(uri: Uri) -> bool:  # noqa: ARG001 - the interface
-    return False
+        self.memory.uncount(call)
+        after = AFTER_REFER_S if call.meta & layout.SUBSCRIBED else AFTER_S
+        self.memory.becomes(call, int(call.meta & ~layout.STATE | layout.ENDED), now, now + after)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from serpy.api import ParseError
-from serpy.shm.calls import stamp
+from serpy.shm.call_file import stamp
 from serpy.shm.fingerprints import NO_CONTACT, NONE, Contact, Fingerprints
 from serpy.sip.message import Edits, Message, Request
 from serpy.sip.nameaddr import cached_nameaddr, split_commas

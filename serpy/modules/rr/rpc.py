@@ -9,10 +9,9 @@ import time
 from typing import Final
 
 from serpy.errors import UsageError
-from serpy.modules.rr.dialogs import Dialogs
 from serpy.modules.rr.sides import CONFIRMED, GATEWAY, OVER, PROXIED, USED
-from serpy.shm import calls as layout
-from serpy.shm.calls import CallTable
+from serpy.shm import call_file as layout
+from serpy.shm.call_file import CallFile
 
 _STATES: Final = {layout.RINGING: "ringing", layout.ANSWERED: "answered", layout.ENDED: "ended"}
 _KINDS: Final = {layout.INVITE: "call", layout.SUBSCRIBE: "subscription", layout.REFER: "refer"}
@@ -28,21 +27,21 @@ class CallFaultError(UsageError):
 
 
 class CallsRpc:
-    """The functions behind the RPC names; ``dialogs`` is set when the module is initialised."""
+    """The functions behind the RPC names; ``file`` is set when the module is initialised."""
 
     def __init__(self) -> None:
-        self.dialogs: Dialogs | None = None
+        self.file: CallFile | None = None
 
     def list_calls(self, text: str = "") -> list[dict[str, object]]:
         """The calls, subscriptions and transfers in memory, the newest last; only those with *text* in Call-ID, caller or
         callee when it is given. At most 1000.
         """
         found: list[dict[str, object]] = []
-        table = self._table()
+        file = self._file()
         now = layout.stamp(time.time())
-        for at in table.all():
-            if table.expires(at) >= now:
-                row = _row(table, at, now)
+        for at in file.all():
+            if file.expires(at) >= now:
+                row = _row(file, at, now)
                 if not text or any(text in str(row[name]) for name in ("call_id", "caller", "callee")):
                     found.append(row)
         found.sort(key=lambda row: str(row["since"]))
@@ -50,29 +49,29 @@ class CallsRpc:
 
     def show(self, call: str) -> list[dict[str, object]]:
         """Everything that is known of the calls whose id or Call-ID is *call*."""
-        table = self._table()
+        file = self._file()
         now = layout.stamp(time.time())
         found = []
-        for at in table.all():
-            row = _row(table, at, now)
-            if call in (row["id"], row["call_id"]) and table.expires(at) >= now:
-                found.append(row | _details(table, at, now))
+        for at in file.all():
+            row = _row(file, at, now)
+            if call in (row["id"], row["call_id"]) and file.expires(at) >= now:
+                found.append(row | _details(file, at, now))
         if not found:
             raise CallFaultError(404, "no such call")
         return found
 
-    def _table(self) -> CallTable:
-        if self.dialogs is None:
+    def _file(self) -> CallFile:
+        if self.file is None:
             raise CallFaultError(500, "calls are not remembered (rr dialogs is 0)")
-        return self.dialogs.table
+        return self.file
 
 
-def _row(table: CallTable, at: int, now: int) -> dict[str, object]:
-    words = table.words
+def _row(file: CallFile, at: int, now: int) -> dict[str, object]:
+    words = file.words
     meta = int(words[at + layout.META])
     began = int(words[at + layout.BEGAN])
     answered = began & layout.TIME_MASK
-    parts = [part.decode("utf-8", "replace") for part in table.read_text(at).split(b"\0")]
+    parts = [part.decode("utf-8", "replace") for part in file.read_text(at).split(b"\0")]
     call_id, caller, callee = [*parts, "", "", ""][:3]
     return {
         "id": f"{int(words[at + layout.SERIAL]):08x}",
@@ -86,8 +85,8 @@ def _row(table: CallTable, at: int, now: int) -> dict[str, object]:
     }
 
 
-def _details(table: CallTable, at: int, now: int) -> dict[str, object]:
-    words = table.words
+def _details(file: CallFile, at: int, now: int) -> dict[str, object]:
+    words = file.words
     meta = int(words[at + layout.META])
     legs: list[str] = []
     record = at
@@ -96,13 +95,13 @@ def _details(table: CallTable, at: int, now: int) -> dict[str, object]:
             info = int(words[leg + layout.INFO])
             if info & USED:
                 legs.append(_side(info, has_tag=bool(words[leg])))
-        record = table.following(record)
+        record = file.following(record)
     return {
         "named": int(bool(meta & layout.NAMED)),
         "caller_is": _side(int(words[at + layout.CALLER + layout.INFO]), has_tag=True),
         "legs": legs,
         "last_message": _time(int(words[at + layout.LASTS]) >> layout.TIME_BITS),
-        "forgotten_in": table.expires(at) - now,
+        "forgotten_in": file.expires(at) - now,
     }
 
 

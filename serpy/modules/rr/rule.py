@@ -10,16 +10,19 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §12.2, §16.4, 6665 §4.1.2, 3262
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
 from serpy.modules.rr.cookie import NAMED, Cookie
 from serpy.modules.rr.reading import endpoint_of_text
 from serpy.modules.rr.sides import GATEWAY, PROXIED, branch_to, leg_of
-from serpy.shm import calls as layout
-from serpy.shm.calls import CallTable
+from serpy.shm import call_file as layout
+from serpy.shm.calls import Call, Side
 from serpy.shm.fingerprints import SHORT, Fingerprints
 from serpy.sip.uri import Uri
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 # Verdicts. The negative ones are what loose_route() returns.
 NOT_ASKED: Final = 0
@@ -55,8 +58,7 @@ class Asked:
         self.is_proven = False  # its sender has proved who they are
         self.is_checked = True  # is the source looked at?
         # what was found
-        self.at = -1
-        self.leg = -1  # the side that is not the caller's; -1: not known yet
+        self.leg: Side | None = None  # the side that is not the caller's; None: not known yet
         self.is_usual = False  # it comes from where its side was heard last
 
     @property
@@ -70,59 +72,53 @@ class Asked:
         return endpoint_of_text(self._prints, self._target)
 
 
-def judge(table: CallTable, at: int, asked: Asked, now: int) -> int:
-    """The verdict by the record *at*; fills in ``at`` and ``leg``."""
-    asked.at = at
-    leg = asked.leg = leg_of(table, at, asked.other_tag)
-    if leg < 0 and not _may_be_first(table, at, asked, now):
+def judge(call: Call, asked: Asked, now: int) -> int:
+    """The verdict by the record *call*; fills in ``leg``."""
+    leg = asked.leg = leg_of(call, asked.other_tag)
+    if leg is None:
+        if not _may_be_first(call, asked, now):
+            return STRANGE
+        return BELONGS if _goes_to(call.caller, asked) else STRANGE
+    if not _goes_to(leg if asked.is_down else call.caller, asked):
         return STRANGE
-    caller = at + layout.CALLER
-    if leg < 0:
-        return BELONGS if _goes_to(table, caller, asked) else STRANGE
-    if not _goes_to(table, leg if asked.is_down else caller, asked):
-        return STRANGE
-    if asked.is_checked and not asked.is_proven and not _comes_from(table, caller if asked.is_down else leg, asked):
+    if asked.is_checked and not asked.is_proven and not _comes_from(call.caller if asked.is_down else leg, asked):
         return ELSEWHERE
     return BELONGS
 
 
-def _may_be_first(table: CallTable, at: int, asked: Asked, now: int) -> bool:
+def _may_be_first(call: Call, asked: Asked, now: int) -> bool:
     """True when an unknown tag of the callee may come now, with this method, from there."""
     if asked.is_down or asked.method not in EARLY:
         return False
-    answered = int(table.words[at + layout.BEGAN]) & layout.TIME_MASK
-    is_call = int(table.words[at + layout.META]) >> 4 & 15 == layout.INVITE
-    if answered and (is_call or asked.method != "NOTIFY" or now - answered > EARLY_S):
+    answered = call.answered
+    if answered and (call.kind == layout.INVITE or asked.method != "NOTIFY" or now - answered > EARLY_S):
         return False
-    return branch_to(table, at, asked.source) >= 0
+    return branch_to(call, asked.source) is not None
 
 
-def _goes_to(table: CallTable, side: int, asked: Asked) -> bool:
+def _goes_to(side: Side, asked: Asked) -> bool:
     """True when the request goes to *side*."""
-    words = table.words
-    target = asked.target
-    is_contact = target != 0 and (words[side + layout.CONTACT] == target or words[side + layout.BEFORE] == target)
+    target: i64 = asked.target
+    is_contact = target != 0 and target in (side.contact, side.before)
     if is_contact and not asked.hop:
         return True
-    if words[side + layout.INFO] & GATEWAY and not is_contact:
+    if side.info & GATEWAY and not is_contact:
         return False
-    hops = int(words[side + layout.HOP])
     if asked.hop:
-        return asked.hop_is_ours or asked.hop in (hops >> 30, hops & SHORT)
+        return asked.hop_is_ours or asked.hop in (side.hop, side.route)
     hop = asked.target_hop
-    return hop != 0 and hop == hops >> 30
+    return hop != 0 and hop == side.hop
 
 
-def _comes_from(table: CallTable, side: int, asked: Asked) -> bool:
+def _comes_from(side: Side, asked: Asked) -> bool:
     """True when *side* may send from there."""
-    words = table.words
-    if int(words[side + layout.HOP]) >> 30 == asked.source:
+    if side.hop == asked.source:
         asked.is_usual = True
         return True
-    if words[side + layout.INFO] & PROXIED:
+    if side.info & PROXIED:
         return True
-    hosts = int(words[side + layout.HOSTS])
-    return asked.source_host in (hosts >> 30, hosts & SHORT)
+    host: i64 = asked.source_host
+    return host in (side.host, side.contact_host)
 
 
 def judge_alone(
