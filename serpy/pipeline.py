@@ -35,6 +35,7 @@ from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
 from serpy.script.hooks import FORWARDED
+from serpy.sip.contact import kept_on_stream
 from serpy.sip.flow import AS_IS, SEEN, Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Message, Request, Response
@@ -372,6 +373,8 @@ class Pipeline:
             receive_response(self.layer, branch, response, flow, ctx)
         else:
             edits = ctx.edits if ctx is not None else NO_EDITS
+            if flow.connection and response.status < 300 and response.has("record-route"):
+                edits = kept_on_stream(response, edits, flow)
             if self.strays.pass_on(response, edits):
                 self.layer.dialogs.passed(response, edits, flow)
 

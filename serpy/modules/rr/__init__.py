@@ -50,6 +50,7 @@ from serpy.modules.rr.rule import ELSEWHERE
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
 from serpy.script.patterns import Pattern, compile_pattern
 from serpy.script.posix import BadExpressionError
+from serpy.sip.contact import kept_on_stream
 from serpy.sip.message import Request
 
 log = logging.getLogger(__name__)
@@ -180,6 +181,8 @@ class RecordRouting:
         """True when the Route set says where this request goes; STRANGE, ELSEWHERE when it does not belong to its dialog."""
         if not self._bound:
             self._bind()
+        if ctx.flow.connection:
+            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         found = self.router.route(ctx)
         calls = self.calls
         if found < FALSE and calls is not None:
@@ -199,6 +202,8 @@ class RecordRouting:
         state = state_of(ctx)
         if state.record is not None:
             return FALSE
+        if ctx.flow.connection and ctx.request is not None:
+            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         record = RecordRoute(self._head(ctx), "", double=self.enable_double_rr != 0)
         record.tail = self._tail(ctx, record, state)
         record.extra = state.extra + _parameters(parameters)
@@ -211,6 +216,8 @@ class RecordRouting:
         if state.record is not None:
             return FALSE
         end = ";lr=on" if self.enable_full_lr else ";lr"
+        if ctx.flow.connection and ctx.request is not None:
+            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         head = self._head(ctx)
         record = state.record = RecordRoute(head, "", double=False)
         parameters = self._from_tag(ctx) + (
