@@ -159,6 +159,7 @@ class Pipeline:
         self.overrun = 0  # responses for which there was no room
         self._alarm: Final = RateLimit(1, ALARM_S)
         self._force_rport = False
+        self._has_tls: Final = any(listener.transport == "tls" for listener in server.listeners)
         self._configure(server.settings)
         self._has_reply_route = False
         self.set_program(program)
@@ -290,7 +291,7 @@ class Pipeline:
             request.check_mandatory()
             if absorb(self.layer, request):
                 return
-            check_request(request)
+            check_request(request, has_tls=self._has_tls)
         except ProtocolError as exc:
             if exc.status == 400:
                 self.budgets.charge(flow, MALFORMED)
