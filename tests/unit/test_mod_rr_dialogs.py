@@ -495,9 +495,10 @@ def test_a_route_before_the_dialog_opens_nothing_and_is_followed():
     assert not ctx.avps
 
 
-def test_a_phone_that_puts_its_outbound_proxy_before_its_route_set():
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_phone_that_puts_its_outbound_proxy_before_its_route_set(times):
     call = answered()
-    route = "Route: <sip:192.0.2.1:5060;lr>, " + call.route.removeprefix("Route: ")
+    route = "Route: " + "<sip:192.0.2.1:5060;lr>, " * times + call.route.removeprefix("Route: ")
     said, ctx = call.ask("BYE", TO_BOB, route=route)
     assert said == 1
     assert sent_values(ctx, "Route") == []
