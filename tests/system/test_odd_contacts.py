@@ -74,3 +74,33 @@ def test_a_register_that_reuses_its_numbers_changes_nothing(phones):
     assert bob.contact in same.get("Contact")
     assert register_again(bob, contact=contact, expires=300, cseq=cseq + 1).status == 200
     bob.cseq = cseq + 1
+
+
+# ---- no Contact, and too many
+
+
+@pytest.mark.parametrize("method", ["INVITE", "SUBSCRIBE", "REFER"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_dialog_does_not_begin_without_exactly_one_contact(phones, method, count):
+    alice, bob = phones("alice"), phones("bob")
+    bob.register()
+    own = f"Contact: <{alice.contact}>\r\n"
+    answer = alice.ask(alice.request(method, bob.aor, headers=("Event: x",)).replace(own, own * count))
+    assert (answer.status, "Contact" in answer.split("\r\n", 1)[0]) == (400, True)
+
+
+def test_a_re_invite_without_a_contact_changes_no_target_and_passes(phones):
+    alice, bob = phones("alice"), phones("bob")
+    bob.register()
+    text = invite(alice, bob.aor)
+    bob.reply(bob.expect("INVITE"), 200)
+    answer = alice.expect(200)
+    alice.send(alice.in_dialog("ACK", text, answer, cseq=alice.cseq))
+    bob.expect("ACK")
+    alice.send(alice.in_dialog("INVITE", text, answer).replace(f"Contact: <{alice.contact}>\r\n", ""))
+    again = bob.expect("INVITE")
+    assert not again.get("Contact")
+    bob.reply(again, 200)
+    assert "INVITE" in alice.expect(200).get("CSeq")
+    alice.send(alice.in_dialog("ACK", text, answer, cseq=alice.cseq))
+    bob.expect("ACK")

@@ -488,6 +488,26 @@ def test_a_stray_ack_may_be_left_to_the_script():
     assert call.says("ACK", "sip:x@192.0.2.66") == STRANGE
 
 
+@pytest.mark.parametrize("method", ["INVITE", "SUBSCRIBE", "REFER"])
+@pytest.mark.parametrize(
+    ("headers", "tags", "answered"),
+    [
+        pytest.param((), ("a1", ""), [(400, "No Contact")], id="none"),
+        pytest.param(("Contact: <sip:alice@203.0.113.7:5062>",), ("a1", ""), [], id="one"),
+        pytest.param(("m: <sip:alice@203.0.113.7:5062>",), ("a1", ""), [], id="compact"),
+        pytest.param((), ("a1", "b1"), [], id="none-in-a-dialog-leaves-the-target"),
+        pytest.param((), ("", ""), [], id="a-phone-before-rfc-3261-has-no-tag"),
+    ],
+)
+def test_who_begins_a_dialog_says_where_it_goes_on(method, headers, tags, answered):
+    """RFC 3261 section 8.1.1.8; the target of a dialog stays what it is without one (section 12.2)."""
+    call = Call()
+    text = call.text(method, "sip:bob@example.com", *headers, from_=tags[0], to=tags[1]).replace(";tag=\r\n", "\r\n")
+    [before] = call.server.hooks.pre_script
+    assert before(context(text, flow=ALICE, wall_now=call.now)) is not bool(answered)
+    assert [(sent.status, sent.reason) for sent in call.replies.sent] == answered
+
+
 def test_a_route_before_the_dialog_opens_nothing_and_is_followed():
     call = answered()
     ctx = context(call.text("INVITE", "sip:x@192.0.2.66", call.route), flow=ALICE, wall_now=call.now)

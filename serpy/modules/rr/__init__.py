@@ -42,7 +42,7 @@ from serpy.api import (
 from serpy.context.avps import parse_avp_name
 from serpy.modules.rr.cookie import DialogCookies, mac_key
 from serpy.modules.rr.dialogs import ELSEWHERE as COUNT_ELSEWHERE
-from serpy.modules.rr.dialogs import LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, Dialogs
+from serpy.modules.rr.dialogs import KINDS, LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, Dialogs
 from serpy.modules.rr.loose import LooseRouter
 from serpy.modules.rr.parameters import FEWEST_CALLS, MAX_CALLS, params
 from serpy.modules.rr.rpc import CallsRpc
@@ -144,7 +144,9 @@ class RecordRouting:
     # before the script
 
     def before(self, ctx: Context) -> bool:
-        """False for what can only come in a dialog and comes in none: an ACK is dropped, the others are told."""
+        """False for what can only come in a dialog and comes in none: an ACK is dropped, the others are told; and for what
+        begins one and does not say where its sender is (RFC 3261 §8.1.1.8). Phones before that RFC have no From tag.
+        """
         request = ctx.request
         calls = self.calls
         if request is None or calls is None:
@@ -155,12 +157,19 @@ class RecordRouting:
                 return True
             calls.count(STRAY_ACKS)
             return False
-        if method in IN_DIALOG and not request.to_tag and self._server is not None:
-            replies = self._server.find(REPLIES)
-            if replies is not None:
-                calls.count(NO_DIALOG)
-                replies.reply(ctx, 481)
-                return False
+        if method in IN_DIALOG and not request.to_tag and self._tells(ctx, 481, ""):
+            calls.count(NO_DIALOG)
+            return False
+        if method in KINDS and request.find("contact") < 0 and request.from_tag and not request.to_tag:
+            return not self._tells(ctx, 400, "No Contact")
+        return True
+
+    def _tells(self, ctx: Context, status: int, reason: str) -> bool:
+        """True when there is somebody to answer the request of *ctx*, and has."""
+        replies = self._server.find(REPLIES) if self._server is not None else None
+        if replies is None:
+            return False
+        replies.reply(ctx, status, reason)
         return True
 
     def _belongs(self, ctx: Context, request: Request) -> bool:
