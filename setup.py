@@ -22,6 +22,7 @@ HOT = [
     "serpy/sip/address.py",
     "serpy/sip/authorization.py",
     "serpy/sip/classes.py",
+    "serpy/sip/contact.py",
     "serpy/sip/cseq.py",
     "serpy/sip/date.py",
     "serpy/sip/digest.py",

@@ -35,6 +35,7 @@ from serpy.net.handoff import MESSAGE, encode_message
 from serpy.net.route import source_address
 from serpy.net.steering import owner
 from serpy.script.hooks import FORWARDED
+from serpy.sip.contact import kept_on_stream
 from serpy.sip.flow import AS_IS, SEEN, Flow, Outgoing
 from serpy.sip.limits import KEEPALIVE_MAX
 from serpy.sip.message import Message, Request, Response
@@ -158,6 +159,7 @@ class Pipeline:
         self.overrun = 0  # responses for which there was no room
         self._alarm: Final = RateLimit(1, ALARM_S)
         self._force_rport = False
+        self._has_tls: Final = any(listener.transport == "tls" for listener in server.listeners)
         self._configure(server.settings)
         self._has_reply_route = False
         self.set_program(program)
@@ -289,7 +291,7 @@ class Pipeline:
             request.check_mandatory()
             if absorb(self.layer, request):
                 return
-            check_request(request)
+            check_request(request, has_tls=self._has_tls)
         except ProtocolError as exc:
             if exc.status == 400:
                 self.budgets.charge(flow, MALFORMED)
@@ -372,6 +374,8 @@ class Pipeline:
             receive_response(self.layer, branch, response, flow, ctx)
         else:
             edits = ctx.edits if ctx is not None else NO_EDITS
+            if flow.connection and response.status < 300 and response.has("record-route"):
+                edits = kept_on_stream(response, edits, flow)
             if self.strays.pass_on(response, edits):
                 self.layer.dialogs.passed(response, edits, flow)
 

@@ -11,6 +11,8 @@ import hashlib
 import hmac
 from typing import Final
 
+from serpy.sip.abnf import ascii_lower
+
 try:  # OpenSSL takes three times as long for texts as short as ours
     import _md5  # type: ignore[import-not-found]
 except ImportError:  # a Python that was built without
@@ -48,7 +50,7 @@ def ha1_session(stored: str, nonce: str, cnonce: str, algorithm: str = MD5) -> s
 
 def ha2(method: str, uri: str, qop: str = "", body: bytes = b"", algorithm: str = MD5) -> str:
     """H(method:uri), with the hash of *body* for qop "auth-int"."""
-    if qop == "auth-int":
+    if ascii_lower(qop) == "auth-int":
         hashed = hashlib.sha256(body) if algorithm == SHA256 else hashlib.md5(body, usedforsecurity=False)
         return digest(f"{method}:{uri}:{hashed.hexdigest()}", algorithm)
     return digest(f"{method}:{uri}", algorithm)

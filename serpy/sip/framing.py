@@ -37,6 +37,9 @@ class Frame:
         self.data: Final = data
 
 
+LOOKED_AT: Final = 8  # lines behind what is no message, for the request that was meant
+
+
 class StreamFramer:
     """The inbound side of one connection. ``feed()`` bytes, then take ``next()`` until it is None."""
 
@@ -186,6 +189,26 @@ def _says_length(head: bytes) -> bool:
         return content_length(head) >= 0
     except ParseError:
         return True
+
+
+def is_text(data: bytes) -> bool:
+    """True when *data*, which starts no message, begins with a line of words: its sender can read an answer."""
+    line = data[:LINE_MAX].partition(b"\n")[0].rstrip(b"\r")
+    return len(line) < len(data) and line.isascii() and line.decode("ascii").isprintable()
+
+
+def request_within(data: bytes) -> bytes:
+    """*data* from the first start line of a SIP request in one of its first lines, b"" when there is none."""
+    at = 0
+    for _ in range(LOOKED_AT):
+        at = data.find(b"\n", at) + 1
+        line = data[at : data.find(b"\n", at)]
+        if not at or not line:
+            return b""
+        words = line.rstrip(b"\r").split(b" ")
+        if len(words) == 3 and words[2] == b"SIP/2.0":
+            return data[at:]
+    return b""
 
 
 def _kind_of(start_line: bytes) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from serpy.errors import ParseError
+from serpy.errors import ParseError, ProtocolError
 from serpy.sip.abnf import parse_expires, parse_number
 from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import MAX_FORWARDS_MAX, MESSAGE_MAX
@@ -449,7 +449,7 @@ class Request(Message):
         """As for every message; also the URIs that decide who calls whom and by which way (§16.3 item 1).
 
         These are the Request-URI, which may hold no headers, From, To, Route, and the Contact of who wants to be reached
-        by it; of a scheme that we do not know only that it is one. Whether we serve the scheme (416) is not judged here.
+        by it, at one place (§8.1.1.8); of a scheme that we do not know only that it is one. Whether we serve the scheme (416) is not judged here.
         """
         if parse_uri(self.request_uri).headers:
             raise ParseError("headers in the Request-URI", header="Request-URI", value=self.request_uri)
@@ -468,6 +468,8 @@ class Request(Message):
                 for contact in self.contacts:
                     if contact.uri_text != "*" or self.method != "REGISTER":
                         contact.uri  # noqa: B018
+                if len(self.contacts) > 1 and self.method != "REGISTER":
+                    raise ProtocolError("more than one Contact", reason="More Than One Contact")
         except ParseError as exc:
             raise _named(exc, header) from exc
 

@@ -118,6 +118,15 @@ def _options(file: str, folder: Path, defines: Sequence[str]) -> list[str]:
     return ["-f", file, "-Y", str(folder), *(word for define in defines for word in ("-A", define))]
 
 
+def examples(server: str, accounts: dict[str, str]) -> str:
+    """What to type to ask *server* (host, or host:port) whether it is there, and to register. Others want to know who asks:
+    sipsak, which calls itself sipsak@HOST in all but a few of its requests, is nobody here.
+    """
+    last = list(accounts)[-1]
+    return f"""    sipsak -v -s sip:{server}
+    sipsak -i -U -C sip:{last}@127.0.0.1:7001 -s sip:{last}@{server} -u {last} -a {accounts[last]} -x 600"""
+
+
 def _explain(host: str, port: int, accounts: dict[str, str], options: Sequence[str]) -> None:
     width = max(len(user) for user in accounts)
     phones = "\n".join(f"    user {user:{width}}   password {password}" for user, password in accounts.items())
@@ -130,9 +139,9 @@ serpy is starting. Type this into two phones (transport UDP, domain or server {s
     server {host}   port {port}
 {phones}
 
-Then call sip:{names[-1]}@{server} from {names[0]}'s phone. Without a phone, register from another terminal:
+Then call sip:{names[-1]}@{server} from {names[0]}'s phone. Without a phone, from another terminal:
 
-    sipsak -U -C sip:{names[0]}@127.0.0.1:7001 -s sip:{names[0]}@{server} -u {names[0]} -a {accounts[names[0]]} -x 600
+{examples(server, accounts)}
 
 What to try next:
 

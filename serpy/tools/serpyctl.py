@@ -35,6 +35,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_SERVER = 3
 RPC_TIMEOUT_S = 10.0
+_FLAGS = {Binding.NAT: "nat", Binding.PERMANENT: "permanent", Binding.MEM: "replica", Binding.FLOW: "flow"}
 BATCH = 500  # contacts asked for in one call
 
 Options = argparse.Namespace
@@ -229,9 +230,18 @@ def _usrloc_show(ctl: Ctl) -> None:
         for row in rows:
             if row.get("q", 0) in (-1, ""):
                 row["q"] = ""  # no preference given
+            if isinstance(row.get("flags"), int):
+                row["flags"] = _flags(row["flags"])
     if ctl.options.contact and isinstance(rows, list):
         rows = [row for row in rows if row.get("contact") == ctl.options.contact]
     ctl.show(rows, "no contacts are registered")
+
+
+def _flags(flags: int) -> str:
+    """What the *flags* of a binding say; bits of others as a number."""
+    names = [name for bit, name in _FLAGS.items() if flags & bit]
+    rest = flags & ~sum(_FLAGS)
+    return ",".join([*names, str(rest)] if rest else names)
 
 
 def _calls_list(ctl: Ctl) -> None:

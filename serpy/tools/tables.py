@@ -74,5 +74,15 @@ def _mapping(data: Mapping[str, object]) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in data.items():
-        table.add_row(_cell(name), _cell(value))
+        title = _cell(name)
+        for line in value if isinstance(value, list | tuple) else [value]:
+            table.add_row(title, _line(line))
+            title = ""
     _console().print(table)
+
+
+def _line(value: object) -> str:
+    """One of the values of a name; what has names itself in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_cell(name)} {_cell(part)}" for name, part in value.items())
+    return _cell(value)

@@ -10,11 +10,15 @@ from serpy.sip.message import Request
 from serpy.sip.uri import Uri, parse_uri
 
 
-def check_request(request: Request) -> None:
-    """RFC 3261 §16.3 items 1, 2 and 5, which every proxy owes a new request. Raises ProtocolError."""
+def check_request(request: Request, *, has_tls: bool) -> None:
+    """RFC 3261 §16.3 items 1, 2 and 5, which every proxy owes a new request. Raises ProtocolError.
+
+    A SIPS URI asks for TLS on the way to its user: who has none does not understand it (§26.2.2).
+    """
     uri: Uri = parse_uri(request.request_uri)
-    if not uri.is_sip and uri.scheme != "tel":
-        raise ProtocolError(f"scheme {uri.scheme!r:.40}", status=416)
+    scheme = uri.scheme
+    if scheme != "sip" and scheme != "tel" and (scheme != "sips" or not has_tls):  # noqa: PLR1714 - two compares beat a set
+        raise ProtocolError(f"scheme {scheme!r:.40}", status=416)
     if request.find("proxy-require") >= 0 and request.method not in {"ACK", "CANCEL"}:
         raise ProtocolError("Proxy-Require", status=420)
 

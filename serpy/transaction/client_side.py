@@ -12,6 +12,7 @@ from typing import Final
 
 from serpy.context.context import SOFT, Context
 from serpy.errors import ProtocolError
+from serpy.sip.contact import kept_on_stream
 from serpy.sip.flow import Flow
 from serpy.sip.message import Edits, Response
 from serpy.sip.parser import parse_message
@@ -225,7 +226,10 @@ def late_response(
     if actions & states.SEND_ACK:
         acknowledge(layer, machine, response)
     if actions & states.PASS_UP and 200 <= response.status < 300 and machine.upstream is not None:
-        late_2xx(layer, machine.upstream, response, ctx.edits if ctx is not None else NO_EDITS)
+        edits = ctx.edits if ctx is not None else NO_EDITS
+        if machine.upstream.dialog and machine.flow is not None and machine.flow.transport != "udp":
+            edits = kept_on_stream(response, edits, machine.flow)
+        late_2xx(layer, machine.upstream, response, edits)
 
 
 def late_2xx(layer: TransactionLayer, server: ServerMachine, response: Response, edits: Edits) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serpy.sip.contact import kept_on_stream
 from serpy.sip.message import Edits, Response
 from serpy.sip.writer import build_forwarded_response
 from serpy.transaction import life, states
@@ -56,7 +57,10 @@ def relay_response(layer: TransactionLayer, branch: ClientTransaction, response:
     layer.relayed_replies += 1
     dialog = server.ctx.dialog
     if dialog and response.status < 300:
-        layer.dialogs.answered(dialog, server.ctx, response, edits, branch.flow)
+        flow = branch.flow
+        if flow is not None and flow.transport != "udp":
+            edits = kept_on_stream(response, edits, flow)
+        layer.dialogs.answered(dialog, server.ctx, response, edits, flow)
     answer(layer, server, response.status, build_forwarded_response(response, edits), branch, response)
 
 

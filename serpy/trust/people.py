@@ -104,6 +104,9 @@ class BudgetsForPeople:
     def user(self, name: str) -> list[dict[str, object]]:
         """What is remembered of a user (user@domain): wrong passwords, by network and from elsewhere, and calls."""
         lower = name.lower()
+        user, at, domain = lower.rpartition("@")
+        if not at or not user or not domain:
+            raise UsageError("which user? Write user@domain, such as alice@example.com")
         strangers = self._budgets.strangers
         found = self._list(lambda at, _now: lower in strangers.text(at).lower().split(" "))
         if not found:

@@ -70,6 +70,8 @@ SPARE_DESCRIPTORS: Final = 200
 OWN_PART: Final = 10  # one connection of so many is kept for those that we make
 SOURCE_PART: Final = 20  # one of so many is what a source may have, unless tcp_max_per_source says …
 SOURCE_LEAST: Final = 64  # … and at least so many: a small office behind one address
+# To who says something that is no SIP: there is no Via to copy, and nobody obliges us to say anything (RFC 3261 §8.2.6, §18.3).
+NO_SIP: Final = b"SIP/2.0 400 This Is No SIP\r\nContent-Length: 0\r\n\r\n"
 TABLE: Final[Service[SourceTable]] = Service("connections of each source")
 HTTP_REASONS: Final = {
     404: "Not Found", 411: "Length Required", 413: "Content Too Large", 431: "Request Header Fields Too Large",
@@ -243,9 +245,13 @@ class TcpWorker(Worker):
         log.debug("from %s:%d: %s: %.120r", connection.host, connection.port, exc, data)
         if kind == framing.HTTP:
             return _http_answer(exc.status)
-        request = parse_for_reply(data) if kind == framing.SIP else None
+        if kind != framing.SIP:
+            if not framing.is_text(data):
+                return b""  # TLS, or another protocol of bytes
+            data = framing.request_within(data)
+        request = parse_for_reply(data)
         if request is None:
-            return b""
+            return b"" if kind == framing.SIP else NO_SIP
         return build_reply(
             request, exc.status, exc.reason or reason_phrase(exc.status), to_tag=os.urandom(4).hex(),
             received=connection.host, rport=connection.port,

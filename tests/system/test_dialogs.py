@@ -86,6 +86,27 @@ def test_a_phone_that_moves_proves_who_it_is(running):
         town.close()
 
 
+@pytest.mark.parametrize(
+    "method", ["PRACK", "UPDATE", "INFO", "INVITE", "BYE", "MESSAGE", "NOTIFY", "REFER", "OPTIONS"]
+)
+def test_a_phone_that_has_moved_is_asked_who_it_is_whatever_it_wants(running, method):
+    """RFC 3261 section 22.1: only ACK and CANCEL cannot be challenged."""
+    town = Town(running, 1)
+    (dialog,) = town.dialogs
+    moved = running.phone("a0", host="127.0.3.3")
+    try:
+        dialog.begin()
+        text = dialog.text(method, up=False).replace(dialog.caller.via(), moved.via())
+        challenge = moved.ask(text)
+        assert challenge.status == 407
+        proof = moved.authorization(challenge, method, dialog.legs[0].contact)
+        moved.send(dialog.text(method, up=False, headers=(proof,), contact=moved.contact, cseq=dialog.cseq + 1))
+        dialog.callee.hear(dialog.call_id, method)
+    finally:
+        moved.close()
+        town.close()
+
+
 @pytest.mark.parametrize("method", ["BYE", "PRACK", "UPDATE"])
 def test_what_means_nothing_without_a_dialog_is_told_so(running, method):
     phone = running.phone("mallory")

@@ -133,23 +133,46 @@ def test_a_user_cannot_call_an_address_of_the_server_that_is_no_domain(phones, s
 # ---- Route
 
 
-def test_a_phone_may_name_the_server_as_its_outbound_proxy(phones, server):
-    alice, there = phones("alice"), phones("there")
-    own = f"Route: <sip:127.0.0.1:{server.port};lr>"
-    message(alice, f"sip:there@127.0.0.1:{there.port}", headers=(own,))
-    came = there.expect("MESSAGE")
-    assert not came.get("Route")
-    there.reply(came, 200)
-    alice.expect(200)
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_phone_may_name_the_server_as_its_outbound_proxy_more_than_once(phones, server, times):
+    alice, bob, there = phones("alice"), phones("bob"), phones("there")
+    bob.register()
+    own = "Route: " + ", ".join([f"<sip:127.0.0.1:{server.port};lr>"] * times)
+    for called, uri in ((there, f"sip:there@127.0.0.1:{there.port}"), (bob, bob.aor)):
+        message(alice, uri, headers=(own,))
+        came = called.expect("MESSAGE")
+        assert not came.get("Route")
+        called.reply(came, 200)
+        alice.expect(200)
 
 
 @pytest.mark.parametrize(
-    "route", ["<sip:127.0.0.1:{port};lr>, <sip:127.0.0.1:{there};lr>", "<sip:127.0.0.1:{port};lr>, <sip:x.invalid>"]
-)
+    "route", ["<sip:127.0.0.1:{port};lr>, <sip:127.0.0.1:{there};lr>", "<sip:127.0.0.1:{port};lr>, <sip:x.invalid>",
+    "<sip:127.0.0.1:{port};lr>, <sip:127.0.0.1:{port};lr>, <sip:127.0.0.1:{there};lr>"],
+)  # fmt: skip
 def test_a_route_that_names_somebody_else_is_refused(phones, server, route):
     stranger, there = phones("stranger"), phones("there")
     headers = (f"Route: {route.format(port=server.port, there=there.port)}",)
     assert stranger.ask(stranger.request("MESSAGE", f"sip:x@127.0.0.1:{there.port}", headers=headers)).status == 403
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_who_is_nobody_here_gains_nothing_by_routes_that_name_the_server(phones, server, times):
+    stranger, there = phones("stranger"), phones("there")
+    own = "Route: " + ", ".join([f"<sip:127.0.0.1:{server.port};lr>"] * times)
+    uri = f"sip:x@127.0.0.1:{there.port}"
+    assert stranger.ask(stranger.request("MESSAGE", uri, headers=(own,))).status == 407
+    assert stranger.ask(stranger.request("MESSAGE", uri, headers=(own,), from_="sip:x@example.org")).status == 403
+
+
+# ---- what the server does not understand
+
+
+@pytest.mark.parametrize("uri", ["sips:bob@example.com", "SIPS:bob@example.com", "sips:x@198.51.100.1"])
+def test_who_wants_tls_all_the_way_hears_that_there_is_none(phones, uri):
+    bob, alice = phones("bob"), phones("alice")
+    bob.register()
+    assert alice.ask(alice.request("MESSAGE", uri)).status == 416
 
 
 # ---- what others may say about themselves

@@ -236,7 +236,8 @@ def test_a_phone_is_called_over_the_connection_it_registered_by_and_then_at_its_
     ("stream", "answer"),
     [
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"", id="tls-hello"),
-        pytest.param(b"hello server\r\n", b"", id="no-sip"),
+        pytest.param(b"hello server\r\n", b"SIP/2.0 400 ", id="no-sip"),
+        pytest.param(b"EHLO me\r\nMAIL FROM:<a@b>\r\n", b"SIP/2.0 400 ", id="mail"),
         pytest.param(os.urandom(20000), b"", id="noise"),
         pytest.param(
             b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/TCP a;branch=z9hG4bK1\r\nCSeq: 1 OPTIONS\r\n\r\n", b"SIP/2.0 400 Missing",
@@ -285,6 +286,23 @@ def test_good_requests_before_garbage_are_answered_and_then_the_garbage_is_refus
     found = answers_until_the_end(phone)
     assert sorted(found[:2]) == [(200, "one"), (200, "two")]
     assert found[2:] == [(400, "bad")]
+
+
+@pytest.mark.parametrize("garbage", ["hello\r\n", "hello server\r\n\r\n", "a b c\nX: y\r\n", "PRI * HTTP/2.0\r\n\r\n"])
+def test_a_request_behind_garbage_is_told_that_it_was_not_understood(server, phones, garbage):
+    phone = phones("alice", "tcp")
+    phone.send(garbage + options(server, "one") + options(server, "never"))
+    assert answers_until_the_end(phone) == [(400, "one")]
+
+
+def test_an_ack_or_an_answer_behind_garbage_is_not_answered(server, phones):
+    for text in (
+        options(server, "one").replace("OPTIONS", "ACK"),
+        options(server, "one").replace("OPTIONS sip:", "SIP/2.0 200 "),
+    ):
+        phone = phones("alice", "tcp")
+        phone.send(f"hello\r\n{text}")
+        assert [call_id for _, call_id in answers_until_the_end(phone)] == [""]
 
 
 @pytest.mark.parametrize(

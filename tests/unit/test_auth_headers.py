@@ -134,13 +134,11 @@ TAKEN = [
     ("nc-quoted", lambda phone: phone.line(replaced("nc=00000001", 'nc="00000001"'))),
     ("nc-in-capitals", lambda phone: phone.line(nc="0000000A")),
     ("nc-that-begins-high", lambda phone: phone.line(nc="fffffffe")),
-    ("nc-zero", lambda phone: phone.line(nc="00000000")),
     ("algorithm-named", lambda phone: phone.line(algorithm="MD5")),
     ("algorithm-quoted", lambda phone: phone.line(added(', algorithm="MD5"'))),
     ("algorithm-in-small-letters", lambda phone: phone.line(added(", algorithm=md5"))),
     ("algorithm-empty", lambda phone: phone.line(added(", algorithm="))),
     ("md5-sess", session),
-    ("auth-int", whole_body),
     ("rfc-2069", lambda phone: phone.line(qop="")),
     ("rfc-2069-with-cnonce-and-nc", old_with_cnonce),
     ("qop-empty-is-none", lambda phone: phone.line(added(', qop=""'), qop="")),
@@ -184,6 +182,7 @@ CHALLENGED = [
     ("algorithm-unknown", lambda phone: phone.line(added(", algorithm=SHA-512-256"))),
     ("algorithm-not-offered", lambda phone: phone.line(algorithm="SHA-256")),
     ("algorithm-that-is-a-list", lambda phone: phone.line(added(', algorithm="MD5,SHA-256"'))),
+    ("auth-int-that-was-not-offered", whole_body),
     ("auth-int-of-another-body", lambda phone: phone.line(replaced("qop=auth", "qop=auth-int"))),
     ("basic", lambda _phone: "Authorization: Basic YWxpY2U6d29uZGVybGFuZA=="),
     ("bearer", lambda _phone: "Authorization: Bearer abc.def.ghi"),
@@ -231,6 +230,7 @@ REFUSED = [
     ("nothing-but-commas", lambda _phone: "Authorization: Digest ,,,"),
     ("nothing-at-all", lambda _phone: "Authorization: "),
     ("scheme-that-is-no-token", lambda _phone: 'Authorization: "Digest" username="alice"'),
+    ("nc-zero", lambda phone: phone.line(nc="00000000")),
     ("nc-short", lambda phone: phone.line(nc="1")),
     ("nc-long", lambda phone: phone.line(nc="000000001")),
     ("nc-that-is-no-hex", lambda phone: phone.line(nc="0000000g")),
@@ -293,3 +293,28 @@ def test_what_was_taken_is_not_taken_again(phone, make):
     line = make(phone)
     assert judged(phone, line, body=BODY) == 200
     assert judged(phone, line, body=BODY) == "401 stale"
+
+
+@pytest.mark.parametrize("qop", ["auth-int", "AUTH-INT", "Auth-Int"])
+@pytest.mark.parametrize("offer", ["auth-int", "auth,auth-int", "auth, auth-int"])
+def test_what_protects_the_body_is_checked_over_the_body_however_it_is_written(tmp_path, qop, offer):
+    """RFC 7616 section 3.4.3."""
+    setup = Setup(Identity(tmp_path), qop=offer)
+    phone = Phone(setup)
+
+    def line(body):
+        second = digest.digest(
+            f"REGISTER:sip:example.com:{digest.digest(body)}" if body is not None else "REGISTER:sip:example.com"
+        )
+        first = digest.ha1("alice", REALM, "wonderland")
+        answer = digest.digest(f"{first}:{phone.nonce}:00000001:cn:{qop}:{second}")
+        return phone.line(response=f'"{answer}"').replace("qop=auth", f"qop={qop}")
+
+    for body in (None, "", "v=1\r\n"):
+        assert judged(phone, line(body), body=BODY) == 401
+    assert judged(phone, line(BODY), body=BODY) == 200
+
+
+def test_what_was_not_offered_is_no_answer_to_the_challenge(tmp_path):
+    setup = Setup(Identity(tmp_path), qop="auth-int")
+    assert judged(Phone(setup), Phone(setup).line(), body=BODY) == 401

@@ -174,7 +174,13 @@ def test_a_second_failure_replaces_the_challenge(identity):
     assert challenge(ctx).startswith("Proxy-Authenticate: ")
 
 
-@pytest.mark.parametrize("method", ["ACK", "CANCEL", "PRACK"])
+@pytest.mark.parametrize("method", ["PRACK", "UPDATE", "INFO", "BYE", "NOTIFY"])
+def test_everything_else_is_challenged(identity, method):
+    """RFC 3261 section 22.1 names two exceptions; RFC 3262 section 3: PRACK is a request like any other."""
+    assert Setup(identity).call(register(method=method)) == -1
+
+
+@pytest.mark.parametrize("method", ["ACK", "CANCEL"])
 def test_what_cannot_be_challenged_passes(identity, method):
     setup = Setup(identity)
     assert setup.call(register(method=method)) == 1

@@ -145,6 +145,12 @@ def test_case_1_without_route_nothing_is_decided():
     ("routes", "result", "dst_uri", "left"),
     [
         pytest.param([f"<sip:{ME};lr>"], -1, "", [], id="only-us-the-script-goes-on"),
+        pytest.param([f"<sip:{ME};lr>", f"<sip:{ME};lr>"], -1, "", [], id="only-us-twice"),
+        pytest.param([f"<sip:{ME};lr>, <sip:198.51.100.1;lr>, <sip:{ME}>"], -1, "", [], id="only-us-by-all-names"),
+        pytest.param(
+            [f"<sip:{ME};lr>", f"<sip:{ME};lr>", "<sip:next.example.net;lr>"], 1, "sip:next.example.net;lr",
+            ["<sip:next.example.net;lr>"], id="us-twice-and-a-further-one",
+        ),
         pytest.param(
             [f"<sip:{ME};lr>", "<sip:next.example.net;lr>"], 1, "sip:next.example.net;lr",
             ["<sip:next.example.net;lr>"], id="further-route-is-followed",

@@ -488,6 +488,26 @@ def test_a_stray_ack_may_be_left_to_the_script():
     assert call.says("ACK", "sip:x@192.0.2.66") == STRANGE
 
 
+@pytest.mark.parametrize("method", ["INVITE", "SUBSCRIBE", "REFER"])
+@pytest.mark.parametrize(
+    ("headers", "tags", "answered"),
+    [
+        pytest.param((), ("a1", ""), [(400, "No Contact")], id="none"),
+        pytest.param(("Contact: <sip:alice@203.0.113.7:5062>",), ("a1", ""), [], id="one"),
+        pytest.param(("m: <sip:alice@203.0.113.7:5062>",), ("a1", ""), [], id="compact"),
+        pytest.param((), ("a1", "b1"), [], id="none-in-a-dialog-leaves-the-target"),
+        pytest.param((), ("", ""), [], id="a-phone-before-rfc-3261-has-no-tag"),
+    ],
+)
+def test_who_begins_a_dialog_says_where_it_goes_on(method, headers, tags, answered):
+    """RFC 3261 section 8.1.1.8; the target of a dialog stays what it is without one (section 12.2)."""
+    call = Call()
+    text = call.text(method, "sip:bob@example.com", *headers, from_=tags[0], to=tags[1]).replace(";tag=\r\n", "\r\n")
+    [before] = call.server.hooks.pre_script
+    assert before(context(text, flow=ALICE, wall_now=call.now)) is not bool(answered)
+    assert [(sent.status, sent.reason) for sent in call.replies.sent] == answered
+
+
 def test_a_route_before_the_dialog_opens_nothing_and_is_followed():
     call = answered()
     ctx = context(call.text("INVITE", "sip:x@192.0.2.66", call.route), flow=ALICE, wall_now=call.now)
@@ -495,9 +515,10 @@ def test_a_route_before_the_dialog_opens_nothing_and_is_followed():
     assert not ctx.avps
 
 
-def test_a_phone_that_puts_its_outbound_proxy_before_its_route_set():
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_phone_that_puts_its_outbound_proxy_before_its_route_set(times):
     call = answered()
-    route = "Route: <sip:192.0.2.1:5060;lr>, " + call.route.removeprefix("Route: ")
+    route = "Route: " + "<sip:192.0.2.1:5060;lr>, " * times + call.route.removeprefix("Route: ")
     said, ctx = call.ask("BYE", TO_BOB, route=route)
     assert said == 1
     assert sent_values(ctx, "Route") == []

@@ -27,6 +27,8 @@ def without(text, name):
 REFUSED = [
     pytest.param(without(request("OPTIONS"), "Max-Forwards") + "", "200", id="no-max-forwards-is-legal"),
     pytest.param(request("OPTIONS", uri="foo:bar"), "416", id="unknown-scheme"),
+    pytest.param(request("INVITE", uri="sips:bob@192.0.2.2"), "416", id="sips-without-tls"),
+    pytest.param(request("OPTIONS", uri="SIPS:192.0.2.1"), "416", id="sips-in-capitals"),
     pytest.param(request("OPTIONS", extra=("Proxy-Require: nothing",)), "420", id="proxy-require"),
     pytest.param(request("OPTIONS").replace(" SIP/2.0", " SIP/7.0", 1), "505", id="version"),
     pytest.param(request("OPTIONS", cseq_method="INVITE"), "400", id="cseq-method"),

@@ -105,3 +105,18 @@ def test_the_wildcard_is_only_one_without_brackets():
     bench, runs = bench_with_runs()
     bench.receive(request("REGISTER", extra=("Contact: *", "Expires: 0")))
     assert runs == ["REGISTER"]
+
+
+@pytest.mark.parametrize(
+    "lines", [("<sip:a@192.0.2.1>, <sip:b@192.0.2.1>",), ("<sip:a@192.0.2.1>", "<sip:a@192.0.2.1>")]
+)
+@pytest.mark.parametrize("method", ["INVITE", "SUBSCRIBE", "REFER", "UPDATE", "NOTIFY"])
+def test_who_can_be_reached_at_two_places_has_to_choose(method, lines):
+    """RFC 3261 section 8.1.1.8: exactly one."""
+    bench, runs = bench_with_runs()
+    extra = tuple(f"Contact: {line}" for line in lines)
+    sent = bench.receive(request(method, extra=extra).encode())
+    assert (names(sent), runs) == (["400 192.0.2.1"], [])
+    assert "More Than One Contact" in sent[0].text
+    bench.receive(request("REGISTER", extra=extra).encode())
+    assert runs == ["REGISTER"]

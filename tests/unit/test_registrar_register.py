@@ -117,6 +117,52 @@ def test_an_older_request_of_the_same_call_id_is_aborted(contacts):
     assert caught.value.status == 500
 
 
+INSTANCE = ';+sip.instance="<urn:1>"'
+
+
+@pytest.mark.parametrize(
+    ("contacts", "expires"),
+    [
+        pytest.param("<sip:a@192.0.2.1>", 900, id="longer"),
+        pytest.param("<sip:a@192.0.2.1>", 300, id="shorter"),
+        pytest.param("<sip:a@192.0.2.1>", 0, id="removal"),
+        pytest.param("*", 0, id="star"),
+        pytest.param("<sip:a@192.0.2.1>;q=0.1", 600, id="q"),
+        pytest.param("<sip:a@192.0.2.1;x=1>", 600, id="a-parameter"),
+        pytest.param("<sip:a@192.0.2.9>" + INSTANCE, 600, id="the-instance-elsewhere"),
+        pytest.param("<sip:b@192.0.2.1>, <sip:a@192.0.2.1>;expires=0", 600, id="one-of-two"),
+    ],
+)
+def test_equal_call_id_and_cseq_with_other_contents_change_nothing(contacts, expires):
+    """RFC 3261 section 10.3 step 7: if the CSeq is not higher, the update must be aborted."""
+    [made], _ = register("<sip:a@192.0.2.1>" + INSTANCE * (INSTANCE in contacts), 600).decide([])
+    if "x=1" in contacts:  # by the rules of URIs that is the same one
+        made.contact = "sip:a@192.0.2.1;y=1"
+    with pytest.raises(ProtocolError) as caught:
+        register(contacts, expires, wall_now=NOW + 20).decide([made])
+    assert (caught.value.status, "CSeq" in caught.value.reason) == (500, True)
+
+
+@pytest.mark.parametrize("age", [0.0, 0.5, 31.0, 599.0])
+@pytest.mark.parametrize(
+    "contacts",
+    ["<sip:a@192.0.2.1>", "<sip:a@192.0.2.1>;q=0.5", "<sip:a@192.0.2.1>;expires=300, <sip:b@h>" + INSTANCE],
+)
+def test_a_retransmission_is_answered_and_changes_nothing(contacts, age):
+    made, _ = register(contacts, 600, wall_now=NOW + 0.3).decide([])
+    live = [binding for binding in made if binding.is_live(NOW + 0.3 + age)]
+    put, removed = register(contacts, 600, wall_now=NOW + 0.3 + age).decide(live)
+    assert removed == []
+    assert all(binding.contact not in [each.contact for each in live] for binding in put)
+
+
+def test_a_retransmission_after_a_restart_is_known_though_a_row_does_not_say_when_it_was_written():
+    row = known(expires_at=int(NOW) + 570, modified_at=(NOW + 570) / 1e6)
+    assert register("<sip:a@192.0.2.1>", 600, cseq=5).decide([row]) == ([], [])
+    with pytest.raises(ProtocolError):
+        register("<sip:a@192.0.2.1>", 300, cseq=5).decide([row])
+
+
 @pytest.mark.parametrize(("contacts", "expires"), [("<sip:a@192.0.2.1>", 600), ("<sip:a@192.0.2.1>", 0), ("*", 0)])
 def test_a_binding_that_has_expired_orders_nothing_though_nobody_has_swept_it(contacts, expires):
     """RFC 3261 section 10.3 step 7 compares with bindings, and this is none any more."""
@@ -128,9 +174,10 @@ def test_a_binding_that_has_expired_orders_nothing_though_nobody_has_swept_it(co
 @pytest.mark.parametrize(
     ("rules", "request_fields"),
     [
-        pytest.param({}, {"cseq": 5}, id="a-retransmission-refreshes"),
+        pytest.param({}, {"cseq": 6}, id="a-refresh"),
         pytest.param({}, {"cseq": 1, "call_id": "other"}, id="another-call-id-may-start-anywhere"),
         pytest.param({"strict_cseq": 0}, {"cseq": 1}, id="order-is-not-checked-when-switched-off"),
+        pytest.param({"strict_cseq": 0}, {"cseq": 5}, id="nor-is-an-equal-one"),
     ],
 )
 def test_applied_in_any_order(rules, request_fields):

@@ -96,3 +96,19 @@ def test_check_lists_what_runs_each_expression(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith(":1:20: re: ^sips?:[0-9]+@")
     assert second.endswith((": RE2: [a-z]+@", ": cut: [a-z]+@"))
+
+
+def test_a_list_is_shown_line_by_line(capsys):
+    tables.show(
+        {"who": "a", "last": ["one 3 s ago", "two\x1b"], "also": [], "legs": [{"tag": "x", "n": 1}]}, as_json=False
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["who", "a"], ["last", "one", "3", "s", "ago"], ["two\\x1b"], ["legs", "tag", "x,", "n", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [(0, ""), (1, "nat"), (512, "flow"), (513, "nat,flow"), (128, "permanent"), (256 | 4096, "replica,4096")],
+)
+def test_the_flags_of_a_binding_have_names(flags, shown):
+    assert serpyctl._flags(flags) == shown

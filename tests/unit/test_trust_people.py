@@ -118,6 +118,12 @@ def test_what_happens_to_a_user_is_listed(budgets, people):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ["alice", "@example.com", "alice@", "203.0.113.7", ""])
+def test_a_user_without_a_domain_is_told_how_users_are_written(people, text):
+    with pytest.raises(UsageError, match="user@domain"):
+        people.user(text)
+
+
 def test_names_of_strangers_obey_no_terminal(budgets, people):
     for _ in range(11):
         budgets.wrong_password(tcp(), "a\x1b[2J@example.com")

@@ -56,6 +56,7 @@ from serpy.modules.auth.reports import Reports
 from serpy.script.networks import Networks, parse_network
 from serpy.shm.kept import Kept
 from serpy.shm.lock import StripedLock
+from serpy.sip.abnf import ascii_lower
 from serpy.sip.authorization import Credentials, parse_credentials
 from serpy.sip.digest import MD5, SHA256, ha1_session, known_algorithm, response, same
 from serpy.sip.message import Request
@@ -76,6 +77,7 @@ _UNKNOWN: Final[dict[str, list[tuple[str, list[tuple[str, str]]]]]] = {
     MD5: [("0" * 32, [])],
     SHA256: [("0" * 64, [])],
 }
+NEVER_USED: Final = "00000000"  # the first use of a nonce is 1 (RFC 7616 §3.4)
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 
 
@@ -104,6 +106,7 @@ class Auth:
         self._challenge: AvpName = parse_avp_name("$digest_challenge")
         self._algorithms: list[str] = []  # as offered, "" = MD5 without saying so
         self._accepted: set[str] = {MD5}
+        self._offered: list[str] = ["auth"]  # qop; where none is offered, one that protects no body is welcome
         self._nonces: Nonces  # set by init()
         self._counts: NonceCounts | None = None
         self._reports: Final = Reports()
@@ -130,6 +133,7 @@ class Auth:
         self._accepted = {known_algorithm(name) for name in names}
         if any(qop.strip(" ") not in ("auth", "auth-int") for qop in self.qop.split(",") if self.qop):
             raise ConfigError(f"auth: unknown qop {self.qop!r}", hint='use "", "auth", "auth-int" or "auth,auth-int"')
+        self._offered = [qop.strip(" ") for qop in (self.qop or "auth").split(",")]
         if self.qop_required and not self.qop:
             raise ConfigError("auth: qop_required without a qop to offer", hint='set qop to "auth"')
 
@@ -184,7 +188,7 @@ class Auth:
 
     def _authenticate(self, ctx: Context, realm: str | int | None, table: str, is_proxy: bool) -> int:
         method = _request_of(ctx).method
-        if method == "ACK" or method == "CANCEL" or method == "PRACK":  # noqa: PLR1714 - cannot be challenged
+        if method == "ACK" or method == "CANCEL":  # noqa: PLR1714 - cannot be challenged (RFC 3261 §22.1)
             return TRUE
         if not isinstance(realm, str) or not realm:
             ctx.avps.delete(self._challenge.write_list, self._challenge.name)
@@ -221,6 +225,8 @@ class Auth:
                 continue
             if not _is_usable_qop(credentials) if credentials.qop else self.qop_required:
                 failure = MALFORMED
+                continue
+            if credentials.qop and ascii_lower(credentials.qop) not in self._offered:
                 continue
             return index, credentials, OK
         return -1, None, failure
@@ -287,7 +293,7 @@ class Auth:
         message = _request_of(ctx)
         expected = response(
             ha1, credentials.nonce, message.method, credentials.uri, qop, credentials.nc, credentials.cnonce,
-            algorithm=algorithm, body=message.body if qop and qop.lower() == "auth-int" else b"",
+            algorithm=algorithm, body=message.body if qop and ascii_lower(qop) == "auth-int" else b"",
         )  # fmt: skip
         return same(expected, credentials.response)
 
@@ -381,7 +387,7 @@ def _is_usable_qop(credentials: Credentials) -> bool:
     nc = credentials.nc
     if credentials.qop.lower() not in ("auth", "auth-int") or not credentials.cnonce:
         return False
-    return len(nc) == 8 and ((nc.isascii() and nc.isdigit()) or _HEX.issuperset(nc))
+    return len(nc) == 8 and nc != NEVER_USED and ((nc.isascii() and nc.isdigit()) or _HEX.issuperset(nc))
 
 
 def exports() -> Exports:

@@ -15,10 +15,9 @@ from typing import Final
 
 from serpy.api import DOMAINS, FALSE, TRUE, Context, DomainService, ParseError, Server
 from serpy.context.context import NATTED
-from serpy.sip.abnf import ascii_lower
-from serpy.sip.address import bracketed, default_port
+from serpy.sip.address import default_port
+from serpy.sip.contact import line_as_sent, source_contact, unfolded, with_uri
 from serpy.sip.flow import Flow
-from serpy.sip.message import Message
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
 from serpy.sip.reach import HOST_NAME, PUBLIC, is_private, is_same_address, is_unreachable, kind_of, leads_nowhere
 from serpy.sip.received import received_from
@@ -89,7 +88,7 @@ class Nat:
             return FALSE
         fixed = NameAddr(old.display, source_contact(old.uri, ctx.flow), old.params)
         index = message.find("contact")
-        ctx.edits.replace(index, _with_uri(_current(ctx, index), old, fixed))
+        ctx.edits.replace(index, with_uri(line_as_sent(message, ctx.edits, index), old, fixed))
         contacts[0] = fixed
         ctx.notes[NAME] = message
         return TRUE
@@ -101,9 +100,9 @@ class Nat:
         message = ctx.message
         try:
             for index in message.indexes("contact"):
-                line = _current(ctx, index)
+                line = line_as_sent(message, ctx.edits, index)
                 colon = line.find(":")
-                values = [_with_received(value, ctx.flow) for value in split_commas(_unfolded(line[colon + 1 :]))]
+                values = [_with_received(value, ctx.flow) for value in split_commas(unfolded(line[colon + 1 :]))]
                 ctx.edits.replace(index, f"{line[:colon]}: {', '.join(values)}")
         except ParseError:
             return FALSE
@@ -183,25 +182,6 @@ def has_private_media(body: bytes) -> bool:
     return False
 
 
-def source_contact(uri: Uri, flow: Flow) -> str:
-    """*uri* with the address the message came from, and with its transport: without one it would mean UDP."""
-    fixed = uri.without_param("maddr")
-    if uri.scheme == "sip" and uri.transport != ("" if flow.transport == "udp" else flow.transport):
-        fixed = with_transport(fixed, flow.transport)
-    return fixed.replaced(host=bracketed(flow.host), port=flow.port).text
-
-
-def with_transport(uri: Uri, transport: str) -> Uri:
-    """*uri* naming *transport*, in the place of the one it names now."""
-    said = f"transport={transport}"
-    if not uri.transport:
-        return uri if transport == "udp" else uri.replaced(params=f"{uri.params};{said}" if uri.params else said)
-    parts: list[str] = []
-    for part in uri.params.split(";"):
-        parts.append(said if ascii_lower(part.partition("=")[0]) == "transport" else part)
-    return uri.replaced(params=";".join(parts))
-
-
 def _is_beyond(ctx: Context, server: Server | None) -> bool:
     """True when another proxy stands between the sender and us, for which its phone's address may be right."""
     line = ctx.message.get("record-route")
@@ -214,35 +194,6 @@ def _is_beyond(ctx: Context, server: Server | None) -> bool:
     except (ParseError, IndexError):
         return False
     return server is not None and not server.is_myself(uri.host, uri.port)
-
-
-def _current(ctx: Context, index: int) -> str:
-    """Header line *index* as it would leave now."""
-    message: Message = ctx.message
-    replaced = ctx.edits.replaced
-    line = message.lines[index]
-    return line if replaced is None else replaced.get(index, line)
-
-
-def _unfolded(text: str) -> str:
-    return " ".join([part.strip(" \t\r") for part in text.split("\n")]) if "\n" in text else text
-
-
-def _with_uri(line: str, old: NameAddr, fixed: NameAddr) -> str:
-    """*line* with the URI of its first value replaced; everything else stays as it was written."""
-    at = line.find(":") + 1
-    if old.display:
-        display = line.find(old.display, at)
-        if display >= 0:
-            at = display + len(old.display)
-    found = line.find(old.uri_text, at)
-    if found >= 0:
-        uri_text = fixed.uri_text
-        if line[found - 1 : found] != "<" and ";" in uri_text:
-            uri_text = f"<{uri_text}>"  # bare, its parameters would be those of the header
-        return line[:found] + uri_text + line[found + len(old.uri_text) :]
-    values = split_commas(_unfolded(line[line.find(":") + 1 :]))  # changed by the script meanwhile
-    return f"{line[: line.find(':')]}: {', '.join([str(fixed), *values[1:]])}"
 
 
 def _with_received(value: str, flow: Flow) -> str:

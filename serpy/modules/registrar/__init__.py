@@ -32,6 +32,7 @@ from serpy.modules.registrar.lookup import Targets, is_multihomed, is_request, t
 from serpy.modules.registrar.register import IntervalTooBriefError, Policy, Registration, check_key, contact_values
 from serpy.modules.registrar.replica import Replica, source_of_replica
 from serpy.modules.registrar.unproven import Unproven
+from serpy.modules.registrar.wayout import WaysOut
 from serpy.replication.settings import REPLICATION_SETTINGS
 from serpy.replication.tombstones import TOMBSTONES, Tombstones
 from serpy.sip.date import date_line
@@ -112,6 +113,7 @@ class Registrar:
         self._tombstones: Tombstones | None = None
         self._store_replicas = False
         self._targets: Targets
+        self._ways: WaysOut
 
     def init(self, server: Server) -> None:
         """Take the parameters over; names of attributes are parsed once."""
@@ -125,6 +127,7 @@ class Registrar:
         policy.total_length = self.total_length
         policy.is_multihomed = is_multihomed(server.listeners)
         policy.is_myself = server.is_myself
+        self._ways = policy.ways = WaysOut(server.listeners)
         policy.clamp_expires = self.clamp_expires
         policy.strict_cseq = self.strict_cseq
         policy.default_q = self.default_q
@@ -291,7 +294,7 @@ class Registrar:
 
     def lookup_contacts(self, ctx: Context, table: str, aor: str | int | None = None) -> int:
         """Put the callee's contacts in the target set: 1; -1 no uid, -2 error, -3 no record, -4 bad URI, -5 expired, or none
-        that may be asked now.
+        that may be asked now, or that we have a way to.
         """
         try:
             uid = to_uid(ctx)
@@ -308,7 +311,8 @@ class Registrar:
             bindings = [binding for binding in bindings if binding.aor == wanted]
         if not bindings:
             return _NO_RECORD
-        live: list[Binding] = [binding for binding in bindings if binding.is_live(ctx.wall_now)]
+        ways = self._ways
+        live: list[Binding] = [each for each in bindings if each.is_live(ctx.wall_now) and ways.reach(each)]
         if not live:
             return _ALL_EXPIRED
         return _TRUE if self._targets.use(ctx, live) else _ALL_EXPIRED
@@ -363,7 +367,9 @@ def _params() -> list[Param]:
         Param("min_expires", "int", 60, "shortest lifetime granted", check=_not_negative),
         Param("max_expires", "int", 0, "longest lifetime granted, 0 = no limit", check=_not_negative),
         Param("clamp_expires", "int", 0, "1: raise a too short lifetime silently; 0: answer 423 with Min-Expires"),
-        Param("strict_cseq", "int", 1, "1: refuse an older CSeq of the same Call-ID (RFC 3261); 0: apply it"),
+        Param(
+            "strict_cseq", "int", 1, "1: refuse a CSeq of the same Call-ID that is not higher (RFC 3261); 0: apply it"
+        ),
         Param("max_contacts", "int", 0, "contacts of one user, 0 = no limit", check=_not_negative),
         Param(
             "replace_oldest", "int", 1, "one too many: 1 takes the place of the oldest or deadest, 0 is answered 503"

@@ -25,6 +25,7 @@ from serpy.modules.registrar.contacts import (
 )
 from serpy.modules.registrar.identity import Phone
 from serpy.modules.registrar.replica import Replica
+from serpy.modules.registrar.wayout import WaysOut
 from serpy.sip.abnf import parse_expires, parse_q, unquote
 from serpy.sip.nameaddr import NameAddr
 from serpy.sip.reach import is_same_address
@@ -35,6 +36,7 @@ MALFORMED_EXPIRES: Final = 3600  # RFC 3261 §20.19
 HOUR: Final = 3600  # a registrar may call only shorter intervals too brief (§10.3 step 7)
 EXPIRES_MAX: Final = 0xFFFFFFFF
 AGENT_MAX: Final = 64
+FROM_ROW: Final = 1e5  # a binding read from a row does not know when it was made: its number is far below its expiry
 
 
 Decision = tuple[list[Binding], list[Binding]]
@@ -65,6 +67,7 @@ class Policy:
         self.total_length = 0  # of all contacts of a user
         self.is_multihomed = False  # there is a choice of sockets to call a phone from
         self.is_myself: IsMyself | None = None
+        self.ways: WaysOut | None = None
         self.is_dead: Callable[[Binding], bool] | None = None  # a phone that did not answer when it was asked
 
 
@@ -108,6 +111,7 @@ class Registration:
         self.came_from: Final = came_from
         self.replica: Replica | None = None
         self.removed: list[Binding] = []  # by the last decision
+        self.unreached: dict[str, Uri] = {}  # contacts of this request that nobody can call
 
     def decide(self, current: list[Binding]) -> Decision:
         """Return the bindings to put and those to remove. Raises ProtocolError: then nothing may change."""
@@ -115,7 +119,8 @@ class Registration:
             return self._decide_replica(self.replica, current)
         if self._is_star():
             for binding in current:
-                self._check_order(binding)
+                if self._is_repeated(binding):
+                    raise _out_of_order()
             self.removed = current
             return [], current
         working = {binding.contact: binding for binding in current}
@@ -124,14 +129,20 @@ class Registration:
         for contact in self.contacts:
             expires = self.lifetime(contact)
             phone = self._phone(contact)
-            for known in phone.matching(working):
-                self._check_order(known)
+            matching = phone.matching(working)
+            repeated = [known for known in matching if known.contact not in put and self._is_repeated(known)]
+            if repeated:
+                if len(matching) != 1 or not self._says_the_same(contact, phone, expires, repeated[0]):
+                    raise _out_of_order()
+                continue
+            for known in matching:
                 del working[known.contact]
                 if put.pop(known.contact, None) is None:  # else it stands twice in this request
                     removed[known.contact] = known
             if expires > 0:
                 fresh = self._binding(contact, phone, working, expires)
                 working[fresh.contact] = put[fresh.contact] = fresh
+        self._check_ways(put)
         policy = self.policy
         dead = policy.is_dead
         replace = policy.replace_oldest != 0
@@ -209,16 +220,41 @@ class Registration:
             raise ProtocolError('Contact "*" needs Expires: 0 and no other Contact', reason="Bad Contact")
         return star
 
-    def _check_order(self, known: Binding) -> None:
-        """Refuse an older request of the same Call-ID (§10.3 step 7). An equal CSeq is a retransmission: a refresh.
+    def _is_repeated(self, known: Binding) -> bool:
+        """True when *known* was made by a request of this Call-ID and CSeq: by this one, unless somebody reuses numbers.
+        Raises ProtocolError when it was made by a later one (§10.3 step 7).
 
         A binding that has expired orders nothing, though the sweep may not have met it: a phone with a fixed Call-ID
         that was off for long counts from 1 again.
         """
-        if not known.is_live(self.wall_now):
-            return
-        if self.policy.strict_cseq and known.call_id == self.call_id and self.cseq < known.cseq:
-            raise ProtocolError("CSeq is lower than that of a binding with this Call-ID", status=500)
+        if not self.policy.strict_cseq or known.call_id != self.call_id or not known.is_live(self.wall_now):
+            return False
+        if self.cseq < known.cseq:
+            raise _out_of_order()
+        return self.cseq == known.cseq
+
+    def _says_the_same(self, contact: NameAddr, phone: Phone, expires: int, known: Binding) -> bool:
+        """True when *contact* would make *known* again: the request is a retransmission, whose answer was lost."""
+        if (
+            expires == 0
+            or phone.uri_text != known.uri
+            or phone.instance != known.instance
+            or self._q(contact) != known.q
+        ):
+            return False
+        if known.modified_at < known.expires_at / FROM_ROW:
+            return known.expires_at - self.wall_now <= expires + 1  # no more than it could have been granted
+        return abs(known.expires_at - math.ceil(known.modified_at) - expires) <= 1
+
+    def _q(self, contact: NameAddr) -> int:
+        """The q of *contact*. Raises ParseError."""
+        text = contact.params.get("q")
+        if text is None:
+            return self.policy.default_q
+        q = parse_q(text)
+        if q < 0:
+            raise ParseError("bad q", header="Contact", value=text)
+        return q
 
     def _phone(self, contact: NameAddr) -> Phone:
         """Who registers *contact*."""
@@ -226,12 +262,7 @@ class Registration:
 
     def _binding(self, contact: NameAddr, phone: Phone, others: dict[str, Binding], expires: int) -> Binding:
         """The binding of *phone* beside those of *others*. Raises ParseError for a contact we do not take."""
-        q = self.policy.default_q
-        text = contact.params.get("q")
-        if text is not None:
-            q = parse_q(text)
-            if q < 0:
-                raise ParseError("bad q", header="Contact", value=text)
+        q = self._q(contact)
         uri = contact.uri
         check_key(phone.uri_text, "Contact")
         received = phone.received
@@ -241,9 +272,12 @@ class Registration:
         if not received and self.came_from is not None and self._keeps_flow(uri, self.came_from):
             received = str(self.came_from)
             flags |= Binding.FLOW
+        key = phone.key(others)
+        if self.replica is None and not phone.received and self._has_no_way(uri):
+            self.unreached[key] = uri
         return Binding(
             self.uid,
-            phone.key(others),
+            key,
             math.ceil(self.wall_now) + expires,  # never earlier than the answer says
             aor=self.aor,
             received=received,
@@ -282,18 +316,42 @@ class Registration:
             said = parse_received(phone.received)
             check_address(Uri("sip", "", "", said.host, said.port), source, policy.is_myself, is_reached=False)
 
+    def _has_no_way(self, uri: Uri) -> bool:
+        """True for a SIP contact that cannot be called as it is written, nor over the connection of this request."""
+        ways = self.policy.ways
+        if ways is None or not uri.is_sip or ways.lead_to(uri):
+            return False
+        return self.came_from is None or not self._keeps_flow(uri, self.came_from) or self.came_from.transport == "udp"
+
+    def _check_ways(self, put: dict[str, Binding]) -> None:
+        """Refuse a phone that cannot be called at any of its contacts: it would wait for calls in vain."""
+        unreached = [uri for text, uri in self.unreached.items() if text in put]
+        if unreached and len(unreached) == len(put):
+            transport = transport_of(unreached[0]) or "udp"
+            why = f"no way from here to {unreached[0].host} by {transport}"
+            raise ProtocolError(why, status=400, reason="Contact Cannot Be Reached")
+
     def _keeps_flow(self, uri: Uri, source: ReceivedUri) -> bool:
         """True when *source*, the way of this packet, matters for calls to *uri* though that is where they go."""
         if not uri.is_sip:
             return False
         said = transport_of(uri)
         if source.transport != "udp":  # over its connection, unless the phone wants to be called otherwise
-            return said in ("", source.transport)
+            if said in ("", source.transport):
+                return True
+            ways = self.policy.ways
+            # What ends its TLS or WebSocket before us has only its connection to be called by.
+            return uri.scheme == "sip" and ways is not None and not ways.lead_to(uri)
         if self.policy.is_multihomed:
             return True
         host = uri.param("maddr") or uri.host
         port = uri.port or transport_port(uri)
         return port != source.port or not is_same_address(host, source.host)
+
+
+def _out_of_order() -> ProtocolError:
+    why = "CSeq is not higher than that of a binding with this Call-ID"
+    return ProtocolError(why, status=500, reason="CSeq Is Not Higher")
 
 
 def check_key(text: str, header: str) -> None:

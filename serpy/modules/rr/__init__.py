@@ -41,7 +41,7 @@ from serpy.api import (
 )
 from serpy.context.avps import parse_avp_name
 from serpy.modules.rr.cookie import DialogCookies, mac_key
-from serpy.modules.rr.dialogs import Dialogs
+from serpy.modules.rr.dialogs import KINDS, Dialogs
 from serpy.modules.rr.loose import LooseRouter
 from serpy.modules.rr.memory import ELSEWHERE as COUNT_ELSEWHERE
 from serpy.modules.rr.memory import LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, CallMemory
@@ -51,6 +51,7 @@ from serpy.modules.rr.rule import ELSEWHERE
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
 from serpy.script.patterns import Pattern, compile_pattern
 from serpy.script.posix import BadExpressionError
+from serpy.sip.contact import kept_on_stream
 from serpy.sip.message import Request
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,9 @@ class RecordRouting:
     # before the script
 
     def before(self, ctx: Context) -> bool:
-        """False for what can only come in a dialog and comes in none: an ACK is dropped, the others are told."""
+        """False for what can only come in a dialog and comes in none: an ACK is dropped, the others are told; and for what
+        begins one and does not say where its sender is (RFC 3261 §8.1.1.8). Phones before that RFC have no From tag.
+        """
         request = ctx.request
         calls = self.calls
         if request is None or calls is None:
@@ -157,12 +160,19 @@ class RecordRouting:
                 return True
             calls.memory.count(STRAY_ACKS)
             return False
-        if method in IN_DIALOG and not request.to_tag and self._server is not None:
-            replies = self._server.find(REPLIES)
-            if replies is not None:
-                calls.memory.count(NO_DIALOG)
-                replies.reply(ctx, 481)
-                return False
+        if method in IN_DIALOG and not request.to_tag and self._tells(ctx, 481, ""):
+            calls.memory.count(NO_DIALOG)
+            return False
+        if method in KINDS and request.find("contact") < 0 and request.from_tag and not request.to_tag:
+            return not self._tells(ctx, 400, "No Contact")
+        return True
+
+    def _tells(self, ctx: Context, status: int, reason: str) -> bool:
+        """True when there is somebody to answer the request of *ctx*, and has."""
+        replies = self._server.find(REPLIES) if self._server is not None else None
+        if replies is None:
+            return False
+        replies.reply(ctx, status, reason)
         return True
 
     def _belongs(self, ctx: Context, request: Request) -> bool:
@@ -183,6 +193,8 @@ class RecordRouting:
         """True when the Route set says where this request goes; STRANGE, ELSEWHERE when it does not belong to its dialog."""
         if not self._bound:
             self._bind()
+        if ctx.flow.connection:
+            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         found = self.router.route(ctx)
         calls = self.calls
         if found < FALSE and calls is not None:
@@ -202,6 +214,8 @@ class RecordRouting:
         state = state_of(ctx)
         if state.record is not None:
             return FALSE
+        if ctx.flow.connection and ctx.request is not None:
+            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         record = RecordRoute(self._head(ctx), "", double=self.enable_double_rr != 0)
         record.tail = self._tail(ctx, record, state)
         record.extra = state.extra + _parameters(parameters)
@@ -214,6 +228,8 @@ class RecordRouting:
         if state.record is not None:
             return FALSE
         end = ";lr=on" if self.enable_full_lr else ";lr"
+        if ctx.flow.connection and ctx.request is not None:
+            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         head = self._head(ctx)
         record = state.record = RecordRoute(head, "", double=False)
         parameters = self._from_tag(ctx) + (

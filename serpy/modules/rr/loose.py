@@ -89,10 +89,11 @@ class LooseRouter:
         """The previous hop was a loose router."""
         own = routes[0].route_uri
         used = 1
-        if own.param("avp") is None and len(routes) > 1 and _is_cookie_of(self, routes[1].route_uri):
-            # A phone that has us as its outbound proxy may put us before the Route set of its dialog.
-            own = routes[1].route_uri
-            used = 2
+        # A phone that has us as its outbound proxy may put us before the Route set of its dialog, and say so twice. Sent to
+        # ourselves the request would lose one after the other (§16.4); it loses them here.
+        while used < len(routes) and not _is_marked(own) and self.is_mine(routes[used].route_uri):
+            own = routes[used].route_uri
+            used += 1
         second: Uri | None = None
         if own.param("r2") is not None and len(routes) > used and self.is_mine(routes[used].route_uri):
             second = routes[used].route_uri
@@ -230,9 +231,9 @@ class LooseRouter:
             ctx.avps.write(self.next_route_avp, uri_text)
 
 
-def _is_cookie_of(router: LooseRouter, uri: Uri) -> bool:
-    """True for a Route of ours that carries a cookie."""
-    return uri.param("avp") is not None and router.is_mine(uri)
+def _is_marked(uri: Uri) -> bool:
+    """True for a Route that ``record_route()`` has written for a dialog, or for one of two addresses."""
+    return uri.param("avp") is not None or uri.param("r2") is not None or uri.param("ftag") is not None
 
 
 def _remove_first(ctx: Context, request: Request, count: int, total: int) -> None:
