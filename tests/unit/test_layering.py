@@ -134,7 +134,7 @@ LENT = {
     "sl": {"transaction"},
     "usrloc": {"shm", *TABLES},
     "registrar": {"replication", "shm"},
-    "rr": {"shm", "net.steering", "transaction.user"},
+    "rr": {"shm", "net.steering", "transaction.user", "run_dir"},
     "replication": {"replication", "net"},
     "nathelper": {"rtp"},
     "rtpengine": {"rtp"},

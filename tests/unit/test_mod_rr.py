@@ -500,6 +500,14 @@ def test_the_secret_survives_a_restart(tmp_path):
     assert named.module.router.cookies.secret == made.module.router.cookies.secret
 
 
+def test_a_secret_that_others_could_have_written_is_not_used(tmp_path):
+    file = tmp_path / "rr.secret"
+    file.write_text("0" * 64)
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match="may be another's"):
+        configure(rr.exports(), server(run_dir=str(tmp_path)), cookie_secret="")
+
+
 def test_an_unusable_secret_file_or_filter_refuses_to_start(tmp_path):
     (tmp_path / "empty").write_bytes(b"\n")
     with pytest.raises(ConfigError, match="empty"):

@@ -14,10 +14,7 @@ Runs in: udp receiver; init in the master. Locks: none. RFC: 3261 §16.4, §16.6
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from serpy.api import (
@@ -48,6 +45,7 @@ from serpy.modules.rr.memory import LIMITED, NO_DIALOG, REFUSED, STRAY_ACKS, Cal
 from serpy.modules.rr.parameters import FEWEST_CALLS, MAX_CALLS, params
 from serpy.modules.rr.rpc import CallsRpc
 from serpy.modules.rr.rule import ELSEWHERE
+from serpy.modules.rr.secret import secret_of
 from serpy.modules.rr.state import NAME, RecordRoute, RouteState, state_of
 from serpy.script.patterns import Pattern, compile_pattern
 from serpy.script.posix import BadExpressionError
@@ -56,7 +54,6 @@ from serpy.sip.message import Request
 
 log = logging.getLogger(__name__)
 
-_SECRET_SIZE: Final = 32
 MAX_LIMITS: Final = 2  # that one call may count for
 IN_DIALOG: Final = (
     "BYE",
@@ -102,7 +99,7 @@ class RecordRouting:
                 accepted = compile_pattern(self.cookie_filter)
             except BadExpressionError as exc:
                 raise ConfigError(f"rr: cookie_filter is not a regular expression: {exc}") from exc
-        secret = mac_key(self._secret(server.run_dir))
+        secret = mac_key(secret_of(self.cookie_secret, self.cookie_secret_file, server.run_dir))
         router.cookies = DialogCookies(secret, accepted)
         if self.dialogs:
             self._remember_calls(server, secret)
@@ -128,21 +125,6 @@ class RecordRouting:
         if self.calls is not None and server.role == "udp receiver":
             self._bind()
             self.calls.attach(server.child)
-
-    def _secret(self, run_dir: str) -> bytes:
-        """The key of the cookies: given, kept in a file, or (nowhere to keep it) new at each start."""
-        if self.cookie_secret:
-            return self.cookie_secret.encode("utf-8", "surrogateescape")
-        path = self.cookie_secret_file or (str(Path(run_dir) / "rr.secret") if run_dir else "")
-        if not path:
-            return secrets.token_bytes(_SECRET_SIZE)
-        try:
-            return _read_or_create(path)
-        except OSError as exc:
-            if self.cookie_secret_file:
-                raise ConfigError(f"rr: cookie_secret_file {path}: {exc.strerror}") from exc
-            log.warning("rr: cannot keep a secret in %s (%s): dialog cookies end with this process", path, exc.strerror)
-            return secrets.token_bytes(_SECRET_SIZE)
 
     # before the script
 
@@ -429,21 +411,6 @@ def _attribute(text: str) -> AvpName | None:
         return parse_avp_name(text)
     except ValueError as exc:
         raise ConfigError(f"rr: {exc}") from exc
-
-
-def _read_or_create(path: str) -> bytes:
-    """The bytes of *path*; random ones are written first when it does not exist."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        found = Path(path).read_bytes()[:4096].strip(b" \t\r\n")
-        if not found:
-            raise OSError(0, "the file is empty", path) from None
-        return found
-    with os.fdopen(handle, "wb") as file:
-        text = secrets.token_hex(_SECRET_SIZE).encode("ascii")
-        file.write(text + b"\n")
-    return text
 
 
 def exports() -> Exports:
