@@ -36,6 +36,7 @@ HOT = [
     "serpy/sip/message.py",
     "serpy/sip/nameaddr.py",
     "serpy/sip/parser.py",
+    "serpy/sip/plain.py",
     "serpy/sip/reach.py",
     "serpy/sip/received.py",
     "serpy/sip/sdp.py",

@@ -456,18 +456,18 @@ class Request(Message):
         super().check_mandatory()
         header = "From"
         try:
-            self.from_.uri  # noqa: B018 - parsing is the check
+            self.from_.check_uri()
             header = "To"
-            self.to.uri  # noqa: B018
+            self.to.check_uri()
             if self.seen & ROUTE:
                 header = "Route"
                 for route in self.routes:
-                    route.uri  # noqa: B018
+                    route.check_uri()
             if self.seen & CONTACT and self.method in _TARGETING:
                 header = "Contact"
                 for contact in self.contacts:
                     if contact.uri_text != "*" or self.method != "REGISTER":
-                        contact.uri  # noqa: B018
+                        contact.check_uri()
                 if len(self.contacts) > 1 and self.method != "REGISTER":
                     raise ProtocolError("more than one Contact", reason="More Than One Contact")
         except ParseError as exc:

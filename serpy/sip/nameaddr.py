@@ -13,6 +13,7 @@ from typing import Final
 from serpy.errors import ParseError
 from serpy.sip.abnf import QUOTED, ascii_lower, is_token, unquote
 from serpy.sip.limits import PARAMS_MAX, VALUES_MAX
+from serpy.sip.plain import is_plain_uri
 from serpy.sip.uri import Uri, parse_uri
 
 _NOT_IN_DISPLAY: Final = (",", ";", '"', "<", ">", "\\", ":", "@")
@@ -34,6 +35,14 @@ class NameAddr:
         self.uri_text: Final = uri_text
         self.params: Final = params
         self._uri: Uri | None = None
+        self._is_checked = False
+
+    def check_uri(self) -> None:
+        """Raise ParseError when the URI is none; an ordinary one is not parsed before somebody wants to know more."""
+        if not self._is_checked:
+            if self._uri is None and not is_plain_uri(self.uri_text):
+                self._uri = parse_uri(self.uri_text)
+            self._is_checked = True
 
     @property
     def uri(self) -> Uri:
