@@ -6,6 +6,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §8.2.2, §16.3.
 from __future__ import annotations
 
 from serpy.errors import ProtocolError
+from serpy.sip.lines import PROXY_REQUIRE
 from serpy.sip.message import Request
 from serpy.sip.uri import Uri, parse_uri
 
@@ -15,7 +16,11 @@ def check_request(request: Request) -> None:
     uri: Uri = parse_uri(request.request_uri)
     if not uri.is_sip and uri.scheme != "tel":
         raise ProtocolError(f"scheme {uri.scheme!r:.40}", status=416)
-    if request.find("proxy-require") >= 0 and request.method not in {"ACK", "CANCEL"}:
+    if (
+        request.may_have(PROXY_REQUIRE)
+        and request.find("proxy-require") >= 0
+        and request.method not in {"ACK", "CANCEL"}
+    ):
         raise ProtocolError("Proxy-Require", status=420)
 
 
