@@ -145,6 +145,7 @@ def _split_index(rest: str, text: str) -> tuple[str, int]:
 
 _NO_VALUES: Final[list[Avp]] = []
 _NO_ATTRS: Final[dict[str, list[Avp]]] = {}
+_NO_LISTS: Final[list[dict[str, list[Avp]]]] = [_NO_ATTRS] * LIST_COUNT
 
 
 def bounded(value: int | str) -> int | str:
@@ -156,7 +157,7 @@ class Avps:
     """The seven lists of one message."""
 
     def __init__(self) -> None:
-        self._lists: list[dict[str, list[Avp]]] = [_NO_ATTRS] * LIST_COUNT
+        self._lists: list[dict[str, list[Avp]]] = _NO_LISTS.copy()
         self._owned = 0  # bit per list: the dict is ours alone and may be changed
 
     def copy(self) -> Avps:

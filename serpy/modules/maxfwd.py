@@ -20,6 +20,7 @@ NAME: Final = "maxfwd"
 _UNREADABLE: Final = -1
 _MISSING: Final = -2
 _LARGEST: Final = 255  # RFC 3261 §20.22
+_LINES: Final[list[str]] = [f"Max-Forwards: {number}" for number in range(_LARGEST + 1)]
 _HELP: Final = "highest Max-Forwards that leaves us, 0 is no limit"
 
 
@@ -73,7 +74,8 @@ class MaxForwards:
         if limit and value > limit:
             value = limit
         value -= 1
-        ctx.edits.replace(ctx.message.find("max-forwards"), f"Max-Forwards: {value}")
+        line = _LINES[value] if value < len(_LINES) else f"Max-Forwards: {value}"
+        ctx.edits.replace(ctx.message.find("max-forwards"), line)
         ctx.notes[NAME] = value
         return TRUE
 

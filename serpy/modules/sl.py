@@ -106,10 +106,18 @@ class Sl:
         return {name.removeprefix("sl."): values.get(name, 0) for name in (each.name for each in SL)}
 
 
+# What scripts answer most, as they write it.
+_USUAL: Final[dict[str | None, int]] = {
+    str(status): status for status in (200, 302, 400, 401, 403, 404, 407, 480, 481, 483, 486, 500, 503)
+}
+
+
 def _status(value: str | int | None) -> int:
     """A status given as number or text, 0 when it is none."""
     if isinstance(value, int):
         return value if 100 <= value <= 699 else 0
+    if value in _USUAL:
+        return _USUAL[value]
     if value is not None and len(value) == 3 and value.isascii() and value.isdigit() and value >= "100":
         return int(value)
     return 0

@@ -12,7 +12,7 @@ from serpy.script.code import Kind, negated
 from serpy.script.coder import Coder
 from serpy.script.core_operands import ADDRESSES, core_operand
 from serpy.script.networks import Networks, parse_network
-from serpy.script.patterns import Anchored
+from serpy.script.patterns import anchored
 
 Network = tuple[int, int, int]
 
@@ -62,7 +62,7 @@ def match(coder: Coder, subject: str, right: tree.Node) -> str:
     search = pattern.search
     compiled = pattern.compiled
     if pattern.engine == "re" and compiled is not None and text.startswith("^") and "|" not in text:
-        search = Anchored(compiled).holds
+        search = anchored(compiled, text)
     return f"{coder.unit.constant(search, 're')}({subject})"
 
 

@@ -182,3 +182,30 @@ class Anchored:
     def holds(self, text: str) -> bool:
         """What ``search`` would say."""
         return (self._search(text) if "\n" in text else self._match(text)) is not None
+
+
+_PLAIN_PREFIX: Final = re.compile(r"\^[A-Za-z0-9:]+", re.ASCII)
+
+
+class Prefix:
+    """``^`` and letters or digits, such as ``^tel:``: on a single line a comparison, which takes a third of the time."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self._search: Final = pattern.search
+        self._any_case: Final = bool(pattern.flags & re.IGNORECASE)
+        self._text: Final = text.lower() if self._any_case else text
+        self._size: Final = len(text)
+
+    def holds(self, text: str) -> bool:
+        """What ``search`` would say."""
+        if "\n" in text:
+            return self._search(text) is not None
+        head = text[: self._size]
+        return head == self._text or (self._any_case and head.isascii() and head.lower() == self._text)
+
+
+def anchored(pattern: re.Pattern[str], text: str) -> Callable[[str], bool]:
+    """The quickest way to search for *pattern*, whose *text* begins with ``^`` and has no alternatives."""
+    if _PLAIN_PREFIX.fullmatch(text) is not None:
+        return Prefix(pattern, text[1:]).holds
+    return Anchored(pattern).holds

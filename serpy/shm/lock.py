@@ -20,6 +20,7 @@ from typing import Final
 from serpy.errors import UsageError
 from serpy.shm.segment import Segment
 
+_lockf: Final = fcntl.lockf
 _LOCK: Final = fcntl.LOCK_EX
 _UNLOCK: Final = fcntl.LOCK_UN
 
@@ -41,11 +42,11 @@ class StripedLock:
 
     def acquire(self, stripe: int) -> None:
         """Take lock *stripe*, waiting for its holder. Not recursive: taking it twice is taking it once."""
-        fcntl.lockf(self._fd, _LOCK, 1, stripe)
+        _lockf(self._fd, _LOCK, 1, stripe)
 
     def release(self, stripe: int) -> None:
         """Give lock *stripe* back; harmless when this process does not hold it."""
-        fcntl.lockf(self._fd, _UNLOCK, 1, stripe)
+        _lockf(self._fd, _UNLOCK, 1, stripe)
 
     def hold(self, stripe: int) -> Hold:
         """Return the context manager that holds lock *stripe*."""

@@ -15,9 +15,9 @@ from serpy.sip.abnf import ascii_lower, is_token, unquote
 from serpy.sip.limits import PARAMS_MAX
 from serpy.sip.nameaddr import split_outside_quotes
 
-_USUAL: Final = frozenset(
-    {"username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque"}
-)
+_NAMES: Final = ("username", "realm", "nonce", "uri", "response", "algorithm", "qop", "nc", "cnonce", "opaque")
+_PLACES: Final[dict[str, int]] = {name: place for place, name in enumerate(_NAMES)}
+_NEEDED: Final = 0b11111  # a bit for each place: username to response
 
 
 class Credentials:
@@ -26,19 +26,18 @@ class Credentials:
     *algorithm* and *qop* are as sent; *nc* is the eight hexadecimal digits as sent.
     """
 
-    def __init__(self, scheme: str, fields: dict[str, str]) -> None:
+    def __init__(self, scheme: str, values: list[str]) -> None:
         self.scheme: Final = scheme
-        self.fields: Final = fields
-        self.username: Final = fields.get("username", "")
-        self.realm: Final = fields.get("realm", "")
-        self.nonce: Final = fields.get("nonce", "")
-        self.uri: Final = fields.get("uri", "")
-        self.response: Final = fields.get("response", "")
-        self.algorithm: Final = fields.get("algorithm", "")
-        self.qop: Final = fields.get("qop", "")
-        self.nc: Final = fields.get("nc", "")
-        self.cnonce: Final = fields.get("cnonce", "")
-        self.opaque: Final = fields.get("opaque", "")
+        self.username: Final = values[0]  # in the order of _NAMES
+        self.realm: Final = values[1]
+        self.nonce: Final = values[2]
+        self.uri: Final = values[3]
+        self.response: Final = values[4]
+        self.algorithm: Final = values[5]
+        self.qop: Final = values[6]
+        self.nc: Final = values[7]
+        self.cnonce: Final = values[8]
+        self.opaque: Final = values[9]
 
     @property
     def is_digest(self) -> bool:
@@ -70,24 +69,27 @@ def parse_credentials(text: str) -> Credentials:
             raise ParseError("credentials without a scheme", header="Authorization", value=scheme)
         scheme = ascii_lower(scheme)
         if scheme != "digest":
-            return Credentials(scheme, {})
-    fields = _usual_fields(rest)
-    if fields is None:
+            return Credentials(scheme, [""] * len(_NAMES))
+    values = _usual_fields(rest)
+    if values is None:
         fields = _any_fields(rest)
-    for name in ("username", "realm", "nonce", "uri", "response"):
-        if name not in fields:
-            raise ParseError(f"no {name} in the credentials", header="Authorization")
-    return Credentials("digest", fields)
+        for name in _NAMES[: _NEEDED.bit_length()]:
+            if name not in fields:
+                raise ParseError(f"no {name} in the credentials", header="Authorization")
+        values = [fields.get(name, "") for name in _NAMES]
+    return Credentials("digest", values)
 
 
-def _usual_fields(text: str) -> dict[str, str] | None:
-    """The fields of *text* when they are written as usual: ``name="value"`` or ``name=value`` between commas.
+def _usual_fields(text: str) -> list[str] | None:
+    """The values of *text* by _PLACES when all that is needed is there and written as usual: ``name="value"`` or
+    ``name=value`` between commas.
 
     None for anything else, whether it is legal or not.
     """
     if "\\" in text:
         return None
-    fields: dict[str, str] = {}
+    values = [""] * len(_NAMES)
+    seen = 0
     at = 0
     size = len(text)
     while at < size:
@@ -95,15 +97,16 @@ def _usual_fields(text: str) -> dict[str, str] | None:
             at += 1
             continue
         equals = text.find("=", at)
-        name = text[at:equals]
+        place = _PLACES.get(text[at:equals], -1)
         at = equals + 1
-        if equals < 0 or at == size or name not in _USUAL or name in fields:
+        if equals < 0 or at == size or place < 0 or seen >> place & 1:
             return None
+        seen |= 1 << place
         if text[at] == '"':
             quote = text.find('"', at + 1)
             if quote < 0:
                 return None
-            fields[name] = text[at + 1 : quote]
+            values[place] = text[at + 1 : quote]
             at = quote + 1
             if at < size and text[at] != ",":
                 return None
@@ -114,10 +117,10 @@ def _usual_fields(text: str) -> dict[str, str] | None:
             value = text[at:comma]
             if '"' in value or " " in value or "\t" in value:
                 return None
-            fields[name] = value
+            values[place] = value
             at = comma
         at += 1
-    return fields
+    return values if seen & _NEEDED == _NEEDED else None
 
 
 def _any_fields(rest: str) -> dict[str, str]:
@@ -129,7 +132,7 @@ def _any_fields(rest: str) -> dict[str, str]:
     for piece in pieces:
         equals = piece.find("=")
         name = (piece if equals < 0 else piece[:equals]).strip(" \t")
-        if name not in _USUAL:
+        if name not in _PLACES:
             name = ascii_lower(name)
             if not name and equals < 0:
                 continue

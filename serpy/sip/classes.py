@@ -38,6 +38,12 @@ _IPV4: Final[list[Net]] = [
     _net("198.18.0.0/15", PRIVATE),
     _net("224.0.0.0/3", NEVER),
 ]
+_NO_NETS: Final[list[Net]] = []
+# By the first byte of an address: of most there is no network to look at.
+_BY_FIRST: Final[list[list[Net]]] = [
+    [net for net in _IPV4 if net[0] >> max(24, net[1]) == byte << 24 >> max(24, net[1])] or _NO_NETS
+    for byte in range(256)
+]
 _IPV6: Final[list[Net]] = [
     _net("::1/128", LOOPBACK),
     _net("::/96", NEVER),  # unspecified, and IPv4-compatible, which nobody carries any more
@@ -63,8 +69,10 @@ def address_class(host: str) -> int:
     packed = pack_address(host) or _without_zone(host)
     if len(packed) == 16:
         inside = _ipv4_inside(packed)
-        return _look_up(_IPV6, packed) if inside == b"" else _look_up(_IPV4, inside)
-    return _look_up(_IPV4, packed) if packed else NEVER
+        if inside == b"":
+            return _look_up(_IPV6, packed)
+        packed = inside
+    return _look_up(_BY_FIRST[packed[0]], packed) if packed else NEVER
 
 
 _KEPT: Final = 4096
@@ -101,6 +109,8 @@ def _ipv4_inside(packed: bytes) -> bytes:
 
 
 def _look_up(table: list[Net], packed: bytes) -> int:
+    if not table:
+        return PUBLIC
     value = int.from_bytes(packed, "big")
     for first, bits, kind in table:
         if value >> bits == first >> bits:

@@ -11,6 +11,11 @@ from serpy.errors import ParseError
 from serpy.sip.abnf import is_token
 from serpy.sip.limits import CSEQ_DIGITS, CSEQ_MAX
 
+_METHODS: Final = frozenset(
+    ("INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "INFO", "UPDATE", "PRACK", "SUBSCRIBE", "NOTIFY", "REFER",
+     "MESSAGE", "PUBLISH")
+)  # fmt: skip
+
 
 class CSeq:
     """A parsed CSeq value: *number* is below 2**31, *method* as written (methods are case-sensitive)."""
@@ -26,6 +31,8 @@ class CSeq:
 def parse_cseq(text: str) -> CSeq:
     """The CSeq written as *text*: ``1*DIGIT LWS Method``. Raises ParseError."""
     digits, _, rest = text.partition(" ")
+    if rest in _METHODS and len(digits) < CSEQ_DIGITS and digits.isascii() and digits.isdigit():
+        return CSeq(int(digits), rest)  # nothing is unusual about it
     if "\t" in text:  # LWS may be a tab
         digits, _, rest = text.replace("\t", " ").partition(" ")
     method = rest.strip(" ")

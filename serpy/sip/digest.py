@@ -8,7 +8,7 @@ Runs in: every process. Locks: none. RFC: 7616 §3.4, 8760; 2069 for clients wit
 from __future__ import annotations
 
 import hashlib
-import hmac
+from hmac import compare_digest
 from typing import Final
 
 from serpy.sip.abnf import ascii_lower
@@ -26,6 +26,9 @@ _KNOWN: Final = {"": MD5, "MD5": MD5, "MD5-SESS": MD5, "SHA-256": SHA256, "SHA-2
 
 def known_algorithm(algorithm: str) -> str:
     """The hash of the algorithm parameter *algorithm* ("" is MD5), "" when we do not know it."""
+    found = _KNOWN.get(algorithm)
+    if found is not None:
+        return found
     return _KNOWN.get(algorithm.upper() if algorithm.isascii() else algorithm, "")
 
 
@@ -69,6 +72,6 @@ def response(
 
 def same(left: str, right: str) -> bool:
     """True when the two digests are equal, in any case; takes the same time wherever they differ."""
-    return hmac.compare_digest(
-        left.lower().encode("utf-8", "surrogateescape"), right.lower().encode("utf-8", "surrogateescape")
-    )
+    if not (left.isascii() and right.isascii()):
+        return False  # no digest at all
+    return compare_digest(left.lower(), right.lower())

@@ -47,6 +47,7 @@ class Listener:
         name = advertised_host or host
         self.sent_by: Final = f"{bracketed(name)}:{advertised_port or port}"
         self.via_transport: Final = transport.upper()
+        self.via_head: Final = f"Via: SIP/2.0/{self.via_transport} {self.sent_by};branch="
 
     def __repr__(self) -> str:
         return f"{self.transport}:{self.sent_by}"

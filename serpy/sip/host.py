@@ -43,13 +43,15 @@ def normal_host(host: str) -> str:
 
 
 def _make(host: str) -> str:
+    if host[:1].isdigit() and host[-1:].isdigit() and ":" not in host and pack_address(host):
+        return host  # there is only one way to write four decimals
     if not host.isascii():
         return ""
     if ":" in host:
         return _ipv6(host)
     text = ascii_lower(host).removesuffix(".")
-    if text[:1].isdigit() and pack_address(text):
-        return text  # there is only one way to write four decimals
+    if text[:1].isdigit() and text[-1:].isdigit() and pack_address(text):
+        return text
     return text if len(text) <= _NAME_MAX and _NAME.fullmatch(text) is not None else ""
 
 

@@ -17,7 +17,8 @@ from serpy.sip.cseq import CSeq, parse_cseq
 from serpy.sip.limits import LINE_CACHED, LINE_MAX, LINES_CACHED, NAME_MAX
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr
 
-# One bit for each header that RFC 3261 §8.1.1 wants once, for Content-Length, and for those whose URIs are checked.
+# One bit for each header that RFC 3261 §8.1.1 wants once, for Content-Length, for those whose URIs are checked, for those
+# that scripts take out of every message, and for rare ones that every request is looked at for.
 FROM: Final = 1
 TO: Final = 2
 CALL_ID: Final = 4
@@ -26,9 +27,16 @@ MAX_FORWARDS: Final = 16
 CONTENT_LENGTH: Final = 32
 ROUTE: Final = 64
 CONTACT: Final = 128
+ASSERTED: Final = 256
+PREFERRED: Final = 512
+REMOTE_PARTY: Final = 1024
+PROXY_REQUIRE: Final = 2048
+MAX_BREADTH: Final = 4096
 BITS: Final[dict[str, int]] = {
     "from": FROM, "to": TO, "call-id": CALL_ID, "cseq": CSEQ, "max-forwards": MAX_FORWARDS,
     "content-length": CONTENT_LENGTH, "route": ROUTE, "contact": CONTACT,
+    "p-asserted-identity": ASSERTED, "p-preferred-identity": PREFERRED, "remote-party-id": REMOTE_PARTY,
+    "proxy-require": PROXY_REQUIRE, "max-breadth": MAX_BREADTH,
 }  # fmt: skip
 
 # Lines of these names hardly ever come again.
@@ -74,30 +82,34 @@ _USUAL: Final = (
 class HeaderLine:
     """A header line; or, for a name whose lines never come again, what all lines that start with ``Name:`` share.
 
-    *text* is what stands in a message: the line with its CRLF; when *unique* only the name with its colon. *name* is
-    canonical, *bit* that of BITS or 0. *follower* is the line that came next in the last message with this one, and
-    *other* the one before that (requests and answers take turns).
+    *text* is what stands in a message: the line; when *unique* only the name with its colon. *name* is canonical, *bit*
+    that of BITS or 0; *shared* is what all lines of the name share, for a name that is spelled as usual. *follower* is the
+    line that came next in the last message with this one, and *other* the one before that (requests and answers take
+    turns).
     """
 
-    def __init__(self, name: str, bit: int, line: str, text: str, *, unique: bool) -> None:
+    def __init__(self, name: str, bit: int, text: str, shared: HeaderLine | None, *, unique: bool) -> None:
         self.name: Final = name
         self.bit: Final = bit
-        self.line: Final = line
         self.text: Final = text
         self.size: Final = len(text)
-        self.end: Final = text[-1:]
         self.unique: Final = unique
+        self.shared: Final = shared
         self.follower: HeaderLine | None = None
         self.other: HeaderLine | None = None
+        self.next_name: HeaderLine | None = None  # of what is shared: the name that came next last, likewise
         self.number = -1  # what a Max-Forwards or Content-Length line says, once somebody has found out
         self._address: NameAddr | None = None
         self._cseq: CSeq | None = None
         self._call_id = ""
 
     def stands_at(self, head: str, at: int) -> bool:
-        """True when *head* has *text* at *at*."""
+        """True when *head* has *text* at *at*, and unless that is a name alone the line ends there."""
         end = at + self.size
-        return end <= len(head) and head[end - 1] == self.end and head[at:end] == self.text
+        if self.unique:
+            return end <= len(head) and head[end - 1] == ":" and head[at:end] == self.text
+        # The line of text and the one that stands there may differ in length: nearly always this tells.
+        return end < len(head) and head[end] == "\r" and head[at:end] == self.text and head[end + 1] == "\n"
 
     def followed_by(self, known: HeaderLine) -> None:
         """Remember that *known* came after this line."""
@@ -105,12 +117,14 @@ class HeaderLine:
         if known.bit != FROM or not self.unique:
             self.other = self.follower
             self.follower = known
+        shared = self if self.unique else self.shared
+        if shared is not None:
+            shared.next_name = known if known.unique else known.shared
 
     @property
     def value(self) -> str:
         """What stands behind the colon, trimmed."""
-        line = self.line
-        return line[line.find(":") + 1 :].strip(" \t")
+        return after_colon(self.text)
 
     @property
     def address(self) -> NameAddr:
@@ -137,6 +151,14 @@ class HeaderLine:
         return call_id
 
 
+def after_colon(line: str) -> str:
+    """What stands behind the colon of the header line *line*, trimmed; a folded one is not unfolded."""
+    at = line.find(":") + 1
+    if line[at : at + 1] == " " and not (line[at + 1 : at + 2].isspace() or line[-1:].isspace()):
+        return line[at + 1 :]  # as nearly everybody writes it
+    return line[at:].strip(" \t\r\n")
+
+
 def checked_call_id(call_id: str) -> str:
     """*call_id* as it is. Raises ParseError when it is empty or holds white space."""
     if not call_id or " " in call_id or "\t" in call_id:
@@ -156,11 +178,11 @@ def _spellings() -> dict[str, str]:
 # Header names as they are usually written, with their canonical form: the long one in lower case.
 CANONICAL: Final[dict[str, str]] = _spellings()
 _names: Final[dict[str, HeaderLine]] = {
-    spelled: HeaderLine(name, BITS.get(name, 0), "", f"{spelled}:", unique=name in _UNIQUE)
+    spelled: HeaderLine(name, BITS.get(name, 0), f"{spelled}:", None, unique=name in _UNIQUE)
     for spelled, name in CANONICAL.items()
 }
 # What stands before the first header: nearly always a Via follows.
-START: Final = HeaderLine("", 0, "", "", unique=True)
+START: Final = HeaderLine("", 0, "", None, unique=True)
 START.follower = _names["Via"]
 
 _lines: Final[dict[str, HeaderLine]] = {}
@@ -187,18 +209,10 @@ def known_line(line: str, before: HeaderLine) -> HeaderLine | None:
     """
     known = _lines.get(line)
     if known is None:
-        colon = line.find(":")
-        if colon <= 0 or not is_plain(line):
+        if not is_plain(line):
             return None
-        spelled = line[:colon]
-        shared = _names.get(spelled)
-        if shared is not None:
-            known = shared if shared.unique else HeaderLine(shared.name, shared.bit, line, line + "\r\n", unique=False)
-        elif colon <= NAME_MAX and is_token(spelled):
-            name = spelled.lower()
-            name = CANONICAL.get(name, name)
-            known = HeaderLine(name, BITS.get(name, 0), line, line + "\r\n", unique=False)
-        else:
+        known = _new_line(line, before)
+        if known is None:
             return None
         if not known.unique:
             if len(line) > LINE_CACHED:
@@ -206,6 +220,26 @@ def known_line(line: str, before: HeaderLine) -> HeaderLine | None:
             _keep(known)
     before.followed_by(known)
     return known
+
+
+def _new_line(line: str, before: HeaderLine) -> HeaderLine | None:
+    """*line*, which came after *before*, as no message had it; None when its name is none."""
+    shared = before if before.unique else before.shared
+    if shared is not None:
+        shared = shared.next_name  # phones write their headers in the same order
+    if shared is None or not line.startswith(shared.text):
+        colon = line.find(":")
+        if colon <= 0:
+            return None
+        spelled = line[:colon]
+        shared = _names.get(spelled)
+        if shared is None:
+            if colon > NAME_MAX or not is_token(spelled):
+                return None
+            name = spelled.lower()
+            name = CANONICAL.get(name, name)
+            return HeaderLine(name, BITS.get(name, 0), line, None, unique=False)
+    return shared if shared.unique else HeaderLine(shared.name, shared.bit, line, shared, unique=False)
 
 
 def is_plain(line: str) -> bool:
@@ -220,4 +254,4 @@ def _keep(known: HeaderLine) -> None:
         for shared in _names.values():
             shared.follower = shared.other = None
         _lines.clear()
-    _lines[known.line] = known
+    _lines[known.text] = known

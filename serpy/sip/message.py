@@ -25,6 +25,7 @@ from serpy.sip.lines import (
     ROUTE,
     TO,
     HeaderLine,
+    after_colon,
     checked_call_id,
 )
 from serpy.sip.nameaddr import NameAddr, cached_nameaddr, parse_nameaddr, parse_nameaddr_list, split_commas
@@ -36,6 +37,7 @@ from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
 _NEEDED: Final = FROM | TO | CALL_ID | CSEQ
 _SINGLE: Final = FROM | TO | CALL_ID | CSEQ | MAX_FORWARDS
 _NOT_PARSED: Final = -1
+_NONE: Final = -2
 # Methods whose Contact is where requests will be sent.
 _TARGETING: Final = ("INVITE", "REGISTER", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")
 
@@ -168,6 +170,7 @@ class Message:
         self._contacts: list[NameAddr] | None = None
         self._routes: list[NameAddr] | None = None
         self._max_forwards = _NOT_PARSED
+        self._expires = _NOT_PARSED
         # The first lines of their kind, which headers of BITS there are, and which twice; the parser fills them in
         # when it has looked anyway.
         self.from_line: HeaderLine | None = None
@@ -189,6 +192,10 @@ class Message:
                 return at
         return -1
 
+    def may_have(self, bits: int) -> bool:
+        """False when there is certainly no header of *bits* (``lines.BITS``): most questions end here."""
+        return not self.seen or self.seen & bits != 0
+
     def has(self, name: str) -> bool:
         """True when there is a header *name*."""
         return name in self.names
@@ -203,9 +210,7 @@ class Message:
 
     def value(self, index: int) -> str:
         """The value of line *index*, unfolded and trimmed."""
-        line = self.lines[index]
-        text = line[line.find(":") + 1 :].strip(" \t\r\n")
-        return unfold(text) if "\n" in text else text
+        return value_of(self.lines[index])
 
     def get(self, name: str) -> str | None:
         """The value of the first header *name*, None when absent."""
@@ -306,7 +311,11 @@ class Message:
         found: list[NameAddr] = []
         for at, known in enumerate(self.names):
             if known == name:
-                found.extend(parse_nameaddr_list(self.value(at)))
+                line = self.lines[at]
+                if "," in line or "\n" in line:
+                    found.extend(parse_nameaddr_list(self.value(at)))
+                else:  # the same line comes in every request of a dialog
+                    found.append(cached_nameaddr(line))
         return found
 
     @property
@@ -322,14 +331,7 @@ class Message:
         """All Route values, top first."""
         found = self._routes
         if found is None:
-            found = self._routes = []
-            for at, known in enumerate(self.names):
-                if known == "route":
-                    line = self.lines[at]
-                    if "," in line or "\n" in line:
-                        found.extend(parse_nameaddr_list(self.value(at)))
-                    else:  # the same line comes in every request of a dialog
-                        found.append(cached_nameaddr(line))
+            found = self._routes = self._addresses("route") if self.may_have(ROUTE) else []
         return found
 
     @property
@@ -359,8 +361,12 @@ class Message:
     @property
     def expires(self) -> int | None:
         """The Expires value in seconds, None when absent or malformed (RFC 3261 §20.19: then the default holds)."""
-        at = self.find("expires")
-        return None if at < 0 else parse_expires(self.value(at))
+        number = self._expires
+        if number == _NOT_PARSED:
+            at = self.find("expires")
+            seconds = None if at < 0 else parse_expires(self.value(at))
+            number = self._expires = _NONE if seconds is None else seconds
+        return None if number == _NONE else number
 
     @property
     def content_length(self) -> int | None:
@@ -503,6 +509,12 @@ _TITLES: Final = {
     "cseq": "CSeq",
     "max-forwards": "Max-Forwards",
 }
+
+
+def value_of(line: str) -> str:
+    """What the header line *line* says, unfolded and trimmed."""
+    text = after_colon(line)
+    return unfold(text) if "\n" in text else text
 
 
 def unfold(text: str) -> str:

@@ -116,7 +116,10 @@ def without_empty_end(text: str) -> str:
 
     We read such a value, but an empty parameter is in no grammar (RFC 3261 §25.1), so we never write one.
     """
-    return text.rstrip("; \t\r\n") if text[-1:] in _EMPTY_ENDS else text
+    last = text[-1:]
+    if last.isalnum() or last == ">":
+        return text
+    return text.rstrip("; \t\r\n") if last in _EMPTY_ENDS else text
 
 
 _EMPTY_ENDS: Final = (";", " ", "\t", "\n")
@@ -132,7 +135,7 @@ def parse_nameaddr(text: str) -> NameAddr:
         display = text[:start]
     left = text.find("<", start)
     if left >= 0:
-        between = text[start:left].strip(" \t")
+        between = "" if left == start or text[start:left] == " " else text[start:left].strip(" \t")
         if between:
             if start or not _is_display(between):
                 # A parameter of a bare address may hold "<" in a quoted string: sip:a@b;x="<"
@@ -153,7 +156,7 @@ def parse_nameaddr(text: str) -> NameAddr:
             return NameAddr(display, uri_text, {})
         if text[right : right + 5] == ";tag=":  # and nothing else: From and To
             tag = text[right + 5 :]
-            if not (";" in tag or '"' in tag or "," in tag or " " in tag or "\t" in tag):
+            if tag.isalnum() or not (";" in tag or '"' in tag or "," in tag or " " in tag or "\t" in tag):
                 return NameAddr(display, uri_text, {"tag": tag})
         return NameAddr(display, uri_text, parse_params(text, right))
     if start:

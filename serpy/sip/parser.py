@@ -100,7 +100,7 @@ def _parse(data: bytes, head_end: int) -> Request | Response:
             if not is_plain(line):
                 return _parse_unusual(data, head_end)
         else:
-            line = known.line
+            line = known.text
         at += len(line) + 2
         before = known
         names.append(known.name)
@@ -127,10 +127,13 @@ def _parse(data: bytes, head_end: int) -> Request | Response:
     body = data[head_end + 4 :]
     length = -1
     if length_line is not None:
-        if length_line.number != len(body):
-            body = _cut_body(data, head_end + 4)
-            length_line.number = len(body)
         length = len(body)
+        if length_line.number != length:
+            # -1 for what is no plain number: that, and a body that is longer or shorter, is looked at with care.
+            if parse_number(length_line.value, MESSAGE_MAX) != length:
+                body = _cut_body(data, head_end + 4)
+                length = len(body)
+            length_line.number = length
     built = _build(data, start_line, names, lines, body, [])
     message: Message = built
     message.from_line = from_line

@@ -152,6 +152,9 @@ def _parse_pairs(text: str, separator: str) -> dict[str, str]:
 
 
 _cache: Final[dict[str, Uri]] = {}
+_PLAIN_MAX: Final = 32  # characters
+_PORTS_KEPT: Final = 4096
+_ports: Final[dict[str, int]] = {}
 
 
 def parse_uri(text: str) -> Uri:
@@ -207,7 +210,9 @@ def _parse_sip(scheme: str, text: str, start: int) -> Uri:
         rest, _, headers = rest.partition("?")
     if ";" in rest:
         rest, _, params = rest.partition(";")
-    if (params and URI_TAIL.fullmatch(params) is None) or (headers and URI_TAIL.fullmatch(headers) is None):
+    if params and not _is_plain(params) and URI_TAIL.fullmatch(params) is None:
+        raise ParseError("bad parameter in URI", value=text)
+    if headers and URI_TAIL.fullmatch(headers) is None:
         raise ParseError("bad parameter in URI", value=text)
     port = 0
     host = rest
@@ -231,13 +236,23 @@ def _parse_sip(scheme: str, text: str, start: int) -> Uri:
     return Uri(scheme, user, password, host, port, params, headers, text)
 
 
+def _is_plain(params: str) -> bool:
+    """True for few parameters of letters and digits: ``transport=udp``, which needs no expression."""
+    return len(params) <= _PLAIN_MAX and params.isascii() and params.replace("=", "").replace(";", "").isalnum()
+
+
 def parse_port(digits: str, text: str) -> int:
     """The port written as *digits*, 1..65535. Raises ParseError naming *text*."""
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 5:
-        raise ParseError("bad port", value=text)
-    port = int(digits)
-    if not 0 < port <= PORT_MAX:
-        raise ParseError("bad port", value=text)
+    port = _ports.get(digits)
+    if port is None:
+        if not digits.isascii() or not digits.isdigit() or len(digits) > 5:
+            raise ParseError("bad port", value=text)
+        port = int(digits)
+        if not 0 < port <= PORT_MAX:
+            raise ParseError("bad port", value=text)
+        if len(_ports) >= _PORTS_KEPT:
+            _ports.clear()
+        _ports[digits] = port
     return port
 
 

@@ -80,15 +80,17 @@ def via_of_line(line: str) -> Via | None:
     ``remember_sent_by`` does not know.
     """
     semicolon = line.find(";")
-    if semicolon < 0:
+    if semicolon < 0 or "," in line:
         return None
     known = _heads.get(line[:semicolon])
-    if known is None or "," in line:
-        return None
+    if known is None:
+        known = _usual_head(line, semicolon)
+        if known is None:
+            return None
     transport, host, port = known
     if line[semicolon : semicolon + 8] == ";branch=":
         branch = line[semicolon + 8 :]  # nothing else: the Via of a proxy
-        if not (";" in branch or '"' in branch or " " in branch or "\t" in branch):
+        if branch.isalnum() or not (";" in branch or '"' in branch or " " in branch or "\t" in branch):
             return Via(transport, host, port, {"branch": branch})
     if "\n" in line:
         return None
@@ -98,15 +100,36 @@ def via_of_line(line: str) -> Via | None:
         return None
 
 
+def _usual_head(line: str, semicolon: int) -> tuple[str, str, int] | None:
+    """What stands before the parameters when it is ``Via: SIP/2.0/UDP 192.0.2.1:5060`` with these spaces or names."""
+    if not line.startswith("Via: SIP/2.0/UDP ") or semicolon > _HEAD_CACHED:
+        return None
+    sent_by = line[17:semicolon]
+    colon = sent_by.find(":")
+    host = sent_by if colon < 0 else sent_by[:colon]
+    if not host.isascii() or not host.replace(".", "").isalnum():
+        return None
+    try:
+        known = ("UDP", host, 0 if colon < 0 else parse_port(sent_by[colon + 1 :], line))
+    except ParseError:
+        return None
+    _remember(line[:semicolon], known)
+    return known
+
+
 def remember_sent_by(line: str, via: Via) -> None:
     """*line* has been found to say *via*: what stands before its parameters says the same in other lines."""
     semicolon = line.find(";")
     head = line[:semicolon]
     if semicolon < 0 or semicolon > _HEAD_CACHED or "," in head or "\n" in head:
         return
+    _remember(head, (via.transport, via.host, via.port))
+
+
+def _remember(head: str, known: tuple[str, str, int]) -> None:
     if len(_heads) >= _CACHE_MAX:
         _heads.clear()
-    _heads[head] = (via.transport, via.host, via.port)
+    _heads[head] = known
 
 
 def parse_via(text: str) -> Via:
@@ -203,6 +226,14 @@ def via_with_received(via: str, received: str, rport: int) -> str:
 
 def _annotate(value: str, received: str, rport: int) -> str:
     value = without_empty_end(value)
+    if rport:
+        at = value.find(";rport")
+        end = at + 6
+        if at > 0 and (end == len(value) or value[end] == ";"):  # what most phones write that write it
+            lower = value.lower()
+            if "received" not in lower and lower.find("rport", end) < 0 and lower.find("rport") == at + 1:
+                tail = f";received={received}" if received else ""
+                return f"{value[:at]};rport={rport}{value[end:]}{tail}"
     lower = value.lower()
     if "received" not in lower and "rport" not in lower:  # most phones, and all proxies
         if received and rport:

@@ -8,6 +8,7 @@ Runs in: udp receiver, timer. Locks: none. RFC: 3261 §8.2.6, §9.1, §16.6, §1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from serpy.errors import ParseError
 from serpy.sip.message import Edits, Message, Request, Response
@@ -49,7 +50,10 @@ def build_request(
     *on_top* are header lines written between that Via and all received headers. The first *drop_first_route* Route
     values are left out; they count over all Route lines, split at commas.
     """
-    parts = [f"{request.method} {request_uri} SIP/2.0", via]
+    start_line = request.start_line
+    if request_uri != request.request_uri or not start_line.endswith(" SIP/2.0"):
+        start_line = f"{request.method} {request_uri} SIP/2.0"
+    parts = [start_line, via]
     if on_top:
         parts.extend(on_top)
     if not edits.changed and not drop_first_route:
@@ -165,7 +169,7 @@ def build_reply(
     *to_tag* is added to To when it has none and *status* is above 100. *received* ("" = none) and *rport* (0 = none)
     go into the top Via. Never raises, so that malformed requests can be answered too.
     """
-    parts = [f"SIP/2.0 {status} {reason_text(reason)}"]
+    parts = [_status_line(status, reason)]
     record_route = 100 < status < 300 and request.method in _DIALOG_FORMING
     first_via = True
     for at, name in enumerate(request.names):
@@ -189,8 +193,26 @@ def build_reply(
         ):
             parts.append(request.lines[at])
     parts.extend(headers)
-    parts.append(f"Content-Length: {len(body)}")
+    parts.append(f"Content-Length: {len(body)}" if body else "Content-Length: 0")
     return _finish(parts, body)
+
+
+_STATUS_LINES_MAX: Final = 256
+_REASON_MAX: Final = 64  # characters
+_status_lines: Final[dict[str, tuple[int, str]]] = {}  # by reason: the status that came with it last, and the line
+
+
+def _status_line(status: int, reason: str) -> str:
+    """The start line of an answer; scripts and the table of phrases say the same few."""
+    known = _status_lines.get(reason)
+    if known is not None and known[0] == status:
+        return known[1]
+    line = f"SIP/2.0 {status} {reason_text(reason)}"
+    if len(reason) <= _REASON_MAX:
+        if len(_status_lines) >= _STATUS_LINES_MAX:
+            _status_lines.clear()
+        _status_lines[reason] = status, line
+    return line
 
 
 def _has_to_tag(request: Request, line: str) -> bool:

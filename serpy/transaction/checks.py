@@ -6,6 +6,7 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §8.2.2, §16.3.
 from __future__ import annotations
 
 from serpy.errors import ProtocolError
+from serpy.sip.lines import PROXY_REQUIRE
 from serpy.sip.message import Request
 from serpy.sip.uri import Uri, parse_uri
 
@@ -19,7 +20,11 @@ def check_request(request: Request, *, has_tls: bool) -> None:
     scheme = uri.scheme
     if scheme != "sip" and scheme != "tel" and (scheme != "sips" or not has_tls):  # noqa: PLR1714 - two compares beat a set
         raise ProtocolError(f"scheme {scheme!r:.40}", status=416)
-    if request.find("proxy-require") >= 0 and request.method not in {"ACK", "CANCEL"}:
+    if (
+        request.may_have(PROXY_REQUIRE)
+        and request.find("proxy-require") >= 0
+        and request.method not in {"ACK", "CANCEL"}
+    ):
         raise ProtocolError("Proxy-Require", status=420)
 
 

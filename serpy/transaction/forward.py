@@ -98,7 +98,8 @@ def received_value(via: Via, flow: Flow, *, to_source: bool) -> str:
     """The ``received`` parameter the top Via needs, "" = none (RFC 3261 §18.2.1, RFC 3581 §4)."""
     if to_source or via.rport >= 0:
         return flow.host
-    return "" if flow.host in (via.host, via.address) else flow.host
+    host = flow.host
+    return "" if host == via.host or host == via.address else host  # noqa: PLR1714 - the second is seldom needed
 
 
 def rport_value(via: Via, flow: Flow, *, to_source: bool) -> int:
@@ -108,10 +109,11 @@ def rport_value(via: Via, flow: Flow, *, to_source: bool) -> int:
 
 def is_group(host: str) -> bool:
     """True for a multicast address."""
-    if host[:1] not in ("2", "f"):
-        return False
     head = host[:4]
-    return ("224." <= head <= "239." and head.endswith(".") and len(head) == 4) or (head[:2] == "ff" and ":" in host)
+    return head in _GROUP_HEADS or (head[:2] == "ff" and ":" in host)
+
+
+_GROUP_HEADS: Final = frozenset(f"{first}." for first in range(224, 240))
 
 
 def with_options(flow: Flow, ctx: Context) -> Flow:
@@ -256,8 +258,7 @@ class Forwarder:
         self, ctx: Context, request: Request, request_uri: str, branch_id: str, flow: Flow, edits: Edits
     ) -> bytes:
         """*request* as it leaves by *flow*."""
-        listener = flow.listener
-        via = f"Via: SIP/2.0/{listener.via_transport} {listener.sent_by};branch={branch_id}"
+        via = flow.listener.via_head + branch_id
         if not ctx.per_branch_headers:
             return build_request(request, request_uri, via, edits)
         return build_request(request, request_uri, via, edits, self.headers_on_top(ctx, flow))

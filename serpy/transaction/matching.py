@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from serpy.sip.lines import ROUTE
 from serpy.sip.message import Request
 from serpy.sip.via import Via
 
@@ -54,6 +55,8 @@ def has_cookie(via: Via) -> bool:
 def loop_value(request: Request) -> int:
     """What must differ when a request passes here again for a good reason (a spiral), else it is a loop."""
     value: i64 = hash(request.request_uri)
+    if not request.may_have(ROUTE):
+        return value & WORD
     lines = request.lines
     for at, name in enumerate(request.names):
         if name == "route":

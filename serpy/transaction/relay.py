@@ -10,6 +10,7 @@ from typing import Final
 from serpy.context.context import SOFT, Context, Target
 from serpy.errors import BackendError, ProtocolError, ResourceError, TransportError
 from serpy.sip.flow import NO_CONNECT, Flow, Listener
+from serpy.sip.lines import MAX_BREADTH
 from serpy.sip.message import Edits, Request
 from serpy.sip.reach import NO_HOST, NOWHERE, kind_of
 from serpy.sip.uri import parse_uri
@@ -96,7 +97,7 @@ def share_of_breadth(server: ServerTransaction, request: Request, count: int) ->
     if count == 0 or not server.has_room(count):
         return E_OTHER
     breadth = DEFAULT_BREADTH
-    if request.find("max-breadth") >= 0:
+    if request.may_have(MAX_BREADTH) and request.find("max-breadth") >= 0:
         text = request.get("max-breadth") or ""
         if text.isascii() and text.isdigit() and len(text) < 10:
             breadth = int(text)

@@ -84,8 +84,10 @@ class StatelessReplies:
         request = ctx.request
         if request is None or ctx.final_sent or request.method == "ACK":
             return False
-        lines = ctx.reply_headers
-        if headers:
+        lines: Sequence[str] = ctx.reply_headers
+        if not lines:
+            lines = headers
+        elif headers:
             lines = [*lines, *headers]
         sent = self.answer(
             request, ctx.flow, status, reason, lines, body, to_source=ctx.reply_to_source,
@@ -116,10 +118,13 @@ class StatelessReplies:
             pass
         if self.warns:
             headers = [*headers, warning_line(request, flow, out_uri, self.warns)]
+        if not to_tag and status != 100:
+            to_tag = self.tag(request)
+        lines = self.signature.copy()
+        lines.extend(headers)
         data = build_reply(
-            request, status, reason or reason_phrase(status),
-            to_tag=to_tag or ("" if status == 100 else self.tag(request)),
-            headers=[*self.signature, *headers], body=body, received=received, rport=rport,
+            request, status, reason or reason_phrase(status), to_tag=to_tag,
+            headers=lines, body=body, received=received, rport=rport,
         )  # fmt: skip
         if len(data) > SMALL and len(data) > AMPLIFIES * len(request.raw) and self._may_be_forged(flow):
             self.withheld += 1

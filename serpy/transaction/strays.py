@@ -47,7 +47,13 @@ class Strays:
         """False, and counted, when there is no Via below the top one, which only our CANCELs are answered with (§16.7 step
         3); and when ``check_via`` wants the top one to name us and it does not.
         """
-        good = response.names.count("via") > 1 or "," in response.lines[response.find("via")]
+        vias = 0
+        for name in response.names:
+            if name == "via":
+                vias += 1
+                if vias > 1:
+                    break
+        good = vias > 1 or "," in response.lines[response.find("via")]
         if not good and response.method == "CANCEL":
             good = True
         is_myself = self.is_myself

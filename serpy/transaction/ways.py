@@ -47,6 +47,8 @@ class Kept:
     """The sealed way of one caller and Call-ID."""
 
     def __init__(self, flow: Flow, units: int, text: str) -> None:
+        self.host: Final = flow.host
+        self.port: Final = flow.port
         self.listener: Final = flow.listener
         self.connection: Final = flow.connection
         self.units: Final = units
@@ -73,14 +75,15 @@ class Ways:
     def __init__(self, secret: bytes, name: str, start: str, boot: str, listeners: Sequence[Listener]) -> None:
         key = blake2s(secret, person=b"branch").digest()
         self._hash: Final = blake2s(key=key, digest_size=_MAC // 2)
+        self._hash.update(b"w")  # behind the key, which is one block: that has been hashed, and not once for each copy
         self._listeners: Final = listeners
         self.sign: Final = blake2s(name.encode(), key=key, digest_size=_SIGN // 2, person=b"sign").hexdigest()
         self.start: Final = start
         self._boot: Final = boot
         self._ours: Final = MAGIC + self.sign
         self._stateful: Final = f"{MAGIC}{self.sign}n{start}"
-        self._kept: dict[tuple[str, str, int], Kept] = {}
-        self._kept_before: dict[tuple[str, str, int], Kept] = {}
+        self._kept: dict[str, Kept] = {}  # by Call-ID: the way of its last request
+        self._kept_before: dict[str, Kept] = {}
 
     # --- out
 
@@ -97,13 +100,12 @@ class Ways:
 
     def seal(self, flow: Flow, call_id: str, units: int) -> str:
         """Way and mac. *units* of 128 s tell how old it is when an answer comes."""
-        key = (call_id, flow.host, flow.port)
-        kept = self._kept.get(key)
+        kept = self._kept.get(call_id)
         if kept is None:
-            kept = self._kept_before.get(key)
+            kept = self._kept_before.get(call_id)
         if (
-            kept is not None and kept.units == units and kept.connection == flow.connection
-            and kept.listener is flow.listener
+            kept is not None and kept.units == units and kept.host == flow.host and kept.port == flow.port
+            and kept.connection == flow.connection and kept.listener is flow.listener
         ):  # fmt: skip
             return kept.text
         text = self._seal(flow, call_id, units)
@@ -112,7 +114,7 @@ class Ways:
         if len(self._kept) >= KEPT:
             self._kept_before = self._kept
             self._kept = {}
-        self._kept[key] = Kept(flow, units, text)
+        self._kept[call_id] = Kept(flow, units, text)
         return text
 
     def _seal(self, flow: Flow, call_id: str, units: int) -> str:
@@ -120,15 +122,14 @@ class Ways:
         if not packed:
             return NO_WAY
         version = 0x4000 if len(packed) == 4 else 0x6000
-        way = (_WAY.pack(version | flow.listener.index, flow.port, units) + packed).hex()
-        if flow.connection:
-            way += f"{self._boot}{flow.connection:x}"
-        return way + self._mac(way, call_id)
+        way = _WAY.pack(version | flow.listener.index, flow.port, units) + packed
+        connection = f"{self._boot}{flow.connection:x}" if flow.connection else ""
+        return way.hex() + connection + self._mac(way, connection, call_id)
 
-    def _mac(self, way: str, call_id: str) -> str:
+    def _mac(self, way: bytes, connection: str, call_id: str) -> str:
         mac = self._hash.copy()
-        text = way + " " + call_id
-        mac.update(text.encode("utf-8", "surrogateescape"))
+        text = connection + " " + call_id
+        mac.update(way + text.encode("utf-8", "surrogateescape"))
         return mac.hexdigest()
 
     # --- in
@@ -142,27 +143,27 @@ class Ways:
         parts = folded(branch)[_HEAD:].split(".")
         if len(parts) != 4 or parts[0][:1] not in ("n", "s"):
             return None
-        way, mac = parts[3][:-_MAC], parts[3][-_MAC:]
-        if (
-            len(way) < _FIXED
-            or not way.isascii()
-            or not mac.isascii()
-            or not compare_digest(mac, self._mac(way, call_id))
-        ):
+        text, mac = parts[3][:-_MAC], parts[3][-_MAC:]
+        end = _FIXED + (8 if text[:1] == "4" else 32)
+        try:
+            way = bytes.fromhex(text[:end])
+        except ValueError:
             return None
-        index = int(way[1:4], 16)
-        if index >= len(self._listeners):
+        if len(way) * 2 != end or not mac.isascii() or not compare_digest(mac, self._mac(way, text[end:], call_id)):
+            return None
+        fields: tuple[int, int, int] = _WAY.unpack_from(way)
+        head, port, units = fields
+        if head & 0xFFF >= len(self._listeners):
             return None  # of before a restart with other listen addresses
-        listener = self._listeners[index]
-        end = _FIXED + (8 if way[0] == "4" else 32)
-        packed = bytes.fromhex(way[_FIXED:end])
-        connection = way[end + _BOOT :] if way[end : end + _BOOT] == self._boot else ""
+        listener = self._listeners[head & 0xFFF]
+        packed = way[_WAY.size :]
+        connection = text[end + _BOOT :] if text[end : end + _BOOT] == self._boot else ""
         if listener.ipv6 != (len(packed) == 16):
             return None
         host = str(ipaddress.ip_address(packed))
-        flow = Flow(listener, host, int(way[4:8], 16), int(connection, 16) if connection else 0, SEEN)
+        flow = Flow(listener, host, port, int(connection, 16) if connection else 0, SEEN)
         start = parts[0][1 : 1 + _START] if parts[0][0] == "n" else ""
-        return Sealed(start, float(int(way[8:16], 16) << UNIT_BITS), flow)
+        return Sealed(start, float(units << UNIT_BITS), flow)
 
 
 def folded(branch: str) -> str:

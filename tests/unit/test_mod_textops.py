@@ -108,6 +108,30 @@ def test_remove_hf_removes_all_of_a_name_and_reads_still_see_them():
     assert call("is_present_hf", ctx, "X-None") == -1
 
 
+@pytest.mark.parametrize(
+    ("names", "gone", "stays"),
+    [
+        ("P-Asserted-Identity|Remote-Party-ID", ["P-Asserted-Identity", "Remote-Party-ID"], ["Subject"]),
+        ("Remote-Party-ID | Subject", ["Remote-Party-ID", "Subject"], ["P-Asserted-Identity"]),
+        ("X-None|s", ["Subject"], ["P-Asserted-Identity", "Remote-Party-ID"]),
+    ],
+)
+def test_remove_hf_takes_several_names(names, gone, stays):
+    for unusual in ("", " "):  # the second is a message that is not understood line by line
+        lines = ("P-Asserted-Identity: <sip:a@h>", "remote-party-id: <sip:b@h>", "Subject: a", f"X-Odd{unusual}: 1")
+        ctx = context(request_text(*lines))
+        assert call("remove_hf", ctx, names) == 1
+        assert [name for name in gone if sent_values(ctx, name)] == []
+        assert [name for name in stays if not sent_values(ctx, name)] == []
+
+
+def test_remove_hf_of_several_names_is_false_when_there_is_none():
+    ctx = context(request_text("Subject: a"))
+    assert call("remove_hf", ctx, "P-Asserted-Identity|Remote-Party-ID") == -1
+    assert call("remove_hf", ctx, "X-A|X-B") == -1
+    assert sent_values(ctx, "Subject") == ["a"]
+
+
 def test_remove_hf_re_matches_names_only():
     ctx = context(request_text("P-A: 1", "P-B: 2", "X: P-A"))
     assert call("remove_hf_re", ctx, regex("^P-")) == 1

@@ -38,6 +38,7 @@ def test_two_spellings_of_one_host_are_one(written: str, normal: str) -> None:
         "ex%61mple.com", "exämple.com", "\u0130.example", "127.1", "0x7f.1", "0x7f000001", "2130706433", "010.0.0.1",
         "1.2.3.256", "1.2.3.4.5", "example.123", "-a.example", "a-.example", "a" * 64 + ".example",
         ".".join(["a" * 60] * 5), "[::1", "::1]", "[192.0.2.1]", "::g", "2001:db8::1%eth0", "\u0661.2.3.4", "*",
+        "192.0.2.1]", "192.0.2.1].", "192.0.2.01",
     ],
 )  # fmt: skip
 def test_what_has_no_normal_form_is_no_host(written: str) -> None:

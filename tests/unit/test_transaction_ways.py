@@ -155,7 +155,7 @@ def test_what_is_remembered_is_right_and_bounded():
         made.branch(number, 2, 0, flow, f"call-{number}", NOW)
     made.branch(1, 2, 0, flow, "x" * (CALL_ID_KEPT + 1), NOW)
     assert len(made._kept) + len(made._kept_before) <= 2 * KEPT
-    assert all(len(call_id) <= CALL_ID_KEPT for call_id, _, _ in made._kept)
+    assert all(len(call_id) <= CALL_ID_KEPT for call_id in made._kept)
 
 
 def test_a_call_id_that_is_no_utf8_is_sealed_all_the_same():

@@ -68,6 +68,8 @@ log = logging.getLogger(__name__)
 ERROR: Final = -2  # database, or no way to build a challenge
 BAD_REQUEST: Final = -3  # another challenge would not help
 
+REALMS_KEPT: Final = 256
+
 CHECK_URI: Final = 1
 CHECK_CALL_ID: Final = 2
 CHECK_FROM_TAG: Final = 4
@@ -107,6 +109,7 @@ class Auth:
         self._algorithms: list[str] = []  # as offered, "" = MD5 without saying so
         self._accepted: set[str] = {MD5}
         self._offered: list[str] = ["auth"]  # qop; where none is offered, one that protects no body is welcome
+        self._quoted: Final[dict[str, str]] = {}  # realms as they stand in a challenge
         self._nonces: Nonces  # set by init()
         self._counts: NonceCounts | None = None
         self._reports: Final = Reports()
@@ -302,8 +305,12 @@ class Auth:
     def build_challenge(self, ctx: Context, realm: str, is_proxy: bool, stale: bool) -> str:
         """The challenge header, one line per offered algorithm, strongest first as configured, CRLF included."""
         name = self.proxy_challenge_header if is_proxy else self.www_challenge_header
-        realm = header_value(realm)
-        quoted = realm.replace("\\", "\\\\").replace('"', '\\"') if '"' in realm or "\\" in realm else realm
+        quoted = self._quoted.get(realm)
+        if quoted is None:
+            quoted = header_value(realm).replace("\\", "\\\\").replace('"', '\\"')
+            if len(self._quoted) >= REALMS_KEPT:
+                self._quoted.clear()
+            self._quoted[realm] = quoted
         tail = ""
         if self.qop:
             tail = f', qop="{self.qop}"'
@@ -385,7 +392,8 @@ def _request_of(ctx: Context) -> Request:
 def _is_usable_qop(credentials: Credentials) -> bool:
     """True when qop is one we know and comes with what it needs (RFC 7616 §3.4)."""
     nc = credentials.nc
-    if credentials.qop.lower() not in ("auth", "auth-int") or not credentials.cnonce:
+    qop = credentials.qop
+    if (qop != "auth" and qop.lower() not in ("auth", "auth-int")) or not credentials.cnonce:
         return False
     return len(nc) == 8 and nc != NEVER_USED and ((nc.isascii() and nc.isdigit()) or _HEX.issuperset(nc))
 

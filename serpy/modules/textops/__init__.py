@@ -71,7 +71,13 @@ def _lines(module: TextOps) -> list[Function]:
             routes=_REQUEST,
             summary="add a header line around the Request-URI",
         ),
-        Function("remove_hf", module.remove_hf, (Arg.STR,), routes=_EDITS, summary="remove all headers of this name"),
+        Function(
+            "remove_hf",
+            module.remove_hf,
+            (Arg.STR,),
+            routes=_EDITS,
+            summary="remove all headers of this name, or of one of the names A|B",
+        ),
         Function(
             "remove_hf_re",
             module.remove_hf_re,

@@ -18,6 +18,7 @@ from serpy.script.patterns import Pattern
 from serpy.script.substitution import Substitution
 from serpy.sip.abnf import is_token
 from serpy.sip.date import date_line
+from serpy.sip.lines import BITS, CANONICAL
 from serpy.sip.parser import canonical_name
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class TextOps:
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._methods: dict[str, list[str]] = {}
+        self._wanted: dict[str, tuple[list[str], int]] = {}  # keys of A|B, and their bits if all of them have one
 
     def _key(self, name: str) -> str:
         """The canonical form of a header name written in the script, compact forms included."""
@@ -135,12 +137,23 @@ class TextOps:
         """Add a header line made of *prefix*, the current Request-URI and *suffix*."""
         return self.append_hf(ctx, f"{prefix}{ctx.request_uri}{suffix}")
 
-    def remove_hf(self, ctx: Context, name: str) -> int:
-        """Remove all headers of that name. False when there is none."""
-        found = ctx.message.indexes(self._key(name))
-        for index in found:
-            ctx.edits.remove(index)
-        return TRUE if found else FALSE
+    def remove_hf(self, ctx: Context, names: str) -> int:
+        """Remove all headers of that name, or of one of the names ``A|B``. False when there is none."""
+        wanted = self._wanted.get(names)
+        if wanted is None:
+            keys = [self._key(name) for name in names.split("|")]
+            bits = {BITS.get(key, 0) for key in keys}
+            wanted = self._wanted[names] = keys, 0 if 0 in bits else sum(bits)
+        keys, mask = wanted
+        message = ctx.message
+        if mask and not message.may_have(mask):
+            return FALSE  # the parser has seen none of them
+        done = False
+        for key in keys:
+            for index in message.indexes(key):
+                ctx.edits.remove(index)
+                done = True
+        return TRUE if done else FALSE
 
     def remove_hf_re(self, ctx: Context, expression: Pattern) -> int:
         """Remove all headers whose name matches. False when there is none."""
@@ -267,8 +280,9 @@ def header_lines(text: str) -> list[str]:
                 return []
             lines[-1] += "\r\n" + line
             continue
-        name = line.partition(":")[0]
-        if len(name) == len(line) or not is_token(name.rstrip(" \t")) or "\r" in line:
+        colon = line.find(":")
+        name = line[: max(colon, 0)]
+        if colon < 0 or "\r" in line or (name not in CANONICAL and not is_token(name.rstrip(" \t"))):
             log.debug("not a header line: %.120r", line)
             return []
         lines.append(line)
