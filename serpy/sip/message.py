@@ -36,6 +36,7 @@ from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
 _NEEDED: Final = FROM | TO | CALL_ID | CSEQ
 _SINGLE: Final = FROM | TO | CALL_ID | CSEQ | MAX_FORWARDS
 _NOT_PARSED: Final = -1
+_ABSENT: Final = -2  # or malformed
 # Methods whose Contact is where requests will be sent.
 _TARGETING: Final = ("INVITE", "REGISTER", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")
 
@@ -168,6 +169,7 @@ class Message:
         self._contacts: list[NameAddr] | None = None
         self._routes: list[NameAddr] | None = None
         self._max_forwards = _NOT_PARSED
+        self._expires = _NOT_PARSED
         # The first lines of their kind, which headers of BITS there are, and which twice; the parser fills them in
         # when it has looked anyway.
         self.from_line: HeaderLine | None = None
@@ -359,8 +361,12 @@ class Message:
     @property
     def expires(self) -> int | None:
         """The Expires value in seconds, None when absent or malformed (RFC 3261 §20.19: then the default holds)."""
-        at = self.find("expires")
-        return None if at < 0 else parse_expires(self.value(at))
+        seconds = self._expires
+        if seconds == _NOT_PARSED:
+            at = self.find("expires")
+            found = None if at < 0 else parse_expires(self.value(at))
+            seconds = self._expires = _ABSENT if found is None else found
+        return None if seconds == _ABSENT else seconds
 
     @property
     def content_length(self) -> int | None:
