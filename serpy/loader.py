@@ -38,10 +38,11 @@ from serpy.script.networks import Networks, parse_network
 from serpy.shm.counters import Counters
 from serpy.shm.kept import Kept
 from serpy.shm.segment import Segment
-from serpy.trust.budgets import MODES, Budgets
+from serpy.trust.budgets import Budgets
 from serpy.trust.charges import Charges
 from serpy.trust.counters import declare_counters
 from serpy.trust.limits import Limits
+from serpy.trust.standing import MODES
 
 if TYPE_CHECKING:
     from serpy.db.interface import Database
@@ -230,7 +231,7 @@ def _budget(server: Server, run_dir: str) -> None:
     """What strangers may cost, in a memory that outlives this server."""
     settings = server.settings
     limits = Limits(settings.trust_size)
-    kept = Kept(run_dir, "budgets", f"serpy budgets 2 {limits.size}", Budgets.size(limits))
+    kept = Kept(run_dir, "budgets", f"serpy budgets 3 {limits.size}", Budgets.size(limits))
     trusted = [parse_network(word) for text in settings.trusted for word in text.replace(",", " ").split()]
     budgets = Budgets(
         kept.memory, limits, secrets.randbits(63), mode=MODES.index(settings.trust_mode),

@@ -59,10 +59,11 @@ from serpy.transaction.timers import Timed
 from serpy.transaction.transactions import NO_EDITS, ClientMachine
 from serpy.transaction.user import DialogWatcher, TransactionUser
 from serpy.transaction.ways import Ways
-from serpy.trust.budgets import ON, Budgets, no_budgets
+from serpy.trust.budgets import Budgets, no_budgets
 from serpy.trust.charges import Charges
 from serpy.trust.counters import PublishedBudgets
 from serpy.trust.limits import MALFORMED
+from serpy.trust.standing import ON
 
 if TYPE_CHECKING:
     from serpy.api import Server

@@ -1,7 +1,7 @@
 """What is known of sources, pairs and users that have proved nothing: levels that leak, holds, the last events.
 
-A key is a 64-bit number, never 0. Sets of eight: when one is full, the entry that was quiet longest makes room, one that
-is held only when more than half of its set are. A level is the instant at which it will have leaked away, so nothing has to
+Sets of eight (``keys``): when one is full, the entry that was quiet longest makes room, one that is held only when more than
+half of its set are. A level is the instant at which it will have leaked away, so nothing has to
 be counted down. No lock: what two processes write at the same moment counts once instead of twice.
 
 Instants are ticks modulo 2**32; one further ahead than PLAUSIBLE is long past. Runs in: every process. Locks: none.
@@ -10,9 +10,13 @@ Instants are ticks modulo 2**32; one further ahead than PLAUSIBLE is long past. 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-WAYS: Final = 8
+from serpy.shm.keys import FULL, WAYS, Keys
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
+
 CELLS: Final = 32  # of 4 bytes, an entry
 ENTRY: Final = CELLS * 4 + 8
 WORD: Final = 0xFFFFFFFF
@@ -36,46 +40,45 @@ TEXT_SIZE: Final = 48
 _NEW: Final = Struct("=20I48s")  # a whole entry
 _FOUR: Final = Struct("=4I")
 _EVENT: Final = Struct("=II")
-SET: Final = Struct("=8Q")  # the keys of one set: looking at them at once is cheaper than one by one
 
 
 class Strangers:
     """The table in *area*, of ``Strangers.size(entries)`` bytes. *secret* decides which set a key is in."""
 
     def __init__(self, area: memoryview, entries: int, secret: int) -> None:
-        self.sets: Final = max(1, entries // WAYS)
-        self.entries: Final = self.sets * WAYS
-        self._sets: Final = area[: self.entries * 8]
-        self._keys: Final = self._sets.cast("Q")
+        self.entries: Final = max(1, entries // WAYS) * WAYS
+        self._keys: Final = Keys(area[: self.entries * 8], self.entries, secret)
         self._bytes: Final = area[self.entries * 8 : self.entries * ENTRY]
         self._cells: Final = self._bytes.cast("I")
-        self._secret: Final = secret
 
     @staticmethod
     def size(entries: int) -> int:
         """The bytes that so many entries take."""
         return max(1, entries // WAYS) * WAYS * ENTRY
 
-    def find(self, key: int) -> int:
+    def find(self, key: i64) -> int:
         """The entry of *key*, -1 when there is none."""
-        first = hash((key, self._secret)) % self.sets * WAYS
-        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
-        return first + keys.index(key) if key in keys else -1
+        at = self._keys.look(key)
+        return at if at >= 0 else -1
 
-    def place(self, key: int, text: str, now: int) -> int:
+    def place(self, key: i64, text: str, now: int) -> int:
         """The entry of *key*, made when there was none; *text* is what people call it."""
-        first = hash((key, self._secret)) % self.sets * WAYS
-        keys: tuple[int, ...] = SET.unpack_from(self._sets, first * 8)
-        if key in keys:
-            return first + keys.index(key)
-        at = first + keys.index(0) if 0 in keys else self._victim(first, now)
-        self._keys[at] = 0
+        found = self._keys.look(key)
+        if found >= 0:
+            return found
+        at: int = self._victim(self.first_of(key), now) if found == FULL else -1 - found
+        if found == FULL:
+            self._keys.free(at)
         _NEW.pack_into(
             self._bytes, at * CELLS * 4, now, 0, 0, 0, 0, 0, now, now, now, now, now, now, now, now,
             0, 0, 0, 0, 0, 0, text.encode("utf-8", "replace"),
         )  # fmt: skip
-        self._keys[at] = key
+        self._keys.put(at, key)
         return at
+
+    def first_of(self, key: i64) -> int:
+        """The first entry of the set that *key* is in."""
+        return self._keys.first_of(key)
 
     def _victim(self, first: int, now: int) -> int:
         """Whose place in the full set from *first* is given away."""
@@ -212,7 +215,7 @@ class Strangers:
 
     def key(self, at: int) -> int:
         """The key of an entry, 0 = free."""
-        return int(self._keys[at])
+        return self._keys.key(at)
 
     def text(self, at: int) -> str:
         """What people call it."""

@@ -37,7 +37,7 @@ from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
 _NEEDED: Final = FROM | TO | CALL_ID | CSEQ
 _SINGLE: Final = FROM | TO | CALL_ID | CSEQ | MAX_FORWARDS
 _NOT_PARSED: Final = -1
-_NONE: Final = -2
+_ABSENT: Final = -2  # or malformed
 # Methods whose Contact is where requests will be sent.
 _TARGETING: Final = ("INVITE", "REGISTER", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER")
 
@@ -361,12 +361,12 @@ class Message:
     @property
     def expires(self) -> int | None:
         """The Expires value in seconds, None when absent or malformed (RFC 3261 §20.19: then the default holds)."""
-        number = self._expires
-        if number == _NOT_PARSED:
+        seconds = self._expires
+        if seconds == _NOT_PARSED:
             at = self.find("expires")
-            seconds = None if at < 0 else parse_expires(self.value(at))
-            number = self._expires = _NONE if seconds is None else seconds
-        return None if number == _NONE else number
+            found = None if at < 0 else parse_expires(self.value(at))
+            seconds = self._expires = _ABSENT if found is None else found
+        return None if seconds == _ABSENT else seconds
 
     @property
     def content_length(self) -> int | None:

@@ -19,8 +19,9 @@ from serpy.context.authenticated import (
 from serpy.context.avps import GLOBAL
 from serpy.errors import ProtocolError
 from serpy.limited_log import RateLimit
-from serpy.trust.budgets import KNOWN, NAMED, ON, WATCH, Budgets
-from serpy.trust.limits import FLOW_S, PIKE, UNANSWERED, UNKNOWN
+from serpy.trust.budgets import Budgets
+from serpy.trust.limits import PIKE, UNANSWERED, UNKNOWN
+from serpy.trust.standing import KNOWN, NAMED, ON, WATCH
 
 if TYPE_CHECKING:
     from serpy.context.context import Context
@@ -80,18 +81,16 @@ class Charges:
             self.budgets.charge(ctx.flow, UNANSWERED)
 
     def _right(self, ctx: Context, who: str) -> None:
-        """*who* is known here from now on. One who was noted a minute ago and registers for no longer than others is not again."""
+        """*who* is known here from now on, as long as they are registered."""
         names = [who]
         seconds = 0
         message = ctx.message
         try:
             if ctx.request is not None and ctx.request.method == "REGISTER":
                 seconds = min(message.expires or 0, _MOVED_MAX)
-            if seconds <= FLOW_S and self.budgets.was_noted(ctx.flow, who):
-                return
             uri = message.from_.uri
-            name = f"{uri.user}@{uri.host}".lower()
-            if uri.user and name != who.lower():
+            name = f"{uri.user}@{uri.host}"
+            if name != who and uri.user and name.lower() != who.lower():
                 names.append(name)
         except ProtocolError:
             pass

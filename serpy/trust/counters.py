@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from serpy.trust.budgets import DROPS
 from serpy.trust.limits import NAMES
+from serpy.trust.standing import DROPS
 
 if TYPE_CHECKING:
     from serpy.shm.counters import Counters

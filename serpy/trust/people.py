@@ -13,8 +13,9 @@ from serpy.clock import Clock
 from serpy.errors import UsageError
 from serpy.shm.strangers import BANNED, FREE, QUIET
 from serpy.sip.text import printable
-from serpy.trust.budgets import DROPS, MODES, Budgets, spelled
+from serpy.trust.budgets import Budgets
 from serpy.trust.limits import BY_HAND, NAMES, TEXTS, TICKS
+from serpy.trust.standing import DROPS, MODES, spelled
 
 _HOLDS: Final = {QUIET: "quiet", BANNED: "banned"}
 LISTED_MAX: Final = 1000

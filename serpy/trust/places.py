@@ -1,7 +1,7 @@
 """Where a message comes from, as the tables know it: numbers for an address, its network, and names of users.
 
 IPv4 counts by address, IPv6 by /64 and, more patiently, by /48; a *pair* belongs to the /24 or /48, which a phone that gets
-a new address seldom leaves. IPv4 networks, /48s and hashes have numbers that no global IPv6 /64 has.
+a new address seldom leaves. IPv4 networks, /48s and hashes have numbers that no IPv6 /64 has which is given out; all have 62 bits.
 
 Runs in: every process. Locks: none. RFC: 4291 §2.5.
 """
@@ -9,10 +9,10 @@ Runs in: every process. Locks: none. RFC: 4291 §2.5.
 from __future__ import annotations
 
 import re
-from hashlib import blake2s
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from serpy.shm.fingerprints import Fingerprints
+from serpy.shm.mixing import BITS, mixed
 from serpy.sip.address import pack_address
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 _IPV4: Final = 1 << 32
 _WIDE: Final = 2 << 48
 _NOWHERE: Final = 2  # ::/64, and what is no address
-_PAIR: Final = 0xFF01 << 48  # a multicast prefix is nobody's source
-_USER: Final = 0xFF02 << 48
-_CALLEE: Final = 0xFF03 << 48
+_PAIR: Final = 0x3F01 << 48  # nobody's prefix
+_USER: Final = 0x3F02 << 48
+_CALLEE: Final = 0x3F03 << 48
 _48: Final = (1 << 48) - 1
-_63: Final = (1 << 63) - 1
+_ODD: Final = 1  # no key is 0
 _TRANSPORTS: Final = {"udp": 0, "tcp": 1, "tls": 2, "ws": 3, "wss": 4}
-_NUMBER: Final = Struct("!Q")
 KEPT: Final = 8192
 NAME_MAX: Final = 128  # characters of user@domain that count
 
@@ -50,17 +49,19 @@ class Place:
             packed = packed[12:]
         self.host: Final = host
         self.is_ipv6: Final = len(packed) == 16
+        self.source: Final = packed[:8].hex() if self.is_ipv6 else host  # another name of *net*
         number = int.from_bytes(packed, "big")
         net, low, wide = _IPV4 | number if packed else _NOWHERE, 0, _WIDE | 1 << 40 | number >> 8
         if self.is_ipv6:
-            net, low, wide = number >> 64 or _NOWHERE, number & 0xFFFFFFFFFFFFFFFF, _WIDE | number >> 80
-        self.net: Final[int] = net
-        self.low: Final[int] = low
-        self.wide: Final[int] = wide
+            net, low, wide = number >> 64 & BITS or _NOWHERE, number & 0xFFFFFFFFFFFFFFFF, _WIDE | number >> 80
+        self.net: i64 = net
+        self.low: i64 = low >> 2
+        self.last_bits: i64 = low & 3
+        self.wide: i64 = wide
 
     def net_text(self) -> str:
         """What people call what is charged."""
-        return f"{_prefix(self.net if self.net != _NOWHERE else 0)}/64" if self.is_ipv6 else self.host
+        return f"{_prefix(int.from_bytes(pack_address(self.host)[:8], 'big'))}/64" if self.is_ipv6 else self.host
 
     def wide_text(self) -> str:
         """The same for the network around it."""
@@ -77,13 +78,18 @@ def _prefix(number: int) -> str:
 
 
 class Names:
-    """Turns places and names into keys of the tables, with the *secret* of this server; remembers the last ones."""
+    """Turns places and names into keys of the tables, with the *secret* of this server; remembers the last places."""
 
     def __init__(self, secret: int) -> None:
-        self._secret: Final = secret
-        self._hash: Final = blake2s(secret.to_bytes(8, "big"), digest_size=8)  # as long for every name, which follows
+        seed: i64 = secret & BITS
+        self._texts: Final = Fingerprints(secret.to_bytes(8, "big"))
+        self._of_flow: i64 = mixed(seed, 1)
+        self._of_known_pair: i64 = mixed(seed, 2)
+        self._of_known_net: i64 = mixed(seed, 3)
+        self._of_pair: i64 = mixed(seed, 4)
         self._places: Final[dict[str, Place]] = {}
-        self._numbers: Final[dict[str, int]] = {}
+        self._last_name = ""
+        self._last_number: i64 = 0
 
     def place(self, host: str) -> Place:
         """The place of an address."""
@@ -94,45 +100,38 @@ class Names:
             found = self._places[host] = Place(host)
         return found
 
-    def number(self, name: str) -> int:
+    def number(self, name: str) -> i64:
         """A number for the user *name*, user@domain in any case."""
-        found = self._numbers.get(name)
-        if found is None:
-            if len(self._numbers) >= KEPT:
-                self._numbers.clear()
-            hashed = self._hash.copy()
-            hashed.update(name[:NAME_MAX].lower().encode("utf-8", "surrogateescape"))
-            numbers: tuple[int] = _NUMBER.unpack(hashed.digest())
-            found = numbers[0] >> 1
-            self._numbers[name[:NAME_MAX]] = found
-        return found
+        if name == self._last_name:
+            return self._last_number
+        value: i64 = self._texts.of(name[:NAME_MAX].lower())
+        self._last_name, self._last_number = name, value
+        return value
 
-    def flow(self, place: Place, port: int, transport: str) -> int:
+    def flow(self, place: Place, port: int, transport: str) -> i64:
         """The key of a flow among the known."""
-        value: i64 = hash((place.net, place.low, port << 3 | _TRANSPORTS.get(transport, 7), self._secret))
-        return value & _63 | 1
+        ends = port << 5 | _TRANSPORTS.get(transport, 7) << 2 | place.last_bits
+        return mixed(mixed(mixed(self._of_flow, place.net), place.low), ends) | _ODD
 
-    def known_pair(self, place: Place, name: int) -> int:
+    def known_pair(self, place: Place, name: i64) -> i64:
         """The key of a pair among the known."""
-        value: i64 = hash((1, place.wide, name, self._secret))
-        return value & _63 | 1
+        return mixed(mixed(self._of_known_pair, place.wide), name) | _ODD
 
-    def known_net(self, net: int) -> int:
+    def known_net(self, net: i64) -> i64:
         """The key of a network among the known: how many pairs it has."""
-        value: i64 = hash((2, net, self._secret))
-        return value & _63 | 1
+        return mixed(self._of_known_net, net) | _ODD
 
-    def pair(self, place: Place, name: int) -> int:
+    def pair(self, place: Place, name: i64) -> i64:
         """The key of a pair among strangers."""
-        return _PAIR | hash((3, place.wide, name, self._secret)) & _48
+        return _PAIR | mixed(mixed(self._of_pair, place.wide), name) & _48
 
-    def user(self, name: int) -> int:
+    def user(self, name: i64) -> i64:
         """The key of a user among strangers."""
-        return _USER | name & _48
+        return _USER | mixed(self._of_pair, name) & _48
 
-    def callee(self, name: int) -> int:
+    def callee(self, name: i64) -> i64:
         """The key of a user who is called by strangers."""
-        return _CALLEE | name & _48
+        return _CALLEE | mixed(self._of_pair, name) & _48
 
 
 def names_in(data: bytes) -> list[str]:

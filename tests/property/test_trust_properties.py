@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serpy.shm.keys import FULL, Keys
 from serpy.shm.known import Known
 from serpy.shm.strangers import BANNED, FREE, QUIET, WORD, Strangers
-from serpy.trust.places import Place, names_in
+from serpy.trust.places import Names, Place, names_in
 
 START = st.sampled_from([0, 1000, WORD - 50, WORD])
 
@@ -66,7 +67,7 @@ def test_who_is_banned_stays_so_for_its_time_unless_its_set_is_full_of_bans(star
         live = {each: end for each, end in until.items() if end > now}
         by_set = {}
         for each in live:
-            by_set.setdefault(hash((each, 3)) % table.sets, []).append(each)
+            by_set.setdefault(table.first_of(each), []).append(each)
         for bans in by_set.values():
             if len(bans) > 4:
                 for each in bans:
@@ -77,7 +78,7 @@ def test_who_is_banned_stays_so_for_its_time_unless_its_set_is_full_of_bans(star
 
 @given(START, st.lists(st.tuples(st.integers(1, 6), st.integers(0, 50), st.integers(1, 300)), max_size=60))
 def test_who_is_known_is_known_until_the_latest_instant(start, notes):
-    table = Known(memoryview(bytearray(Known.size(64))), 64)
+    table = Known(memoryview(bytearray(Known.size(64))), 64, 9)
     now = start
     until = {}
     for key, pause, ticks in notes:
@@ -90,6 +91,34 @@ def test_who_is_known_is_known_until_the_latest_instant(start, notes):
     assert table.used(now & WORD) == sum(end > now for end in until.values())
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=200))
+def test_a_key_is_found_where_it_was_put_until_it_is_let_go(steps):
+    keys = Keys(memoryview(bytearray(32 * 8)), 32, 11)
+    model = {}
+    for key, is_wanted in steps:
+        at = keys.look(key)
+        assert (at if at >= 0 else None) == model.get(key)
+        if is_wanted and at < 0 and at != FULL:
+            assert -1 - at not in model.values()
+            keys.put(-1 - at, key)
+            model[key] = -1 - at
+        elif is_wanted and at == FULL:
+            first = keys.first_of(key)
+            assert set(range(first, first + 8)) <= set(model.values())
+        elif at >= 0:
+            keys.free(at)
+            del model[key]
+    assert {keys.key(at): at for at in range(32) if keys.key(at)} == model
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 63))
+def test_no_bit_of_a_host_is_without_meaning_for_its_flow(address, bit):
+    names = Names(5)
+    other = type(address)(int(address) ^ 1 << bit)
+    assert names.flow(Place(str(address)), 5060, "udp") != names.flow(Place(str(other)), 5060, "udp")
+
+
 @given(st.binary(max_size=6000))
 def test_no_bytes_trouble_the_early_look(data):
     assert all(isinstance(name, str) for name in names_in(data))
@@ -98,6 +127,6 @@ def test_no_bytes_trouble_the_early_look(data):
 @given(st.ip_addresses())
 def test_every_address_has_a_place_and_no_two_networks_share_a_number(address):
     place = Place(str(address))
-    assert 0 < place.net < 1 << 64
+    assert 0 < place.net < 1 << 62
     assert place.net != place.wide
     assert place.net_text()

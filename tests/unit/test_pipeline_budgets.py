@@ -296,15 +296,37 @@ def test_a_user_of_ours_gets_every_repetition():
     assert len([each for each in bench.advance(60.0) if each.what == "486"]) == 10
 
 
-def test_a_phone_that_authenticates_all_the_time_is_noted_once_a_minute():
+def test_a_phone_that_authenticates_all_the_time_takes_ten_events_off_once_a_minute():
+    made = budgets()
+    bench = Bench(budgets=made, main=lambda bench, ctx: bench.charges.credentials(ctx, "alice@192.0.2.1", OK))
+    place = made.names.place(CALLER[0])
+    limit = made.limits.source[of.UNKNOWN].interval
+
+    def owed():
+        return made.strangers.debt(made.strangers.find(place.net), of.UNKNOWN, made.now()) // limit
+
+    for _ in range(20):
+        made.charge(bench.flow((CALLER[0], 9)), of.UNKNOWN)
+    before = owed()
+    for number in range(20):
+        bench.receive(ask(number), (CALLER[0], 6000 + number % 3))
+    assert before - owed() == 10
+    bench.advance(61.0)
+    bench.receive(ask(30))
+    assert owed() < before - 15
+
+
+def test_a_flow_whose_trust_was_lost_is_known_again_when_it_authenticates():
     made = budgets()
     bench = Bench(budgets=made, main=lambda bench, ctx: bench.charges.credentials(ctx, "alice@192.0.2.1", OK))
     bench.receive(ask(1))
-    made.known.forget(made.names.flow(made.names.place(CALLER[0]), CALLER[1], "udp"))
-    bench.receive(ask(2))
+    for _ in range(11):
+        made.wrong_password(bench.flow(), "bob@192.0.2.1")
     assert not made.is_known(bench.flow())
-    bench.advance(61.0)
-    bench.receive(ask(3))
+    made.strangers.lift(
+        made.strangers.find(made.names.pair(made.names.place(CALLER[0]), made.names.number("bob@192.0.2.1"))), 0
+    )
+    bench.receive(ask(2))
     assert made.is_known(bench.flow())
 
 

@@ -7,9 +7,10 @@ import pytest
 from serpy.clock import Clock
 from serpy.sip.flow import Flow, Listener
 from serpy.trust import limits as of
-from serpy.trust.budgets import KNOWN, OFF, PROVEN, STRANGER, WATCH, Budgets
+from serpy.trust.budgets import CHALLENGED_MAX, Budgets
 from serpy.trust.limits import Limits
 from serpy.trust.places import Place, names_in
+from serpy.trust.standing import KNOWN, OFF, PROVEN, STRANGER, WATCH
 
 UDP = Listener(0, "udp", "192.0.2.100", 5060)
 TCP = Listener(1, "tcp", "192.0.2.100", 5060)
@@ -252,6 +253,109 @@ def test_without_the_module_no_source_is_held():
     assert town.budgets.held[0] == 0
 
 
+# --- challenges
+
+
+def owed(town, reason=of.UNANSWERED, host=HOST):
+    """How many events of a source have not leaked away."""
+    budgets = town.budgets
+    at = budgets.strangers.find(budgets.names.place(host).net)
+    limit = budgets.limits.source[reason]
+    return 0 if at < 0 else -(-budgets.strangers.debt(at, reason, budgets.now()) // limit.interval)
+
+
+def test_a_challenge_that_is_answered_costs_nothing():
+    town = Town()
+    town.charge(of.UNANSWERED, 1)
+    town.budgets.right_password(udp(), ["alice@example.com"], 600)
+    town.budgets.tick()
+    assert owed(town) == 0
+
+
+def test_a_challenge_that_nobody_answers_is_charged_within_a_second():
+    town = Town()
+    town.charge(of.UNANSWERED, 1)
+    town.budgets.tick()
+    assert owed(town) == 1
+    town.budgets.tick()
+    assert owed(town) == 1
+
+
+def test_a_challenge_is_not_answered_over_another_flow():
+    town = Town()
+    town.charge(of.UNANSWERED, 1, udp(port=6666))
+    town.budgets.right_password(udp(), ["alice@example.com"], 600)
+    town.budgets.tick()
+    assert owed(town) == 1
+
+
+def test_challenges_of_one_second_are_charged_at_once_from_the_second_on():
+    town = Town()
+    for number in range(7):
+        town.charge(of.UNANSWERED, 1, udp(port=1000 + number))
+    assert owed(town) == 7
+
+
+def test_only_so_many_challenges_wait_for_their_answer():
+    town = Town()
+    hosts = [f"10.0.{number >> 8}.{number & 255}" for number in range(CHALLENGED_MAX + 20)]
+    for host in hosts:
+        town.charge(of.UNANSWERED, 1, udp(host))
+    assert sum(owed(town, host=host) for host in hosts) == 20
+    town.budgets.tick()
+    assert sum(owed(town, host=host) for host in hosts) == len(hosts)
+
+
+def test_a_phone_that_is_known_is_challenged_for_nothing():
+    town = Town()
+    town.budgets.right_password(udp(), ["alice@example.com"], 600)
+    for _ in range(5):
+        town.charge(of.UNANSWERED, 3)
+        town.wait(1.0)
+    assert owed(town) == 0
+
+
+def test_a_phone_with_a_long_registration_takes_events_off_whenever_it_calls():
+    town = Town()
+    town.budgets.right_password(udp(), ["alice@example.com"], 86400)
+    town.wait(1800)
+    town.charge(of.MALFORMED, 25, udp(port=9))
+    town.budgets.right_password(udp(), ["alice@example.com"], 0)
+    assert owed(town, of.MALFORMED) == 15
+    assert town.budgets.level(udp(port=9)) == PROVEN
+    town.wait(86400 - 1801)
+    assert town.budgets.level(udp()) == KNOWN
+
+
+def test_two_accounts_of_one_flow_take_no_more_off_than_two_phones():
+    town = Town()
+    town.charge(of.UNKNOWN, 20, udp(port=9))
+    for _ in range(10):
+        town.budgets.right_password(udp(), ["alice@example.com"], 600)
+        town.budgets.right_password(udp(), ["bob@example.com"], 600)
+    town.charge(of.UNKNOWN, 20, udp(port=9))
+    town.budgets.right_password(udp(), ["alice@example.com"], 600)
+    assert owed(town, of.UNKNOWN) == 20
+
+
+def test_an_office_is_large_as_long_as_its_phones_register():
+    town = Town()
+    for _ in range(3):
+        for number in range(100):
+            town.budgets.right_password(udp(port=10000 + number), [f"user{number}@example.com"], 600)
+        town.wait(6 * DAY_S)
+    town.charge(of.UNKNOWN, 20 * 10, tcp())
+    assert town.budgets.bans == 0
+
+
+def test_names_that_one_account_calls_itself_by_are_no_people():
+    town = Town()
+    for number in range(100):
+        town.budgets.right_password(udp(port=10000 + number), ["alice@example.com", f"user{number}@example.com"], 600)
+    town.charge(of.UNKNOWN, 21, tcp("203.0.113.7"))
+    assert town.budgets.bans == 1
+
+
 # --- passwords
 
 
@@ -328,6 +432,18 @@ def test_who_receives_what_we_send_there_is_proven_for_ten_minutes():
     assert town.budgets.level(udp(port=9)) == PROVEN
     town.wait(601)
     assert town.budgets.level(udp(port=9)) == STRANGER
+
+
+def test_an_authentication_proves_an_address_for_ten_minutes_whatever_comes_from_there():
+    town = Town()
+    town.budgets.right_password(udp(), ["alice@example.com"], 600)
+    town.wait(590)
+    town.charge(of.UNKNOWN, 5, udp(port=9))
+    assert town.budgets.level(udp(port=9)) == PROVEN
+    town.wait(20)
+    assert town.budgets.level(udp(port=9)) == STRANGER
+    town.charge(of.UNKNOWN, 50, udp(port=9))
+    assert town.budgets.bans == 0
 
 
 # --- calls and rows
