@@ -154,7 +154,8 @@ class HeaderLine:
 def after_colon(line: str) -> str:
     """What stands behind the colon of the header line *line*, trimmed; a folded one is not unfolded."""
     at = line.find(":") + 1
-    if line[at : at + 1] == " " and not (line[at + 1 : at + 2].isspace() or line[-1:].isspace()):
+    size = len(line)
+    if at + 1 < size and line[at] == " " and not (line[at + 1].isspace() or line[size - 1].isspace()):
         return line[at + 1 :]  # as nearly everybody writes it
     return line[at:].strip(" \t\r\n")
 
