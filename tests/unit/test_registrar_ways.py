@@ -169,7 +169,7 @@ def test_who_never_answers_is_left_out_where_there_are_others():
     calls = [setup.call(NOW + ASKED_S * number)[1] for number in range(5)]
     assert [len(targets) for targets in calls] == [2, 2, 2, 2, 1]
     assert calls[4][0].request_uri == "sip:bob@203.0.113.7:5062"
-    setup.register("<sip:bob@203.0.113.7:5062>", call_id="mine again", expires=0)
+    setup.register("<sip:bob@203.0.113.7:5062>", call_id="mine-again", expires=0)
     assert len(setup.call(NOW + ASKED_S * 5)[1]) == 1  # alone, it is asked again
 
 
