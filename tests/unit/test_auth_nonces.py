@@ -4,8 +4,11 @@ import base64
 
 import pytest
 
+from serpy.modules.auth.counts import ENTRY_SIZE, FRESH, STRIPES, NonceCounts
 from serpy.modules.auth.nonces import ELSEWHERE, INVALID, STALE, VALID, Nonces, network_of
 from serpy.script.networks import Networks, parse_network
+from serpy.shm.lock import StripedLock
+from serpy.shm.segment import Segment
 
 NOW = 1_700_000_000
 HOST = "203.0.113.7"
@@ -101,13 +104,27 @@ def test_a_nonce_bound_to_parts_of_its_request_is_good_for_these():
 
 
 def test_processes_hand_out_serials_of_their_own():
-    seen = set()
+    seen = {}
     for slot in range(3):
         ours = nonces()
         ours.attach(slot, 3)
-        seen |= {ours.check(ours.make(NOW, HOST), NOW, HOST)[2] % 3 for _ in range(5)}
-        assert {ours.check(ours.make(NOW, HOST), NOW, HOST)[2] % 3 for _ in range(5)} == {slot}
-    assert seen == {0, 1, 2}
+        for _ in range(5):
+            assert seen.setdefault(ours.check(ours.make(NOW, HOST), NOW, HOST)[2] % 4, slot) == slot
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6, 8])
+@pytest.mark.parametrize("entries", [64, 100])
+def test_two_processes_that_challenge_in_the_same_second_push_nobody_out(processes, entries):
+    segment = Segment(1 << 16)
+    counts = NonceCounts(segment.allocate("nonces", entries * ENTRY_SIZE), StripedLock(segment, "nonces", STRIPES))
+    made = []
+    for slot in range(processes):
+        ours = nonces()
+        ours.attach(slot, processes)
+        made += [ours.check(ours.make(NOW, HOST), NOW, HOST)[1:] for _ in range(4)]
+    made.sort(key=lambda one: -one[1])  # of one second the highest serial is the youngest
+    assert [counts.use(since, serial, 1, NOW) for since, serial in made] == [FRESH] * len(made)
 
 
 def test_many_sources_fill_no_memory():

@@ -153,7 +153,8 @@ class Auth:
         """Find out who knows the credentials, and who wants to know what they are worth."""
         self._service = server.find(CREDENTIALS)
         self._reports.attach(server)
-        self._nonces.attach(max(server.slot, 0), server.counters.slots)
+        receivers = max(getattr(server.settings, "children", 1), 1)  # nobody else challenges
+        self._nonces.attach(server.child, receivers)
 
     def _trusted(self) -> Networks | None:
         names = self.trusted_networks.replace(",", " ").split()

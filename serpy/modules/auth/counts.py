@@ -27,11 +27,11 @@ _ENTRY: Final = Struct("=IIII")  # made when, serial, highest count, the counts 
 
 
 class NonceCounts:
-    """The table in *area*, zeros at first, whose size is a multiple of ENTRY_SIZE."""
+    """The table in *area*, zeros at first: as many entries of ENTRY_SIZE as fit, a power of two."""
 
     def __init__(self, area: memoryview, lock: StripedLock) -> None:
         self._area: Final = area
-        self._places: Final = len(area) // ENTRY_SIZE
+        self._places: Final = 1 << (len(area) // ENTRY_SIZE).bit_length() - 1
         self._lock: Final = lock
 
     def use(self, since: int, serial: int, count: int, latest: int) -> int:

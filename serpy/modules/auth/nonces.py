@@ -56,9 +56,10 @@ class Nonces:
         self._next = int.from_bytes(os.urandom(3), "big")
 
     def attach(self, slot: int, slots: int) -> None:
-        """Hand out serials of *slot* from now on. A random start keeps a respawned child off those still in use."""
+        """Hand out serials of *slot*, of *slots*, from now on. A random start keeps a respawned child off those in use."""
         self._slot = slot
-        self._slots = slots
+        # A power of two, as the places in ``counts`` are: so no two processes ever want the same place.
+        self._slots = 1 << (slots - 1).bit_length()
         self._next = int.from_bytes(os.urandom(3), "big")
 
     def make(self, now: int, host: str, parts: bytes = b"") -> str:
