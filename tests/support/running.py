@@ -124,8 +124,11 @@ class Running:
         """Database, domain example.com and *users*, whose passwords are their names."""
         self.ctl("db", "create")
         self.ctl("domain", "add", DOMAIN)
-        for user in users:
-            self.ctl("user", "add", f"{user}@{DOMAIN}", "-p", user)
+        if users:
+            listing = self.folder / "users.txt"
+            listing.write_text("".join(f"{user}@{DOMAIN} {user}\n" for user in users))
+            self.ctl("user", "import", str(listing))  # one program, however many they are
+            listing.unlink()
         return self
 
     def phone(self, user: str, **options) -> Phone:
