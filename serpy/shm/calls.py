@@ -330,12 +330,12 @@ class CallTable:
             if call.expires < now:
                 self.remove(call)
 
-    def make_room(self) -> bool:
-        """Forget a ringing call of somebody unknown, else one that has ended; False when none is found soon."""
+    def make_room(self, but: Call | None = None) -> bool:
+        """Forget a ringing call of somebody unknown, else one that has ended, never *but*; False when none is found soon."""
         ended: Call | None = None
         for _ in range(min(ROOM, len(self._slots))):
             call = self._next()
-            if call is None:
+            if call is None or call is but:
                 continue
             if call.state == layout.RINGING and not call.meta & layout.NAMED:
                 self.remove(call)

@@ -200,6 +200,7 @@ class Fingerprints:
     def _plain_contact(self, line: str) -> Contact | None:
         """What *line* says when it is nothing but a URI as ``_plain`` takes it, in brackets; None for any other."""
         start = line.find("<sip:")
+        colon: i64 = line.find(":")
         end = line.find(">", start)
         data = encoded(line)
         if start < 2 or end < 0 or len(line) > _KEPT_LENGTH or len(data) != len(line):
@@ -207,8 +208,8 @@ class Fingerprints:
         before: i64 = start - 1
         if data[before] == _SPACE:
             before -= 1
-        if data[before] != _COLON:
-            return None
+        if before != colon:
+            return None  # a display name
         number = self._plain(data, start + 5, end)
         if number == NONE:
             return None

@@ -202,10 +202,10 @@ def request_within(data: bytes) -> bytes:
     at = 0
     for _ in range(LOOKED_AT):
         at = data.find(b"\n", at) + 1
-        line = data[at : data.find(b"\n", at)]
-        if not at or not line:
+        end = data.find(b"\n", at)
+        if not at or end < at:
             return b""
-        words = line.rstrip(b"\r").split(b" ")
+        words = data[at:end].rstrip(b"\r").split(b" ")
         if len(words) == 3 and words[2] == b"SIP/2.0":
             return data[at:]
     return b""

@@ -134,13 +134,25 @@ def test_everything_in_a_dialog_comes_by_the_connection_of_a_phone_that_does_not
     phones, from_, to, other_port
 ):
     said = free_port() if other_port else 0
-    alice, bob = phones("alice", from_, said=said), phones("bob", to, said=said)
+    # What a caller says may be where it listens by UDP: who sends a large INVITE by TCP says nothing by that (§18.1.1).
+    alice, bob = phones("alice", from_), phones("bob", to, said=said)
     assert (alice.register().status, bob.register().status) == (200, 200)
     call = Call(alice, bob)
     for method in ("INFO", "INVITE", "INFO"):
         call.ask(method, up=True)
         call.ask(method, up=False)
     call.ask("BYE", up=from_ == "tcp")
+
+
+def test_a_phone_on_udp_that_sends_its_large_invite_by_tcp_is_still_one_on_udp(phones):
+    alice, bob = phones("alice", "udp"), phones("bob", "udp")
+    assert (alice.register().status, bob.register().status) == (200, 200)
+    by_tcp = phones("alice", "tcp", said=alice.port)
+    call = Call(by_tcp, bob)
+    by_tcp.socket.close()
+    call.up("BYE")
+    alice.reply(alice.expect("BYE"), 200)
+    assert "BYE" in bob.expect(200).get("CSeq")
 
 
 def test_a_dialog_outlives_the_receiver_that_made_it_and_keeps_the_connections(server, phones):

@@ -136,6 +136,13 @@ def test_a_private_contact_leads_somewhere_for_its_neighbours(module, host, resu
     assert test(request(f"<sip:alice@192.0.2.9;maddr={host}>", neighbour), 512) == result
 
 
+def test_what_has_been_repaired_for_its_connection_is_not_repaired_twice(module):
+    ctx = request("<sip:a@10.0.0.1:4>;q=1", TCP_FLOW)
+    other = "<sip:a@203.0.113.7:40000;transport=tcp>;q=1"
+    ctx.edits.replace(ctx.message.find("contact"), f"Contact: {other}")  # record_route() has
+    assert fixed(module, ctx) == other
+
+
 def test_a_hold_in_sdp_is_no_nat(module):
     body = "v=0\r\nc=IN IP4 0.0.0.0\r\n"
     ctx = context(request_text("Contact: <sip:a@203.0.113.7:5062>", body=body))

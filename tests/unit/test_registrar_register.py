@@ -156,6 +156,21 @@ def test_a_retransmission_is_answered_and_changes_nothing(contacts, age):
     assert all(binding.contact not in [each.contact for each in live] for binding in put)
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("sip:203.0.113.7:40000", "sip:203.0.113.7:50000"),
+        ("sip:203.0.113.7:40000;transport=tcp", "sip:203.0.113.7:50000;transport=tcp"),
+    ],
+)
+def test_a_phone_that_counts_from_the_start_again_is_reached_where_it_is_now(before, now):
+    contact = "<sip:a@10.0.0.1>" + INSTANCE
+    made, _ = register(contact, 600, received=before).decide([])
+    put, _ = register(contact, 600, received=now, wall_now=NOW + 20).decide(made)
+    assert [binding.received for binding in put] == [now]
+    assert register(contact, 600, received=before, wall_now=NOW + 20).decide(made) == ([], [])
+
+
 def test_a_retransmission_after_a_restart_is_known_though_a_row_does_not_say_when_it_was_written():
     row = known(expires_at=int(NOW) + 570, modified_at=(NOW + 570) / 1e6)
     assert register("<sip:a@192.0.2.1>", 600, cseq=5).decide([row]) == ([], [])

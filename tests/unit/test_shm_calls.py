@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serpy.errors import ParseError
+from serpy.modules.rr.sides import new_leg
 from serpy.net.steering import owner
 from serpy.shm import call_file as layout
 from serpy.shm.call_file import CallFile, in_memory, open_file, stamp
@@ -197,6 +198,22 @@ def test_a_leg_for_which_there_is_no_room_is_not_remembered():
     assert len(first.legs) == layout.LEGS
 
 
+def test_room_for_the_fifth_leg_is_made_by_a_ringing_call_of_a_stranger_never_by_the_call_itself():
+    calls = table(records=64)
+    first = put(calls, 1)
+    others = [put(calls, key, named=True, state=layout.ANSWERED) for key in range(2, 64)]
+    stranger = put(calls, 64)
+    legs = [Side(number, 0, 0, 0, 0, 0, USED) for number in range(layout.LEGS)]
+    assert [new_leg(calls, first, leg) is leg for leg in legs] == [True] * layout.LEGS
+    assert calls.find(64, AT) is None
+    assert stranger.at in first.pages
+    assert calls.count == 1 + len(others)
+    for number in range(layout.LEGS - 1):  # the rest of that record
+        assert new_leg(calls, first, Side(20 + number, 0, 0, 0, 0, 0, USED)) is not None
+    assert new_leg(calls, first, Side(50, 0, 0, 0, 0, 0, USED)) is None
+    assert calls.find(1, AT) is first
+
+
 @pytest.mark.parametrize("children", [1, 2, 5])
 def test_other_numbers_of_receivers_find_their_calls_in_their_slabs(tmp_path, children):
     old = opened(tmp_path / "calls", 3)
@@ -377,6 +394,8 @@ def test_texts_that_differ_anywhere_have_other_numbers():
         ('Contact: "a <sip:eve@192.0.2.2>, b" <sip:bob@192.0.2.1>;q=1', "sip:bob@192.0.2.1"),
         ("Contact: Bob <sip:bob@192.0.2.1>;expires=60, <sip:carol@192.0.2.3>", "sip:bob@192.0.2.1"),
         ("Contact: sip:bob@192.0.2.1, <sip:carol@192.0.2.3>", "sip:bob@192.0.2.1"),
+        ('Contact: "B: <sip:evil@192.0.2.9:5060>" <sip:bob@192.0.2.1:5070>', "sip:bob@192.0.2.1:5070"),
+        ('Contact: sip:bob@192.0.2.1;y=":<sip:a@192.0.2.9:5060>"', "sip:bob@192.0.2.1"),
         ("Contact:\r\n <sip:bob@192.0.2.1>", "sip:bob@192.0.2.1"),
     ],
 )

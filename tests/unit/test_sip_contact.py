@@ -39,9 +39,22 @@ def sent(text, flow=PHONE, edits=None):
 )
 def test_a_phone_that_names_no_transport_is_called_back_by_its_connection(contact, expected, flow):
     for name in ("Contact", "m"):
-        assert sent(request_text(f"{name}: {contact}"), flow) == f"{name}: {expected}"
         answer = reply_text(f"{name}: {contact}", f"Record-Route: <sip:{flow.listener.sent_by};lr>")
         assert sent(answer, flow) == f"{name}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("contact", "expected"),
+    [
+        ("<sip:a@203.0.113.7:40000>", "<sip:a@203.0.113.7:40000;transport=tcp>"),
+        ("sip:a@203.0.113.7:40000;q=1", "<sip:a@203.0.113.7:40000;transport=tcp>;q=1"),
+        # Where they listen by UDP: who sends a large request by TCP says nothing else (RFC 3261 §18.1.1).
+        ("<sip:a@203.0.113.7>", "<sip:a@203.0.113.7>"),
+        ("<sip:a@203.0.113.7:5062;ob>;q=1", "<sip:a@203.0.113.7:5062;ob>;q=1"),
+    ],
+)
+def test_of_a_request_only_the_port_of_its_connection_means_the_connection(contact, expected):
+    assert sent(request_text(f"Contact: {contact}")) == f"Contact: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -74,13 +87,30 @@ def test_behind_another_proxy_it_is_for_that_proxy_to_know_its_phones():
 
 
 def test_the_edits_of_others_stay_as_they_are_and_what_they_changed_is_kept():
-    message = parse_message(request_text("Contact: <sip:a@203.0.113.7>", "X: 1").encode())
+    message = parse_message(request_text("Contact: <sip:a@203.0.113.7:40000>", "X: 1").encode())
     shared = Edits()
     assert kept_on_stream(message, shared, PHONE) is not shared
     assert not shared
     shared.remove(message.find("contact"))
     assert kept_on_stream(message, shared, PHONE) is shared
     edits = Edits()
-    edits.replace(message.find("contact"), "Contact: <sip:other@203.0.113.7>")
+    edits.replace(message.find("contact"), "Contact: <sip:other@203.0.113.7:40000>")
     changed = kept_on_stream(message, edits, PHONE).replaced
     assert changed[message.find("contact")] == "Contact: <sip:other@203.0.113.7:40000;transport=tcp>"
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        "<sip:1192.0.2.1:5060;lr>", "<sip:203.0.113.7;x=192.0.2.1:5060;lr>", '"192.0.2.1:5060;" <sip:203.0.113.7;lr>',
+        "<sip:192.0.2.1:5061;lr>",
+    ],
+)  # fmt: skip
+def test_a_record_route_is_ours_by_its_host_and_port(top):
+    contact = "Contact: <sip:a@203.0.113.7:5062>"
+    assert sent(reply_text(f"Record-Route: {top}", contact)) == contact
+
+
+def test_the_uri_is_replaced_where_it_stands_and_not_in_the_name():
+    line = 'Contact: "a sip:a@203.0.113.7:40000\r\n x" <sip:a@203.0.113.7:40000>'
+    assert sent(request_text(line)).endswith("<sip:a@203.0.113.7:40000;transport=tcp>")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serpy.errors import FramingError
+from serpy.sip import framing
 from serpy.sip.framing import CONTINUE, HTTP, PING, SIP, StreamFramer, with_content_length
 from serpy.sip.limits import HEAD_MAX, LINE_MAX
 
@@ -111,3 +112,27 @@ def test_what_leaves_over_a_connection_has_a_content_length(data, expected):
 
 def test_what_http_calls_l_is_no_length():
     assert take(b"GET / HTTP/1.1\r\nl: 5\r\n\r\n") == [(HTTP, b"GET / HTTP/1.1\r\nl: 5\r\n\r\n")]
+
+
+@pytest.mark.parametrize(
+    ("data", "is_words", "within"),
+    [
+        pytest.param(b"hello server\r\n", True, b"", id="one-line"),
+        pytest.param(b"hello\nOPTIONS sip:a SIP/2.0", True, b"", id="a-line-without-end"),
+        pytest.param(
+            b"hello\r\n\r\nOPTIONS sip:a SIP/2.0\r\n",
+            True,
+            b"OPTIONS sip:a SIP/2.0\r\n",
+            id="a-request-behind-an-empty-line",
+        ),
+        pytest.param(
+            b"hello\r\nOPTIONS sip:a SIP/2.0\r\nVia: x", True, b"OPTIONS sip:a SIP/2.0\r\nVia: x", id="a-request"
+        ),
+        pytest.param(b"x\n" * 20 + b"OPTIONS sip:a SIP/2.0\n", True, b"", id="too-far-behind"),
+        pytest.param(b"\x16\x03\x01\x02\n", False, b"", id="bytes"),
+        pytest.param(b"no end", False, b"", id="no-line"),
+    ],
+)
+def test_behind_what_is_no_message_the_request_that_was_meant_is_found(data, is_words, within):
+    assert framing.is_text(data) is is_words
+    assert framing.request_within(data) == within

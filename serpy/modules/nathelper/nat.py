@@ -16,7 +16,7 @@ from typing import Final
 from serpy.api import DOMAINS, FALSE, TRUE, Context, DomainService, ParseError, Server
 from serpy.context.context import NATTED
 from serpy.sip.address import default_port
-from serpy.sip.contact import line_as_sent, source_contact, unfolded, with_uri
+from serpy.sip.contact import first_sent, line_as_sent, source_contact, unfolded, with_uri
 from serpy.sip.flow import Flow
 from serpy.sip.nameaddr import NameAddr, parse_nameaddr, render_params, split_commas
 from serpy.sip.reach import HOST_NAME, PUBLIC, is_private, is_same_address, is_unreachable, kind_of, leads_nowhere
@@ -88,7 +88,8 @@ class Nat:
             return FALSE
         fixed = NameAddr(old.display, source_contact(old.uri, ctx.flow), old.params)
         index = message.find("contact")
-        ctx.edits.replace(index, with_uri(line_as_sent(message, ctx.edits, index), old, fixed))
+        line = line_as_sent(message, ctx.edits, index)
+        ctx.edits.replace(index, with_uri(line, first_sent(line, old), fixed))
         contacts[0] = fixed
         ctx.notes[NAME] = message
         return TRUE

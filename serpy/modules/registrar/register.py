@@ -134,7 +134,8 @@ class Registration:
             if repeated:
                 if len(matching) != 1 or not self._says_the_same(contact, phone, expires, repeated[0]):
                     raise _out_of_order()
-                continue
+                if self._came_the_same_way(contact.uri, phone, repeated[0]):
+                    continue
             for known in matching:
                 del working[known.contact]
                 if put.pop(known.contact, None) is None:  # else it stands twice in this request
@@ -245,6 +246,14 @@ class Registration:
         if known.modified_at < known.expires_at / FROM_ROW:
             return known.expires_at - self.wall_now <= expires + 1  # no more than it could have been granted
         return abs(known.expires_at - math.ceil(known.modified_at) - expires) <= 1
+
+    def _came_the_same_way(self, uri: Uri, phone: Phone, known: Binding) -> bool:
+        """False for a phone that counts from the start again and is elsewhere now: that is news, whatever its numbers are."""
+        if phone.received:
+            return phone.received == known.received
+        if self.came_from is None or not self._keeps_flow(uri, self.came_from):
+            return not known.received
+        return known.received == str(self.came_from)
 
     def _q(self, contact: NameAddr) -> int:
         """The q of *contact*. Raises ParseError."""

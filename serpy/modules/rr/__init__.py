@@ -175,15 +175,24 @@ class RecordRouting:
         """True when the Route set says where this request goes; STRANGE, ELSEWHERE when it does not belong to its dialog."""
         if not self._bound:
             self._bind()
-        if ctx.flow.connection:
-            ctx.edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
         found = self.router.route(ctx)
         calls = self.calls
+        if ctx.flow.connection:
+            self._keep_on_stream(ctx)
         if found < FALSE and calls is not None:
             calls.memory.count(COUNT_ELSEWHERE if found == ELSEWHERE else REFUSED)
             if ctx.message.cseq.method == "ACK" and self.stray_ack == "drop":
                 return STOP  # never answered, and never what a script should work on
         return found
+
+    def _keep_on_stream(self, ctx: Context) -> None:
+        """A phone that was reached by the connection of this request stays there, though its Contact does not say so."""
+        edits = kept_on_stream(ctx.message, ctx.edits, ctx.flow)
+        if edits is ctx.edits and self.calls is not None and ctx.dialog:
+            other = kept_on_stream(ctx.message, edits, ctx.flow, any_port=True)
+            if other is not edits and self.calls.knows_target(ctx, other):
+                edits = other
+        ctx.edits = edits
 
     def _bind(self) -> None:
         # Not in init(): the modules loaded after us provide their services only then.

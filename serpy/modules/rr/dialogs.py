@@ -240,6 +240,17 @@ class Dialogs(DialogWatcher):
         hop = endpoint_of_text(self.prints, target.dst_uri or target.request_uri)
         return side is not None and hop != 0 and side.hop == hop
 
+    def knows_target(self, ctx: Context, edits: Edits) -> bool:
+        """True when the Contact of this request, as it leaves with *edits*, is what its sender was asked for before."""
+        call = self.memory.table.find(ctx.dialog, stamp(ctx.wall_now))
+        request = ctx.request
+        if call is None or request is None:
+            return False
+        tag = self.prints.of(request.from_tag)
+        side = call.caller if call.caller.tag == tag else leg_of(call, tag)
+        target = contact_of(self.prints, request, edits).target
+        return side is not None and target != 0 and target in (side.contact, side.before)
+
     # -- answers
 
     def answered(self, dialog: int, ctx: Context | None, response: Response, edits: Edits, flow: Flow | None) -> None:

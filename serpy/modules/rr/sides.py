@@ -46,7 +46,11 @@ def branch_to(call: Call, hop: i64) -> Side | None:
 
 def new_leg(table: CallTable, call: Call, leg: Side) -> Side | None:
     """*leg* as one more of *call*; None when it has too many or there is no memory."""
-    return leg if len(call.legs) < MAX_LEGS and table.add_leg(call, leg) else None
+    if len(call.legs) >= MAX_LEGS:
+        return None
+    if table.add_leg(call, leg) or (table.make_room(call) and table.add_leg(call, leg)):
+        return leg
+    return None
 
 
 def tagged_leg(table: CallTable, call: Call, tag: i64, hop: i64) -> Side | None:
