@@ -77,6 +77,19 @@ def _outcome(parse, given_value):
         return None, exc.status
 
 
+_LENGTHS = re.compile(rb"(?im)^(?:content-length|l)[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
+
+
+def _with_one_length(data):
+    """*data* without all Content-Length lines of its head but the first: they say the same (RFC 3261 §7.3.1)."""
+    end = re.search(rb"\n\r?\n", data)
+    head = data[: end.start() + 1] if end else data
+    first = _LENGTHS.search(head)
+    if first is None:
+        return data
+    return head[: first.end()] + _LENGTHS.sub(b"", head[first.end() :]) + data[len(head) :]
+
+
 def _check(data):
     assert is_keepalive(data) in {True, False}
     assert quick_call_id(data) in data
@@ -88,7 +101,7 @@ def _check(data):
         assert status in {400, 505, 513}
         return
     written = render(message)
-    assert data.lstrip(b"\r\n").startswith(written)
+    assert _with_one_length(data.lstrip(b"\r\n")).startswith(written)
     again = parse_message(written)
     assert (again.names, again.lines, again.body) == (message.names, message.lines, message.body)
     _exercise(message)
@@ -119,6 +132,8 @@ def test_no_bytes_raise_anything_but_protocol_errors(data):
 
 @settings(max_examples=400)
 @given(messages())
+@example(b"INVITE sip:a@h SIP/2.0\r\nl:0\r\nContent-Length:\r\n 0\r\nX:1\r\n\r\nl:1\r\n")
+@example(b"SIP/2.0 200 OK\nContent-Length:1\nX:1\nL : 1\n\nab")
 def test_near_messages_survive_every_operation_and_are_written_back_identical(data):
     _check(data)
 
