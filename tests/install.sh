@@ -1,10 +1,19 @@
 #!/usr/bin/env bash
 # Install serpy from this tree into a virtual environment: what make run, make bench and tests/run.sh all do.
-# usage: tests/install.sh VENV [EXTRA]     SERPY_PURE=1 = compile nothing. Writes VENV/.installed at the end.
+# usage: tests/install.sh VENV [EXTRA]     SERPY_PURE=1 = compile nothing. Writes VENV/.installed at the end; as long as
+# nothing is newer than that, and it says that the same was asked for, nothing is done again.
 set -eu
 cd "$(dirname "$0")/.."
 venv=$1
 wanted=.${2:+[$2]}
+asked="$wanted SERPY_PURE=${SERPY_PURE:-0}"
+
+if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$asked" ] &&
+  [ -z "$(find serpy setup.py pyproject.toml "$0" -name __pycache__ -prune -o -newer "$venv/.installed" -print -quit)" ]; then
+  echo "serpy in $venv is up to date"
+  exit 0
+fi
+rm -f "$venv/.installed"
 
 if [ ! -x "$venv/bin/python" ]; then
   python=$(sh tests/python.sh)
@@ -30,4 +39,4 @@ trap 'rm -f "$log"' EXIT
 if [ "${SERPY_PURE:-0}" != 1 ] && ! compgen -G "$venv/lib/python*/site-packages/serpy/pipeline*.so" >/dev/null; then
   echo "serpy is installed as pure Python: the same server, slower. To compile it: apt-get install gcc python3-dev" >&2
 fi
-touch "$venv/.installed"
+echo "$asked" >"$venv/.installed"
