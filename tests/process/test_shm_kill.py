@@ -88,15 +88,15 @@ class Writer:
 
 
 def check(table, writer):
-    """Each user has the last acknowledged bindings, or those of the change that was under way."""
+    """Each user has the last acknowledged bindings, or those of the change that was under way: these stay, then."""
     for user in range(USERS):
         uid = f"w{writer.number}u{user}"
         found = [b.contact for b in table.read(table.key(0, uid), uid)[0]]
-        allowed = [
-            [b.contact for b in bindings_of(writer.number, user, version, count)]
-            for version, count in (writer.acknowledged.get(user, (0, 0)), writer.attempted.get(user, (0, 0)))
-        ]
+        acknowledged = writer.acknowledged.get(user, (0, 0))
+        changes = [acknowledged, writer.attempted.pop(user, acknowledged)]
+        allowed = [[b.contact for b in bindings_of(writer.number, user, *change)] for change in changes]
         assert found in allowed, (uid, found, allowed)
+        writer.acknowledged[user] = changes[allowed.index(found)]
 
 
 def test_killed_writers_leave_a_table_the_next_holder_repairs():
