@@ -9,7 +9,7 @@ wanted=.${2:+[$2]}
 asked="$wanted SERPY_PURE=${SERPY_PURE:-0}"
 
 if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$asked" ] &&
-  [ -z "$(find serpy setup.py pyproject.toml "$0" -name __pycache__ -prune -o -newer "$venv/.installed" -print -quit)" ]; then
+  [ -z "$(find serpy setup.py cold.h pyproject.toml tests/install.sh -name __pycache__ -prune -o -newer "$venv/.installed" -print -quit)" ]; then
   echo "serpy in $venv is up to date"
   exit 0
 fi
