@@ -15,7 +15,6 @@ from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.nameaddr import NameAddr, split_commas, without_empty_end
 from serpy.sip.parser import parse_for_reply, parse_request
 from serpy.sip.text import reason_text
-from serpy.sip.via import via_with_received
 
 # Requests whose 101..299 answers carry Record-Route: they make a dialog (RFC 3261 §12.1.1; 6665; 3515)
 _DIALOG_FORMING = ("INVITE", "SUBSCRIBE", "REFER", "NOTIFY", "UPDATE")
@@ -177,7 +176,7 @@ def build_reply(
             line = request.lines[at]
             if first_via:
                 first_via = False
-                line = via_with_received(line, received, rport)
+                line = request.annotated_via(line, received, rport)
             parts.append(without_empty_end(line))
         elif name == "to":
             line = without_empty_end(request.lines[at])

@@ -20,7 +20,7 @@ from serpy.sip.message import Edits, Request
 from serpy.sip.received import OPEN_CONNECTION
 from serpy.sip.status import PHRASES
 from serpy.sip.uri import Uri, parse_uri
-from serpy.sip.via import Via, via_with_received
+from serpy.sip.via import Via
 from serpy.sip.writer import build_request
 from serpy.transaction.matching import NO_GROUPS, Groups, is_loop, loop_value
 from serpy.transaction.ways import Ways
@@ -86,9 +86,10 @@ def reply_flow(
     if to_source or via.rport >= 0:
         return flow
     port = via.port or 5060
-    maddr = via.param("maddr")
-    if maddr is not None and groups and (plain_address(maddr), port) in groups:
-        return Flow(flow.listener, plain_address(maddr), port)
+    if groups:
+        maddr = via.param("maddr")
+        if maddr is not None and (plain_address(maddr), port) in groups:
+            return Flow(flow.listener, plain_address(maddr), port)
     if to_via and is_address(via.host):
         return Flow(flow.listener, via.address, port)
     return flow if port == flow.port else Flow(flow.listener, flow.host, port, 0, flow.options)
@@ -234,7 +235,7 @@ class Forwarder:
         if not received and not rport:
             return ctx.edits
         at = request.find("via")
-        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport))
+        ctx.edits.replace(at, request.annotated_via(request.lines[at], received, rport))
         return ctx.edits
 
     def is_loop(self, request: Request) -> bool:
