@@ -32,11 +32,12 @@ PREFERRED: Final = 512
 REMOTE_PARTY: Final = 1024
 PROXY_REQUIRE: Final = 2048
 MAX_BREADTH: Final = 4096
+VIA: Final = 8192
 BITS: Final[dict[str, int]] = {
     "from": FROM, "to": TO, "call-id": CALL_ID, "cseq": CSEQ, "max-forwards": MAX_FORWARDS,
     "content-length": CONTENT_LENGTH, "route": ROUTE, "contact": CONTACT,
     "p-asserted-identity": ASSERTED, "p-preferred-identity": PREFERRED, "remote-party-id": REMOTE_PARTY,
-    "proxy-require": PROXY_REQUIRE, "max-breadth": MAX_BREADTH,
+    "proxy-require": PROXY_REQUIRE, "max-breadth": MAX_BREADTH, "via": VIA,
 }  # fmt: skip
 
 _SPACE: Final = 0x20

@@ -28,7 +28,7 @@ from serpy.sip.lines import (
     checked_call_id,
 )
 from serpy.sip.nameaddr import NameAddr, cached_nameaddr, parse_nameaddr, parse_nameaddr_list, split_commas
-from serpy.sip.uri import parse_uri
+from serpy.sip.uri import Uri, parse_uri
 from serpy.sip.via import Via, parse_via, via_of_line, via_with_received
 
 # Bits of the headers that are needed, and of those that may come only once (RFC 3261 §8.1.1). Max-Forwards may be
@@ -203,6 +203,10 @@ class Message:
     def may_have(self, bits: int) -> bool:
         """False when there is certainly no header of *bits* (``lines.BITS``): most questions end here."""
         return not self.seen or self.seen & bits != 0
+
+    def may_have_two(self, bit: int) -> bool:
+        """False when there is certainly not more than one line of the header *bit*."""
+        return not self.seen or self.twice & bit != 0
 
     def has(self, name: str) -> bool:
         """True when there is a header *name*."""
@@ -401,6 +405,7 @@ class Message:
                     twice |= seen & bit
                     seen |= bit
             self.seen = seen
+            self.twice = twice
         if seen & _NEEDED != _NEEDED or twice & _SINGLE:
             raise _count_error(names)
         try:
@@ -453,6 +458,15 @@ class Request(Message):
         super().__init__(raw, start_line, names, lines, body, ends)
         self.method: Final = method
         self.request_uri: Final = request_uri
+        self._uri: Uri | None = None
+
+    @property
+    def uri(self) -> Uri:
+        """The Request-URI, parsed. Raises ParseError."""
+        uri = self._uri
+        if uri is None:
+            uri = self._uri = parse_uri(self.request_uri)
+        return uri
 
     def check_mandatory(self) -> None:
         """As for every message; also the URIs that decide who calls whom and by which way (§16.3 item 1).
@@ -460,7 +474,7 @@ class Request(Message):
         These are the Request-URI, which may hold no headers, From, To, Route, and the Contact of who wants to be reached
         by it, at one place (§8.1.1.8); of a scheme that we do not know only that it is one. Whether we serve the scheme (416) is not judged here.
         """
-        if parse_uri(self.request_uri).headers:
+        if self.uri.headers:
             raise ParseError("headers in the Request-URI", header="Request-URI", value=self.request_uri)
         super().check_mandatory()
         header = "From"

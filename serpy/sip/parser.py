@@ -74,7 +74,7 @@ def parse_message(data: bytes) -> Request | Response:
         data = data.lstrip(b"\r\n")  # §7.5: line ends before the start line
     if data.endswith(b"\r\n\r\n"):  # most messages have no body: that spares the search
         return _parse(data, len(data) - 4)
-    head_end = data.find(b"\r\n\r\n")
+    head_end = data.rfind(b"\r\n\r\n")  # the body is short; where it holds an empty line, that will be noticed
     if head_end < 0:
         return _parse_slowly(data)
     return _parse(data, head_end)

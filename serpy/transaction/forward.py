@@ -16,6 +16,7 @@ from serpy.errors import BackendError, HeldBackError, ProtocolError, TransportEr
 from serpy.sip.address import default_port, is_address, plain_address
 from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
+from serpy.sip.lines import VIA
 from serpy.sip.message import Edits, Request
 from serpy.sip.received import OPEN_CONNECTION
 from serpy.sip.status import PHRASES
@@ -246,6 +247,8 @@ class Forwarder:
         """True when a Via line of *request* holds our sign."""
         sign = self.ways.sign
         lines = request.lines
+        if not request.may_have_two(VIA):
+            return sign in lines[request.find("via")]
         return any(name == "via" and sign in lines[at] for at, name in enumerate(request.names))
 
     def headers_on_top(self, ctx: Context, flow: Flow) -> list[str]:
