@@ -152,11 +152,28 @@ def _parse_pairs(text: str, separator: str) -> dict[str, str]:
     if not text:
         return found
     for part in text.split(separator):
-        name, _, value = part.partition("=")
-        name = ascii_lower(name)
+        equals = part.find("=")
+        name = part if equals < 0 else part[:equals]
+        if not _has_small_letters_only(name):
+            name = ascii_lower(name)
         if name and name not in found:
-            found[name] = value
+            found[name] = "" if equals < 0 else part[equals + 1 :]
     return found
+
+
+def _has_small_letters_only(name: str) -> bool:
+    end: i64 = len(name)
+    at: i64 = 0
+    while at < end:
+        letter: i64 = ord(name[at])
+        if letter < _SMALL_A or letter > _SMALL_Z:
+            return False
+        at += 1
+    return True
+
+
+_SMALL_A: Final = 0x61
+_SMALL_Z: Final = 0x7A
 
 
 _cache: Final[dict[str, Uri]] = {}

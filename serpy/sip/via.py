@@ -169,6 +169,10 @@ def _usual_params(line: str, at: int, transport: str, host: str, port: int) -> V
                 return Via(transport, host, port, branch, -1, "", None, line)
             if line[stop:] == ";rport":
                 return Via(transport, host, port, branch, 0, "", None, line)
+    elif line[at : at + 14] == ";rport;branch=":
+        branch = line[at + 14 :]
+        if branch.isalnum():
+            return Via(transport, host, port, branch, 0, "", {"rport": "", "branch": branch})
     if "," in line or "\n" in line:
         return None
     try:
