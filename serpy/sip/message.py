@@ -324,7 +324,7 @@ class Message:
         for at, known in enumerate(self.names):
             if known == name:
                 line = self.lines[at]
-                if "," in line or "\n" in line:
+                if "," in line or not (self.has_no_fold or "\n" not in line):
                     found.extend(parse_nameaddr_list(self.value(at)))
                 else:  # the same line comes in every request of a dialog
                     found.append(cached_nameaddr(line))
