@@ -1,4 +1,4 @@
-"""Instructions that one receiver executes in user space per operation: call, oob-call, register, options.
+"""Instructions that one receiver executes in user space per operation: call, varied, oob-call, register, options.
 
 usage: bench/instructions.py [--python VENV/bin/python] [--scenario call] [--segments 3] [--operations 2000]
 
@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traffic import CALLEES, DOMAIN, SERVER, call, oob_call, options, register
+from traffic import CALLEES, DOMAIN, SERVER, call, oob_call, options, register, varied
 
 if TYPE_CHECKING:
     from simulated import Receiver
 
 HERE = Path(__file__).resolve().parent
-SCENARIOS = {"call": call, "oob-call": oob_call, "register": register, "options": options}
+SCENARIOS = {"call": call, "varied": varied, "oob-call": oob_call, "register": register, "options": options}
 STEP_S = 0.02  # of simulated time for each operation
 FULL_S = 45.0  # longer than any transaction of an answered request lives: then as many end as begin
 USERS = 10_000  # in the database, all different; more than one run takes

@@ -81,8 +81,9 @@ class Unexpected(Exception):  # noqa: N818 - a finding
 class Phone:
     """Peer number *number*: its address, and all the texts by which it differs from the others."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_odd: bool = False) -> None:
         rng = random.Random(number)
+        self.is_odd = is_odd  # more headers of its own, in an order of its own
         self.user = f"u{number}"
         self.host = f"203.0.{100 + number // 250 % 50}.{number % 250 + 1}"
         self.port = 5060 if number % 3 else 5062 + number % 4000
@@ -116,14 +117,26 @@ class Phone:
             cseq = self._cseq
         rport = ";rport" if self.port != 5060 else ""
         lines = [
-            f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {self.host}:{self.port};branch={branch or self.branch()}{rport}",
             "Max-Forwards: 70", f"From: {self.display}<sip:{self.user}@{DOMAIN}>;tag={self.tag}", f"To: {to}",
             f"Call-ID: {self.call_id}", f"CSeq: {cseq} {method}", f"Contact: {self.contact}", *extra,
             f"User-Agent: {self.agent}", self.odd,
-            *(["Content-Type: application/sdp"] if body else []), f"Content-Length: {len(body)}",
         ]  # fmt: skip
-        return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+        if self.is_odd:
+            lines = self._shuffled([*lines, *self._own_lines()])
+        via = f"Via: SIP/2.0/UDP {self.host}:{self.port};branch={branch or self.branch()}{rport}"
+        end = [*(["Content-Type: application/sdp"] if body else []), f"Content-Length: {len(body)}"]
+        return ("\r\n".join([f"{method} {uri} SIP/2.0", via, *lines, *end]) + "\r\n\r\n" + body).encode()
+
+    def _own_lines(self) -> list[str]:
+        """Three headers that no other phone has so."""
+        return [f"Subject: {self.user} about {self.tag}", f"X-Serial: {self.call_id}", f"Organization: {self.tag} Ltd"]
+
+    def _shuffled(self, lines: list[str]) -> list[str]:
+        """*lines* in the order of this phone; those of one name, Route, stay as they are among themselves."""
+        routes = [line for line in lines if line.startswith("Route:")]
+        rest = [line for line in lines if not line.startswith("Route:")]
+        random.Random(self.user).shuffle(rest)
+        return routes + rest
 
     def branch(self) -> str:
         return f"z9hG4bK{self._rng.getrandbits(64):x}"
@@ -137,7 +150,7 @@ class Phone:
                 lines.append(line)
             elif name == "to":
                 lines.append(line if ";tag=" in line else f"{line};tag={self.tag}")
-        lines += [f"Contact: {self.contact}", f"Server: {self.agent}"]
+        lines += [f"Contact: {self.contact}", f"Server: {self.agent}", *(self._own_lines() if self.is_odd else [])]
         lines += ["Content-Type: application/sdp"] if body else []
         return ("\r\n".join([*lines, f"Content-Length: {len(body)}"]) + "\r\n\r\n" + body).encode()
 
@@ -201,8 +214,16 @@ def call(number: int) -> Dialogue:
     yield from _answered(caller, callee, f"<{uri}>", first)
 
 
+def varied(number: int) -> Dialogue:
+    """The same between phones of which each has more headers of its own, in an order of its own."""
+    caller, callee = Phone(number, is_odd=True), Phone(number + CALLERS, is_odd=True)
+    uri = f"sip:service@{callee.host}:{callee.port}"
+    first = caller.request("INVITE", uri, f"<{uri}>", body=caller.sdp)
+    yield from _answered(caller, callee, f"<{uri}>", first)
+
+
 def oob_call(number: int) -> Dialogue:
-    """The same to a registered user, after a challenge."""
+    """A call to a registered user, after a challenge."""
     caller, callee = Phone(number), Phone(number % CALLEES)
     uri = f"sip:{callee.user}@{DOMAIN}"
     branch = caller.branch()

@@ -157,7 +157,7 @@ class Avps:
     """The seven lists of one message."""
 
     def __init__(self) -> None:
-        self._lists: list[dict[str, list[Avp]]] = _NO_LISTS.copy()
+        self._lists: list[dict[str, list[Avp]]] = _NO_LISTS  # shared until one is written
         self._owned = 0  # bit per list: the dict is ours alone and may be changed
 
     def copy(self) -> Avps:
@@ -170,12 +170,17 @@ class Avps:
     def __bool__(self) -> bool:
         return any(self._lists)
 
+    def _writable(self) -> list[dict[str, list[Avp]]]:
+        if self._lists is _NO_LISTS:
+            self._lists = _NO_LISTS.copy()
+        return self._lists
+
     def _own(self, list_id: int) -> dict[str, list[Avp]]:
         attrs = self._lists[list_id]
         bit = 1 << list_id
         if not self._owned & bit:
             attrs = dict(attrs)
-            self._lists[list_id] = attrs
+            self._writable()[list_id] = attrs
             self._owned |= bit
         return attrs
 
@@ -211,12 +216,12 @@ class Avps:
 
     def clear(self, list_id: int) -> None:
         """Empty one list."""
-        self._lists[list_id] = _NO_ATTRS
+        self._writable()[list_id] = _NO_ATTRS
         self._owned &= ~(1 << list_id)
 
     def replace_list(self, list_id: int, attrs: dict[str, list[Avp]]) -> None:
         """Make *attrs* the whole list. It stays shared with the caller and is copied before the first write."""
-        self._lists[list_id] = attrs
+        self._writable()[list_id] = attrs
         self._owned &= ~(1 << list_id)
 
     def attrs(self, list_id: int) -> dict[str, list[Avp]]:

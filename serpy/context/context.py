@@ -136,9 +136,12 @@ class Context:
     @property
     def uri(self) -> Uri:
         """The current Request-URI, parsed. Raises ParseError."""
-        if self._uri is None:
-            self._uri = parse_uri(self._request_uri)
-        return self._uri
+        uri = self._uri
+        if uri is None:
+            request, text = self.request, self._request_uri
+            uri = request.uri if request is not None and request.request_uri is text else parse_uri(text)
+            self._uri = uri
+        return uri
 
     def targets(self) -> list[Target]:
         """The destination set: the current Request-URI unless consumed, then the appended branches."""

@@ -5,12 +5,19 @@ Runs in: every process. Locks: none. RFC: 3261 §20.16, §8.1.1.5.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import is_token
 from serpy.sip.limits import CSEQ_DIGITS, CSEQ_MAX
 
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
+
+_SPACE: Final = 0x20
+_ZERO: Final = 0x30
+_A: Final = 0x41
+_Z: Final = 0x5A
 _METHODS: Final = frozenset(
     ("INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "INFO", "UPDATE", "PRACK", "SUBSCRIBE", "NOTIFY", "REFER",
      "MESSAGE", "PUBLISH")
@@ -48,3 +55,29 @@ def parse_cseq(text: str) -> CSeq:
     if not is_token(method):
         raise ParseError("CSeq without a method", header="CSeq", value=text)
     return CSeq(number, method)
+
+
+def plain_cseq(line: str, at: i64) -> CSeq | None:
+    """The CSeq in *line*, whose name with its colon ends at *at*; None when it is not ``123 INVITE`` in capitals."""
+    end: i64 = len(line)
+    if at < end and ord(line[at]) == _SPACE:
+        at += 1
+    number: i64 = 0
+    most: i64 = at + CSEQ_DIGITS - 1
+    start: i64 = at
+    while at < end and at <= most:
+        digit: i64 = ord(line[at]) - _ZERO
+        if digit < 0 or digit > 9:
+            break
+        number = number * 10 + digit
+        at += 1
+    if at == start or at > most or at + 1 >= end or ord(line[at]) != _SPACE:
+        return None
+    start = at + 1
+    at = start
+    while at < end:
+        letter: i64 = ord(line[at])
+        if letter < _A or letter > _Z:
+            return None
+        at += 1
+    return CSeq(number, line[start:])

@@ -22,8 +22,7 @@ URI_MAX: Final = 4096  # characters
 VALUES_MAX: Final = 128  # comma separated values of one header name
 PARAMS_MAX: Final = 64  # parameters of one value
 URI_CACHE: Final = 4096  # parsed URIs kept per process
-LINES_CACHED: Final = 8192  # header lines kept per process; a call has about six of its own
-LINE_CACHED: Final = 256  # characters of one of them; with the number above it bounds what strangers can make us keep
+NAMES_KEPT: Final = 512  # header names of strangers that a process remembers
 
 CSEQ_MAX: Final = 2**31 - 1  # RFC 3261 §8.1.1.5
 CSEQ_DIGITS: Final = 10

@@ -1,21 +1,21 @@
-"""Header lines that came before, with what they say: each is understood once, not once per message.
+"""The names of header lines, and the values of lines that are written as nearly all are.
 
-A call repeats its From, To and Call-ID in every message, a phone its Contact, User-Agent and Allow, and everybody
-"Max-Forwards: 70". Lines also follow each other in the same order, so each remembers the two that came after it last:
-where one of them comes again, which costs one comparison, nothing has to be searched, copied or looked up.
+Phones write their headers in the same order, so each name remembers the two that came after it last: where one of them
+comes again, which costs one comparison, nothing has to be searched or looked up.
 
 Runs in: every process. Locks: none. RFC: 3261 §7.3.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import is_token
-from serpy.sip.cseq import CSeq, parse_cseq
-from serpy.sip.limits import LINE_CACHED, LINE_MAX, LINES_CACHED, NAME_MAX
-from serpy.sip.nameaddr import NameAddr, parse_nameaddr
+from serpy.sip.limits import NAME_MAX, NAMES_KEPT
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 # One bit for each header that RFC 3261 §8.1.1 wants once, for Content-Length, for those whose URIs are checked, for those
 # that scripts take out of every message, and for rare ones that every request is looked at for.
@@ -32,15 +32,17 @@ PREFERRED: Final = 512
 REMOTE_PARTY: Final = 1024
 PROXY_REQUIRE: Final = 2048
 MAX_BREADTH: Final = 4096
+VIA: Final = 8192
 BITS: Final[dict[str, int]] = {
     "from": FROM, "to": TO, "call-id": CALL_ID, "cseq": CSEQ, "max-forwards": MAX_FORWARDS,
     "content-length": CONTENT_LENGTH, "route": ROUTE, "contact": CONTACT,
     "p-asserted-identity": ASSERTED, "p-preferred-identity": PREFERRED, "remote-party-id": REMOTE_PARTY,
-    "proxy-require": PROXY_REQUIRE, "max-breadth": MAX_BREADTH,
+    "proxy-require": PROXY_REQUIRE, "max-breadth": MAX_BREADTH, "via": VIA,
 }  # fmt: skip
 
-# Lines of these names hardly ever come again.
-_UNIQUE: Final = ("via", "authorization", "proxy-authorization")
+_SPACE: Final = 0x20
+_ZERO: Final = 0x30
+_DIGITS: Final = 9  # of a number that is plain
 
 _COMPACT: Final = {
     "a": "accept-contact",
@@ -79,76 +81,20 @@ _USUAL: Final = (
 )  # fmt: skip
 
 
-class HeaderLine:
-    """A header line; or, for a name whose lines never come again, what all lines that start with ``Name:`` share.
+class HeaderName:
+    """A name as it is spelled: *text* with its colon, *name* canonical, *bit* that of BITS or 0.
 
-    *text* is what stands in a message: the line; when *unique* only the name with its colon. *name* is canonical, *bit*
-    that of BITS or 0; *shared* is what all lines of the name share, for a name that is spelled as usual. *follower* is the
-    line that came next in the last message with this one, and *other* the one before that (requests and answers take
-    turns).
+    *follower* is the name that came next in the last message with this one, and *other* the one before that: requests
+    and answers take turns.
     """
 
-    def __init__(self, name: str, bit: int, text: str, shared: HeaderLine | None, *, unique: bool) -> None:
+    def __init__(self, spelled: str, name: str) -> None:
+        self.text: Final = f"{spelled}:"
+        self.size: Final = len(spelled) + 1
         self.name: Final = name
-        self.bit: Final = bit
-        self.text: Final = text
-        self.size: Final = len(text)
-        self.unique: Final = unique
-        self.shared: Final = shared
-        self.follower: HeaderLine | None = None
-        self.other: HeaderLine | None = None
-        self.next_name: HeaderLine | None = None  # of what is shared: the name that came next last, likewise
-        self.number = -1  # what a Max-Forwards or Content-Length line says, once somebody has found out
-        self._address: NameAddr | None = None
-        self._cseq: CSeq | None = None
-        self._call_id = ""
-
-    def stands_at(self, head: str, at: int) -> bool:
-        """True when *head* has *text* at *at*, and unless that is a name alone the line ends there."""
-        end = at + self.size
-        if self.unique:
-            return end <= len(head) and head[end - 1] == ":" and head[at:end] == self.text
-        # The line of text and the one that stands there may differ in length: nearly always this tells.
-        return end < len(head) and head[end] == "\r" and head[at:end] == self.text and head[end + 1] == "\n"
-
-    def followed_by(self, known: HeaderLine) -> None:
-        """Remember that *known* came after this line."""
-        # Where a Via ends a From may begin that no message had before: that guess would always fail.
-        if known.bit != FROM or not self.unique:
-            self.other = self.follower
-            self.follower = known
-        shared = self if self.unique else self.shared
-        if shared is not None:
-            shared.next_name = known if known.unique else known.shared
-
-    @property
-    def value(self) -> str:
-        """What stands behind the colon, trimmed."""
-        return after_colon(self.text)
-
-    @property
-    def address(self) -> NameAddr:
-        """The value of From or To. Raises ParseError."""
-        address = self._address
-        if address is None:
-            address = self._address = parse_nameaddr(self.value)
-        return address
-
-    @property
-    def cseq(self) -> CSeq:
-        """The value of CSeq. Raises ParseError."""
-        cseq = self._cseq
-        if cseq is None:
-            cseq = self._cseq = parse_cseq(self.value)
-        return cseq
-
-    @property
-    def call_id(self) -> str:
-        """The value of Call-ID. Raises ParseError."""
-        call_id = self._call_id
-        if not call_id:
-            call_id = self._call_id = checked_call_id(self.value)
-        return call_id
+        self.bit: Final = BITS.get(name, 0)
+        self.follower: HeaderName | None = None
+        self.other: HeaderName | None = None
 
 
 def after_colon(line: str) -> str:
@@ -178,81 +124,81 @@ def _spellings() -> dict[str, str]:
 
 # Header names as they are usually written, with their canonical form: the long one in lower case.
 CANONICAL: Final[dict[str, str]] = _spellings()
-_names: Final[dict[str, HeaderLine]] = {
-    spelled: HeaderLine(name, BITS.get(name, 0), f"{spelled}:", None, unique=name in _UNIQUE)
-    for spelled, name in CANONICAL.items()
-}
+_usual: Final[dict[str, HeaderName]] = {spelled: HeaderName(spelled, name) for spelled, name in CANONICAL.items()}
+_others: Final[dict[str, HeaderName]] = {}  # that came in messages
 # What stands before the first header: nearly always a Via follows.
-START: Final = HeaderLine("", 0, "", None, unique=True)
-START.follower = _names["Via"]
-
-_lines: Final[dict[str, HeaderLine]] = {}
+START: Final = HeaderName("", "")
+START.follower = _usual["Via"]
 
 
-def guessed_line(head: str, at: int, before: HeaderLine) -> HeaderLine | None:
-    """The line that *head* has at *at* when it is one that has followed *before*, else None."""
-    known = before.follower
-    if known is None:
-        return None
-    if known.stands_at(head, at):
-        return known
-    known = before.other
-    if known is None or not known.stands_at(head, at):
-        return None
-    before.followed_by(known)
-    return known
-
-
-def known_line(line: str, before: HeaderLine) -> HeaderLine | None:
-    """What is known of *line*, which came after *before*; kept when it was new.
-
-    None when it is not a plain ``Name: value``: what is wrong with it, if anything, is not said here.
+def name_of(line: str, before: HeaderName) -> HeaderName | None:
+    """The name that *line* begins with, which is not the follower of *before*, the name of the line above; from now on
+    it is. None when it is not a token with a colon behind it, or too long: what is wrong with it is not said here.
     """
-    known = _lines.get(line)
-    if known is None:
-        if not is_plain(line):
-            return None
-        known = _new_line(line, before)
-        if known is None:
-            return None
-        if not known.unique:
-            if len(line) > LINE_CACHED:
-                return known
-            _keep(known)
-    before.followed_by(known)
-    return known
-
-
-def _new_line(line: str, before: HeaderLine) -> HeaderLine | None:
-    """*line*, which came after *before*, as no message had it; None when its name is none."""
-    shared = before if before.unique else before.shared
-    if shared is not None:
-        shared = shared.next_name  # phones write their headers in the same order
-    if shared is None or not line.startswith(shared.text):
+    known = before.other
+    if known is None or not line.startswith(known.text):
         colon = line.find(":")
         if colon <= 0:
             return None
         spelled = line[:colon]
-        shared = _names.get(spelled)
-        if shared is None:
-            if colon > NAME_MAX or not is_token(spelled):
+        known = _usual.get(spelled)
+        if known is None:
+            known = _others.get(spelled)
+        if known is None:
+            known = _new_name(spelled)
+            if known is None:
                 return None
-            name = spelled.lower()
-            name = CANONICAL.get(name, name)
-            return HeaderLine(name, BITS.get(name, 0), line, None, unique=False)
-    return shared if shared.unique else HeaderLine(shared.name, shared.bit, line, shared, unique=False)
+    before.other = before.follower
+    before.follower = known
+    return known
 
 
-def is_plain(line: str) -> bool:
-    """True when *line*, which ended with CRLF, is not empty nor too long and holds no CR of its own."""
-    return 0 < len(line) <= LINE_MAX and "\r" not in line
+def _new_name(spelled: str) -> HeaderName | None:
+    if len(spelled) > NAME_MAX or not is_token(spelled):
+        return None
+    lower = spelled.lower()
+    known = HeaderName(spelled, CANONICAL.get(lower, lower))
+    if len(_others) >= NAMES_KEPT:
+        for old in [*_others.values(), *_usual.values()]:
+            old.follower = old.other = None  # or a chain of names would live on for as long as its first one is in use
+        _others.clear()
+    _others[spelled] = known
+    return known
 
 
-def _keep(known: HeaderLine) -> None:
-    if len(_lines) >= LINES_CACHED:
-        for old in _lines.values():
-            old.follower = old.other = None  # or a chain of lines would live on for as long as its first one is in use
-        for shared in _names.values():
-            shared.follower = shared.other = None
-        _lines.clear()
-    _lines[known.text] = known
+def plain_start(line: str, at: i64) -> i64:
+    """Where the value begins in *line*, whose name with its colon ends at *at*; 0 when there is more white space around
+    it than one space in front, or none of it.
+    """
+    end: i64 = len(line)
+    if at < end and ord(line[at]) == _SPACE:
+        at += 1
+    if at >= end or ord(line[at]) <= _SPACE or ord(line[end - 1]) <= _SPACE:
+        return 0
+    return at
+
+
+def plain_number(line: str, at: i64) -> i64:
+    """The number that is the value in *line*, whose name with its colon ends at *at*; -1 for anything unusual."""
+    end: i64 = len(line)
+    if at < end and ord(line[at]) == _SPACE:
+        at += 1
+    if at >= end or end - at > _DIGITS:
+        return -1
+    number: i64 = 0
+    while at < end:
+        digit: i64 = ord(line[at]) - _ZERO
+        if digit < 0 or digit > 9:
+            return -1
+        number = number * 10 + digit
+        at += 1
+    return number
+
+
+def plain_call_id(line: str, at: i64) -> str:
+    """The Call-ID in *line*, whose name with its colon ends at *at*; "" when somebody has to look closer."""
+    start: i64 = plain_start(line, at)
+    if start == 0:
+        return ""
+    call_id = line[start:]
+    return "" if " " in call_id or "\t" in call_id else call_id

@@ -24,13 +24,12 @@ from serpy.sip.lines import (
     MAX_FORWARDS,
     ROUTE,
     TO,
-    HeaderLine,
     after_colon,
     checked_call_id,
 )
 from serpy.sip.nameaddr import NameAddr, cached_nameaddr, parse_nameaddr, parse_nameaddr_list, split_commas
-from serpy.sip.uri import parse_uri
-from serpy.sip.via import Via, parse_via, remember_sent_by, via_of_line
+from serpy.sip.uri import Uri, parse_uri
+from serpy.sip.via import Via, parse_via, via_of_line, via_with_received
 
 # Bits of the headers that are needed, and of those that may come only once (RFC 3261 §8.1.1). Max-Forwards may be
 # missing (RFC 2543 clients).
@@ -171,17 +170,26 @@ class Message:
         self._routes: list[NameAddr] | None = None
         self._max_forwards = _NOT_PARSED
         self._expires = _NOT_PARSED
-        # The first lines of their kind, which headers of BITS there are, and which twice; the parser fills them in
-        # when it has looked anyway.
-        self.from_line: HeaderLine | None = None
-        self.to_line: HeaderLine | None = None
-        self.call_id_line: HeaderLine | None = None
-        self.cseq_line: HeaderLine | None = None
-        self.hops_line: HeaderLine | None = None
+        # Which headers of BITS there are, and which twice; the parser fills them in when it has looked anyway.
         self.seen = 0
         self.twice = 0
+        self.has_no_fold = False  # certainly
         self.length = -1  # the Content-Length when the parser has checked it, else -1
         self.raw_end = 0  # where the body ends in *raw*, when the head is ASCII and a character a byte; 0: not known
+
+    # -- what the parser has read already
+
+    def set_call_id(self, call_id: str) -> None:
+        """The first Call-ID, which is well formed."""
+        self._call_id = call_id
+
+    def set_cseq(self, cseq: CSeq) -> None:
+        """The first CSeq, which is well formed."""
+        self._cseq = cseq
+
+    def set_max_forwards(self, number: int) -> None:
+        """The first Max-Forwards, which is well formed."""
+        self._max_forwards = number
 
     # -- raw access
 
@@ -195,6 +203,10 @@ class Message:
     def may_have(self, bits: int) -> bool:
         """False when there is certainly no header of *bits* (``lines.BITS``): most questions end here."""
         return not self.seen or self.seen & bits != 0
+
+    def may_have_two(self, bit: int) -> bool:
+        """False when there is certainly not more than one line of the header *bit*."""
+        return not self.seen or self.twice & bit != 0
 
     def has(self, name: str) -> bool:
         """True when there is a header *name*."""
@@ -242,7 +254,7 @@ class Message:
         if at < 0:
             raise ParseError(f"no {name} header", header=_TITLES.get(name, name))
         line = self.lines[at]
-        return parse_nameaddr(self.value(at)) if "\n" in line else cached_nameaddr(line)
+        return cached_nameaddr(line) if self.has_no_fold or "\n" not in line else parse_nameaddr(self.value(at))
 
     @property
     def via(self) -> Via:
@@ -255,17 +267,22 @@ class Message:
             via = via_of_line(self.lines[at])
             if via is None:
                 via = parse_via(self.value(at))
-                remember_sent_by(self.lines[at], via)
             self._via = via
         return via
+
+    def annotated_via(self, line: str, received: str, rport: int) -> str:
+        """*line*, that of the top Via, with what RFC 3261 §18.2.1 and RFC 3581 want in it. Never raises."""
+        if not received and not rport:
+            return line
+        via = self._via
+        return via_with_received(line, received, rport) if via is None else via.annotated(line, received, rport)
 
     @property
     def from_(self) -> NameAddr:
         """The From value."""
         found = self._from
         if found is None:
-            line = self.from_line
-            found = self._from = self._address("from") if line is None else line.address
+            found = self._from = self._address("from")
         return found
 
     @property
@@ -273,8 +290,7 @@ class Message:
         """The To value."""
         found = self._to
         if found is None:
-            line = self.to_line
-            found = self._to = self._address("to") if line is None else line.address
+            found = self._to = self._address("to")
         return found
 
     @property
@@ -292,9 +308,7 @@ class Message:
         """The CSeq value."""
         cseq = self._cseq
         if cseq is None:
-            line = self.cseq_line
-            cseq = parse_cseq(self._required("cseq")) if line is None else line.cseq
-            self._cseq = cseq
+            cseq = self._cseq = parse_cseq(self._required("cseq"))
         return cseq
 
     @property
@@ -302,9 +316,7 @@ class Message:
         """The Call-ID."""
         call_id = self._call_id
         if call_id is None:
-            line = self.call_id_line
-            call_id = checked_call_id(self._required("call-id")) if line is None else line.call_id
-            self._call_id = call_id
+            call_id = self._call_id = checked_call_id(self._required("call-id"))
         return call_id
 
     def _addresses(self, name: str) -> list[NameAddr]:
@@ -312,7 +324,7 @@ class Message:
         for at, known in enumerate(self.names):
             if known == name:
                 line = self.lines[at]
-                if "," in line or "\n" in line:
+                if "," in line or not (self.has_no_fold or "\n" not in line):
                     found.extend(parse_nameaddr_list(self.value(at)))
                 else:  # the same line comes in every request of a dialog
                     found.append(cached_nameaddr(line))
@@ -344,17 +356,12 @@ class Message:
         """The Max-Forwards value, None when absent."""
         number = self._max_forwards
         if number == _NOT_PARSED:
-            line = self.hops_line
-            number = _NOT_PARSED if line is None else line.number
+            text = self.get("max-forwards")
+            if text is None:
+                return None
+            number = parse_number(text, MAX_FORWARDS_MAX)
             if number < 0:
-                text = self.get("max-forwards")
-                if text is None:
-                    return None
-                number = parse_number(text, MAX_FORWARDS_MAX)
-                if number < 0:
-                    raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
-                if line is not None:
-                    line.number = number
+                raise ParseError("bad Max-Forwards", header="Max-Forwards", value=text)
             self._max_forwards = number
         return number
 
@@ -398,6 +405,7 @@ class Message:
                     twice |= seen & bit
                     seen |= bit
             self.seen = seen
+            self.twice = twice
         if seen & _NEEDED != _NEEDED or twice & _SINGLE:
             raise _count_error(names)
         try:
@@ -450,6 +458,15 @@ class Request(Message):
         super().__init__(raw, start_line, names, lines, body, ends)
         self.method: Final = method
         self.request_uri: Final = request_uri
+        self._uri: Uri | None = None
+
+    @property
+    def uri(self) -> Uri:
+        """The Request-URI, parsed. Raises ParseError."""
+        uri = self._uri
+        if uri is None:
+            uri = self._uri = parse_uri(self.request_uri)
+        return uri
 
     def check_mandatory(self) -> None:
         """As for every message; also the URIs that decide who calls whom and by which way (§16.3 item 1).
@@ -457,7 +474,7 @@ class Request(Message):
         These are the Request-URI, which may hold no headers, From, To, Route, and the Contact of who wants to be reached
         by it, at one place (§8.1.1.8); of a scheme that we do not know only that it is one. Whether we serve the scheme (416) is not judged here.
         """
-        if parse_uri(self.request_uri).headers:
+        if self.uri.headers:
             raise ParseError("headers in the Request-URI", header="Request-URI", value=self.request_uri)
         super().check_mandatory()
         header = "From"

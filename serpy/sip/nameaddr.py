@@ -37,6 +37,10 @@ class NameAddr:
         self._uri: Uri | None = None
         self._is_checked = False
 
+    def set_checked(self) -> None:
+        """The URI has been looked at, it is an ordinary one."""
+        self._is_checked = True
+
     def check_uri(self) -> None:
         """Raise ParseError when the URI is none; an ordinary one is not parsed before somebody wants to know more."""
         if not self._is_checked:
@@ -98,12 +102,48 @@ def cached_nameaddr(line: str) -> NameAddr:
     """
     found = _cache.get(line)
     if found is None:
-        found = parse_nameaddr(line[line.find(":") + 1 :].strip(" \t\r\n"))
+        found = _plain_line(line)
+        if found is None:
+            found = parse_nameaddr(line[line.find(":") + 1 :].strip(" \t\r\n"))
         if len(line) <= _CACHED:
             if len(_cache) >= _CACHE_MAX:
                 _cache.clear()
             _cache[line] = found
     return found
+
+
+def _plain_line(line: str) -> NameAddr | None:
+    """What ``Name: "display" <uri>;tag=value`` says, with an ordinary URI, with or without display name and parameters;
+    None for what is written otherwise.
+    """
+    left = line.find("<")
+    right = line.find(">", left + 1)
+    start = line.find(":") + 2
+    if start < _NAME_LEAST or left < start or right < 0 or line[start - 1] != " ":
+        return None
+    display = ""
+    if left > start:
+        if line[left - 1] != " " or line[start] != '"' or line.find('"', start + 1) != left - 2:
+            return None
+        display = line[start : left - 1]
+        if "\\" in display:
+            return None
+    uri_text = line[left + 1 : right]
+    if not is_plain_uri(uri_text):
+        return None
+    right += 1
+    if right == len(line):
+        params: dict[str, str] = {}
+    elif line[right : right + 5] == ";tag=" and line[right + 5 :].isalnum():  # and nothing else: From and To
+        params = {"tag": line[right + 5 :]}
+    else:
+        params = parse_params(line[start:], right - start)
+    found = NameAddr(display, uri_text, params)
+    found.set_checked()
+    return found
+
+
+_NAME_LEAST: Final = 3  # of a header with its colon and a space
 
 
 def render_params(params: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Bytes to Request or Response: the only decode() of SIP.
 
-One decode of the head as UTF-8 with surrogateescape, then line by line, each guessed from the one before; a slower
-path keeps odd line ends and folded lines byte for byte. Only the structure is checked here:
+One decode of the head as UTF-8 with surrogateescape, then line by line, the name of each guessed from the one before; a
+slower path keeps odd line ends and folded lines byte for byte. Only the structure is checked here:
 ``Message.check_mandatory()`` looks at the headers.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §7, §18.3, §25.1.
@@ -9,27 +9,39 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §7, §18.3, §25.1.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import LimitExceededError, ParseError, UnsupportedError
 from serpy.sip.abnf import ascii_lower, is_token, parse_number
+from serpy.sip.cseq import plain_cseq
 from serpy.sip.heads import body_start, content_length
-from serpy.sip.limits import HEAD_MAX, HEADERS_MAX, KEEPALIVE_MAX, LINE_MAX, MESSAGE_MAX, METHOD_MAX, NAME_MAX
+from serpy.sip.limits import (
+    HEAD_MAX,
+    HEADERS_MAX,
+    KEEPALIVE_MAX,
+    LINE_MAX,
+    MAX_FORWARDS_MAX,
+    MESSAGE_MAX,
+    METHOD_MAX,
+    NAME_MAX,
+)
 from serpy.sip.lines import (
     CALL_ID,
     CANONICAL,
     CONTENT_LENGTH,
     CSEQ,
-    FROM,
     MAX_FORWARDS,
     START,
-    TO,
-    HeaderLine,
-    guessed_line,
-    is_plain,
-    known_line,
-)  # fmt: skip
+    name_of,
+    plain_call_id,
+    plain_number,
+)
 from serpy.sip.message import Message, Request, Response
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
+
+    from serpy.sip.cseq import CSeq as CSeqValue
 
 
 def canonical_name(spelled: str) -> str:
@@ -62,97 +74,74 @@ def parse_message(data: bytes) -> Request | Response:
         data = data.lstrip(b"\r\n")  # §7.5: line ends before the start line
     if data.endswith(b"\r\n\r\n"):  # most messages have no body: that spares the search
         return _parse(data, len(data) - 4)
-    head_end = data.find(b"\r\n\r\n")
+    head_end = data.rfind(b"\r\n\r\n")  # the body is short; where it holds an empty line, that will be noticed
     if head_end < 0:
         return _parse_slowly(data)
     return _parse(data, head_end)
 
 
 def _parse(data: bytes, head_end: int) -> Request | Response:
-    if head_end > HEAD_MAX - 4:
+    if head_end > LINE_MAX:  # then no line is too long
         return _parse_unusual(data, head_end)
-    head = data[: head_end + 2].decode("utf-8", "surrogateescape")  # with the CRLF of its last line
-    size = len(head)
-    start_line = _line_at(head, 0)
-    if not is_plain(start_line):
+    head = data[:head_end].decode("utf-8", "surrogateescape")
+    lines = head.split("\r\n")
+    rest = "".join(lines)  # cheaper than looking at each: what the split has left must hold no line end
+    if "\n" in rest or "\r" in rest or len(lines) > HEADERS_MAX:
         return _parse_unusual(data, head_end)
-    at = len(start_line) + 2
-    names: list[str] = []
-    lines: list[str] = []
-    from_line: HeaderLine | None = None
-    to_line: HeaderLine | None = None
-    call_id_line: HeaderLine | None = None
-    cseq_line: HeaderLine | None = None
-    hops_line: HeaderLine | None = None
-    length_line: HeaderLine | None = None
+    start_line = lines.pop(0)
+    names = [""] * len(lines)
+    call_id = ""
+    cseq: CSeqValue | None = None
+    hops: i64 = -1
+    length: i64 = -1
     seen = 0
     twice = 0
     before = START
-    while at < size:
-        known = guessed_line(head, at, before)
-        if known is None:
-            line = _line_at(head, at)
-            known = known_line(line, before)
+    at: i64 = 0
+    for line in lines:
+        known = before.follower
+        if known is None or not line.startswith(known.text):
+            known = name_of(line, before)
             if known is None:
                 return _parse_unusual(data, head_end)
-        elif known.unique:
-            line = _line_at(head, at)
-            if not is_plain(line):
-                return _parse_unusual(data, head_end)
-        else:
-            line = known.text
-        at += len(line) + 2
+        names[at] = known.name
+        at += 1
         before = known
-        names.append(known.name)
-        lines.append(line)
         bit = known.bit
-        if bit:
-            if seen & bit:
-                twice |= bit
-            elif bit == FROM:
-                from_line = known
-            elif bit == TO:
-                to_line = known
-            elif bit == CALL_ID:
-                call_id_line = known
-            elif bit == CSEQ:
-                cseq_line = known
-            elif bit == MAX_FORWARDS:
-                hops_line = known
-            if bit == CONTENT_LENGTH:
-                length_line = known
-            seen |= bit
-    if len(lines) > HEADERS_MAX or twice & CONTENT_LENGTH:
+        if not bit:
+            continue
+        if seen & bit:
+            twice |= bit
+        elif bit == CALL_ID:
+            call_id = plain_call_id(line, known.size)
+        elif bit == CSEQ:
+            cseq = plain_cseq(line, known.size)
+        elif bit == MAX_FORWARDS:
+            hops = plain_number(line, known.size)
+        elif bit == CONTENT_LENGTH:
+            length = plain_number(line, known.size)
+        seen |= bit
+    if twice & CONTENT_LENGTH:
         return _parse_unusual(data, head_end)
     body = data[head_end + 4 :]
-    length = -1
-    if length_line is not None:
-        length = len(body)
-        if length_line.number != length:
-            # -1 for what is no plain number: that, and a body that is longer or shorter, is looked at with care.
-            if parse_number(length_line.value, MESSAGE_MAX) != length:
-                body = _cut_body(data, head_end + 4)
-                length = len(body)
-            length_line.number = length
+    # -1 for what is no plain number: that, and a body that is longer or shorter, is looked at with care.
+    if seen & CONTENT_LENGTH and length != len(body):
+        body = _cut_body(data, head_end + 4)
     built = _build(data, start_line, names, lines, body, [])
     message: Message = built
-    message.from_line = from_line
-    message.to_line = to_line
-    message.call_id_line = call_id_line
-    message.cseq_line = cseq_line
-    message.hops_line = hops_line
+    message.has_no_fold = True
+    if call_id:
+        message.set_call_id(call_id)
+    if cseq is not None:
+        message.set_cseq(cseq)
+    if 0 <= hops <= MAX_FORWARDS_MAX:
+        message.set_max_forwards(hops)
     message.seen = seen
     message.twice = twice
-    message.length = length
-    if size == head_end + 2:
+    message.length = len(body) if seen & CONTENT_LENGTH else -1
+    if len(head) == head_end:
         message.raw_end = head_end + 4 + len(body)
     return built
-
-
-def _line_at(head: str, at: int) -> str:
-    """The line of *head* that starts at *at*, without its CRLF; "" when it ends with LF alone."""
-    end = head.find("\n", at) - 1
-    return head[at:end] if head[end] == "\r" else ""
 
 
 def _parse_unusual(data: bytes, head_end: int) -> Request | Response:
@@ -214,6 +203,16 @@ def _cut_body(data: bytes, start: int) -> bytes:
 def _build(
     data: bytes, start_line: str, names: list[str], lines: list[str], body: bytes, ends: list[str]
 ) -> Request | Response:
+    if start_line.endswith(" SIP/2.0"):
+        space = start_line.find(" ")
+        if _is_capitals(start_line, space):
+            uri = start_line[space + 1 : -8]
+            if uri and " " not in uri:
+                return Request(data, start_line, names, lines, body, ends, start_line[:space], uri)
+    elif start_line.startswith("SIP/2.0 "):
+        code: i64 = plain_status(start_line)
+        if code:
+            return Response(data, start_line, names, lines, body, ends, code, start_line[12:])
     first, _, rest = start_line.partition(" ")
     if first == "SIP/2.0":
         status, reason = _parse_status(rest, start_line)
@@ -245,28 +244,50 @@ def _check_version(version: str, start_line: str) -> None:
     raise ParseError("start line is not SIP", value=start_line)
 
 
-# "200 OK" and the like, which few texts come with.
-_STATUSES_MAX: Final = 256
-_STATUS_CACHED: Final = 64  # characters
-_statuses: Final[dict[str, tuple[int, str]]] = {}
+def _is_capitals(start_line: str, space: i64) -> bool:
+    """True when *start_line* begins with a method of capital letters that ends at *space*."""
+    if space <= 0 or space > METHOD_MAX:
+        return False
+    at: i64 = 0
+    while at < space:
+        letter: i64 = ord(start_line[at])
+        if letter < _A or letter > _Z:
+            return False
+        at += 1
+    return True
+
+
+def plain_status(start_line: str) -> i64:
+    """The status in *start_line*, which begins ``SIP/2.0 ``: three digits and a space follow. 0 for anything else."""
+    if len(start_line) < _REASON or ord(start_line[_REASON - 1]) != _SPACE:
+        return 0
+    status: i64 = 0
+    at: i64 = _STATUS
+    while at < _REASON - 1:
+        digit: i64 = ord(start_line[at]) - _ZERO
+        if digit < 0 or digit > 9:
+            return 0
+        status = status * 10 + digit
+        at += 1
+    return status if 100 <= status <= 699 else 0
+
+
+_STATUS: Final = 8  # where it begins, behind "SIP/2.0 "
+_REASON: Final = 12
+_SPACE: Final = 0x20
+_ZERO: Final = 0x30
+_A: Final = 0x41
+_Z: Final = 0x5A
 
 
 def _parse_status(text: str, start_line: str) -> tuple[int, str]:
-    known = _statuses.get(text)
-    if known is not None:
-        return known
     digits, _, reason = text.partition(" ")
     if len(digits) != 3 or not digits.isascii() or not digits.isdigit():
         raise ParseError("bad status code", value=start_line)
     status = int(digits)
     if not 100 <= status <= 699:
         raise ParseError("bad status code", value=start_line)
-    known = status, reason
-    if len(text) <= _STATUS_CACHED:
-        if len(_statuses) >= _STATUSES_MAX:
-            _statuses.clear()
-        _statuses[text] = known
-    return known
+    return status, reason
 
 
 # -- the slow path: folded lines, LF alone as line end

@@ -47,15 +47,13 @@ def is_plain_uri(text: str) -> bool:
     end: i64 = len(data)
     if not data.startswith(b"sip:"):
         return False
-    at: i64 = _START
-    while at < end and _KINDS[data[at]] != _OTHER:
-        at += 1
+    at: i64 = user_end(data, _START, end)
     if at < end and data[at] == _AT:
         if at == _START:
             return False
-        at = _host_end(data, at + 1, end)
+        at = host_end(data, at + 1, end)
     else:
-        at = _host_end(data, _START, end)
+        at = host_end(data, _START, end)
     if at <= 0:
         return False
     if at < end and data[at] == _COLON:
@@ -64,6 +62,18 @@ def is_plain_uri(text: str) -> bool:
             return False
     if at < end and data[at] != _SEMICOLON:
         return False
+    return is_plain_params(data, at, end)
+
+
+def user_end(data: bytes, at: i64, end: i64) -> i64:
+    """Where a user of ordinary characters that begins at *at* ends, or what stands there instead."""
+    while at < end and _KINDS[data[at]] != _OTHER:
+        at += 1
+    return at
+
+
+def is_plain_params(data: bytes, at: i64, end: i64) -> bool:
+    """True when ``;name=value`` of ordinary characters are all there is from *at* to *end*."""
     while at < end:
         byte: i64 = data[at]
         kind: i64 = _KINDS[byte]
@@ -75,7 +85,7 @@ def is_plain_uri(text: str) -> bool:
     return True
 
 
-def _host_end(data: bytes, at: i64, end: i64) -> i64:
+def host_end(data: bytes, at: i64, end: i64) -> i64:
     """Where the host that begins at *at* ends; 0 for what is, maybe, none."""
     label: i64 = at  # where the last label begins
     dots: i64 = 0

@@ -8,12 +8,16 @@ Runs in: every process. Locks: none. RFC: 3261 §19.1, §25.1; 3966.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import IPV6, SCHEME, TEL, URI_TAIL, USERINFO, ascii_lower
 from serpy.sip.host import normal_host
 from serpy.sip.limits import PORT_MAX, URI_CACHE, URI_MAX
+from serpy.sip.plain import host_end, is_plain_params, user_end
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 
 class Uri:
@@ -56,6 +60,10 @@ class Uri:
         if found is None:
             found = self._normal_host = normal_host(self.host)
         return found
+
+    def set_normal_host(self, host: str) -> None:
+        """What ``normal_host`` is, to whom has found out anyway."""
+        self._normal_host = host
 
     @property
     def param_map(self) -> dict[str, str]:
@@ -144,11 +152,28 @@ def _parse_pairs(text: str, separator: str) -> dict[str, str]:
     if not text:
         return found
     for part in text.split(separator):
-        name, _, value = part.partition("=")
-        name = ascii_lower(name)
+        equals = part.find("=")
+        name = part if equals < 0 else part[:equals]
+        if not _has_small_letters_only(name):
+            name = ascii_lower(name)
         if name and name not in found:
-            found[name] = value
+            found[name] = "" if equals < 0 else part[equals + 1 :]
     return found
+
+
+def _has_small_letters_only(name: str) -> bool:
+    end: i64 = len(name)
+    at: i64 = 0
+    while at < end:
+        letter: i64 = ord(name[at])
+        if letter < _SMALL_A or letter > _SMALL_Z:
+            return False
+        at += 1
+    return True
+
+
+_SMALL_A: Final = 0x61
+_SMALL_Z: Final = 0x7A
 
 
 _cache: Final[dict[str, Uri]] = {}
@@ -161,10 +186,58 @@ def parse_uri(text: str) -> Uri:
     """The URI written as *text*. Any scheme is accepted; sip, sips and tel are checked. Raises ParseError."""
     uri = _cache.get(text)
     if uri is None:
-        uri = _parse(text)
+        uri = _plain(text)
+        if uri is None:
+            uri = _parse(text)
         if len(_cache) >= URI_CACHE:
             _cache.clear()
         _cache[text] = uri
+    return uri
+
+
+_PLAIN_URI: Final = 256  # characters
+_START: Final = 4  # behind "sip:"
+_PORT_DIGITS: Final = 5
+_AT: Final = 0x40
+_COLON: Final = 0x3A
+_SEMICOLON: Final = 0x3B
+_ZERO: Final = 0x30
+
+
+def _plain(text: str) -> Uri | None:
+    """What ``sip:user@host:port;name=value`` says in ordinary characters; None for anything else, well formed or not."""
+    if len(text) > _PLAIN_URI or not text.isascii() or not text.startswith("sip:"):
+        return None
+    data = text.encode("ascii")
+    end: i64 = len(data)
+    start: i64 = _START
+    at: i64 = user_end(data, start, end)
+    user = ""
+    if at < end and data[at] == _AT:
+        if at == start:
+            return None
+        user = text[start:at]
+        start = at + 1
+    at = host_end(data, start, end)
+    if at <= 0:
+        return None
+    host = text[start:at]
+    port: i64 = 0
+    if at < end and data[at] == _COLON:
+        at += 1
+        most: i64 = at + _PORT_DIGITS
+        while at < end and at < most and _ZERO <= data[at] <= _ZERO + 9:
+            port = port * 10 + data[at] - _ZERO
+            at += 1
+        if port == 0 or port > PORT_MAX:
+            return None
+    params = ""
+    if at < end:
+        if data[at] != _SEMICOLON or not is_plain_params(data, at, end):
+            return None
+        params = text[at + 1 :]
+    uri = Uri("sip", user, "", host, port, params, "", text)
+    uri.set_normal_host(host.lower())
     return uri
 
 

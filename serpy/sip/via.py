@@ -5,12 +5,16 @@ Runs in: every process. Locks: none. RFC: 3261 §20.42, §18.2; 3581.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ParseError
 from serpy.sip.abnf import IPV6, ascii_lower, is_hostname, is_token
+from serpy.sip.limits import PORT_MAX
 from serpy.sip.nameaddr import parse_params, render_params, split_commas, without_empty_end
 from serpy.sip.uri import parse_port
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 MAGIC_COOKIE: Final = "z9hG4bK"
 
@@ -18,27 +22,48 @@ MAGIC_COOKIE: Final = "z9hG4bK"
 class Via:
     """One Via value. *transport* is upper case, *host* as written (IPv6 in brackets), *port* 0 when absent.
 
-    *branch* is "" when absent; *received* "" when absent; *rport* -1 when absent, 0 when present without a value.
+    *branch* is "" when absent; *received* "" when absent; *rport* -1 when absent, 0 when present without a (usable) value.
+    *params* None: there is a branch and maybe behind it a bare rport, no other parameter; then *usual* is the line, which
+    says all this in the usual way.
     """
 
-    def __init__(self, transport: str, host: str, port: int, params: dict[str, str]) -> None:
+    def __init__(
+        self, transport: str, host: str, port: int, branch: str, rport: int, received: str,
+        params: dict[str, str] | None, usual: str = "",
+    ) -> None:  # fmt: skip
         self.transport: Final = transport
         self.host: Final = host
         self.port: Final = port
-        self.params: Final = params
-        self.branch: Final = params.get("branch", "")
-        self.received: Final = params.get("received", "")
+        self.branch: Final = branch
+        self.rport: Final = rport
+        self.received: Final = received
+        self._params = params
+        self._usual: Final = usual
 
     @property
-    def rport(self) -> int:
-        """The rport parameter: -1 absent, 0 without a (usable) value."""
-        text = self.params.get("rport")
-        if text is None:
-            return -1
-        if not text.isascii() or not text.isdigit() or len(text) > 5:
-            return 0
-        port = int(text)
-        return port if port <= 65535 else 0
+    def identity(self) -> str:
+        """``host[:port];branch=value``: what the requests of one transaction have in common."""
+        usual = self._usual
+        if usual:
+            return usual[_USUAL:-6] if self.rport >= 0 else usual[_USUAL:]
+        return f"{self.host}:{self.port};branch={self.branch}" if self.port else f"{self.host};branch={self.branch}"
+
+    def annotated(self, line: str, received: str, rport: int) -> str:
+        """*line*, whose first value this is, as ``via_with_received`` has it."""
+        usual = self._usual
+        if not usual or not received or line is not usual:
+            return via_with_received(line, received, rport)
+        if self.rport >= 0:
+            return f"{usual}={rport};received={received}" if rport else f"{usual};received={received}"
+        return f"{usual};received={received};rport={rport}" if rport else f"{usual};received={received}"
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The parameters by lower-case name, "" for a bare one."""
+        params = self._params
+        if params is None:
+            params = self._params = {"branch": self.branch} if self.rport < 0 else {"branch": self.branch, "rport": ""}
+        return params
 
     @property
     def has_cookie(self) -> bool:
@@ -67,69 +92,93 @@ class Via:
         return f"SIP/2.0/{self.transport} {self.host}{port}{render_params(self.params)}"
 
 
-# "SIP/2.0/UDP host:port" repeats in every message of a peer; here with what stands before it in the header line.
-_CACHE_MAX: Final = 4096
-_HEAD_CACHED: Final = 128  # characters
-_heads: Final[dict[str, tuple[str, str, int]]] = {}
+def _with_params(transport: str, host: str, port: int, params: dict[str, str]) -> Via:
+    text = params.get("rport")
+    rport = -1 if text is None else _rport(text)
+    return Via(transport, host, port, params.get("branch", ""), rport, params.get("received", ""), params)
+
+
+def _rport(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5:
+        return 0
+    port = int(text)
+    return port if port <= PORT_MAX else 0
+
+
+_USUAL: Final = 17  # length of "Via: SIP/2.0/UDP "
+_PORT_DIGITS: Final = 5
+_COLON: Final = 0x3A
+_SEMICOLON: Final = 0x3B
+_ZERO: Final = 0x30
+_ASCII: Final = 0x7F
+_HOST: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_"
+_IN_HOST: Final = bytes(1 if byte in _HOST else 0 for byte in range(128))
 
 
 def via_of_line(line: str) -> Via | None:
-    """The Via of the whole header line *line*.
+    """The Via of the whole header line *line*, which is written as nearly all are.
 
-    None when ``parse_via`` has to look: at a list, a folded line, a malformed one, and at a sent-by that
-    ``remember_sent_by`` does not know.
+    None when ``parse_via`` has to look: at a list, a folded line, an unusual or malformed one.
     """
-    semicolon = line.find(";")
-    if semicolon < 0 or "," in line:
+    transport = _usual_transport(line)
+    if not transport:
         return None
-    known = _heads.get(line[:semicolon])
-    if known is None:
-        known = _usual_head(line, semicolon)
-        if known is None:
+    end: i64 = len(line)
+    at: i64 = _USUAL
+    while at < end:
+        char: i64 = ord(line[at])
+        if char > _ASCII or not _IN_HOST[char]:
+            break
+        at += 1
+    if at == _USUAL:
+        return None
+    host = line[_USUAL:at]
+    port: i64 = 0
+    if at < end and ord(line[at]) == _COLON:
+        at += 1
+        most: i64 = at + _PORT_DIGITS
+        if at < end and ord(line[at]) == _ZERO:
             return None
-    transport, host, port = known
-    if line[semicolon : semicolon + 8] == ";branch=":
-        branch = line[semicolon + 8 :]  # nothing else: the Via of a proxy
-        if branch.isalnum() or not (";" in branch or '"' in branch or " " in branch or "\t" in branch):
-            return Via(transport, host, port, {"branch": branch})
-    if "\n" in line:
+        while at < end and at < most:
+            digit: i64 = ord(line[at]) - _ZERO
+            if digit < 0 or digit > 9:
+                break
+            port = port * 10 + digit
+            at += 1
+        if port == 0 or port > PORT_MAX:
+            return None
+    if at >= end or ord(line[at]) != _SEMICOLON:
+        return None
+    return _usual_params(line, at, transport, host, port)
+
+
+def _usual_transport(line: str) -> str:
+    if line.startswith("Via: SIP/2.0/UDP "):
+        return "UDP"
+    if line.startswith("Via: SIP/2.0/TCP "):
+        return "TCP"
+    return "TLS" if line.startswith("Via: SIP/2.0/TLS ") else ""
+
+
+def _usual_params(line: str, at: int, transport: str, host: str, port: int) -> Via | None:
+    if line[at : at + 8] == ";branch=":
+        stop = line.find(";", at + 8)
+        branch = line[at + 8 :] if stop < 0 else line[at + 8 : stop]
+        if branch.isalnum() or not ('"' in branch or " " in branch or "\t" in branch or "," in branch):
+            if stop < 0:  # nothing else: the Via of a proxy
+                return Via(transport, host, port, branch, -1, "", None, line)
+            if line[stop:] == ";rport":
+                return Via(transport, host, port, branch, 0, "", None, line)
+    elif line[at : at + 14] == ";rport;branch=":
+        branch = line[at + 14 :]
+        if branch.isalnum():
+            return Via(transport, host, port, branch, 0, "", {"rport": "", "branch": branch})
+    if "," in line or "\n" in line:
         return None
     try:
-        return Via(transport, host, port, parse_params(line, semicolon))
+        return _with_params(transport, host, port, parse_params(line, at))
     except ParseError:
         return None
-
-
-def _usual_head(line: str, semicolon: int) -> tuple[str, str, int] | None:
-    """What stands before the parameters when it is ``Via: SIP/2.0/UDP 192.0.2.1:5060`` with these spaces or names."""
-    if not line.startswith("Via: SIP/2.0/UDP ") or semicolon > _HEAD_CACHED:
-        return None
-    sent_by = line[17:semicolon]
-    colon = sent_by.find(":")
-    host = sent_by if colon < 0 else sent_by[:colon]
-    if not host.isascii() or not host.replace(".", "").isalnum():
-        return None
-    try:
-        known = ("UDP", host, 0 if colon < 0 else parse_port(sent_by[colon + 1 :], line))
-    except ParseError:
-        return None
-    _remember(line[:semicolon], known)
-    return known
-
-
-def remember_sent_by(line: str, via: Via) -> None:
-    """*line* has been found to say *via*: what stands before its parameters says the same in other lines."""
-    semicolon = line.find(";")
-    head = line[:semicolon]
-    if semicolon < 0 or semicolon > _HEAD_CACHED or "," in head or "\n" in head:
-        return
-    _remember(head, (via.transport, via.host, via.port))
-
-
-def _remember(head: str, known: tuple[str, str, int]) -> None:
-    if len(_heads) >= _CACHE_MAX:
-        _heads.clear()
-    _heads[head] = known
 
 
 def parse_via(text: str) -> Via:
@@ -145,7 +194,7 @@ def parse_via(text: str) -> Via:
     semicolon = text.find(";")
     head = text if semicolon < 0 else text[:semicolon]
     transport, host, port = _parse_head(head, text)
-    return Via(transport, host, port, {} if semicolon < 0 else parse_params(text, semicolon))
+    return _with_params(transport, host, port, {} if semicolon < 0 else parse_params(text, semicolon))
 
 
 def _parse_head(head: str, text: str) -> tuple[str, str, int]:

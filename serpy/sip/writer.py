@@ -8,14 +8,16 @@ Runs in: udp receiver, timer. Locks: none. RFC: 3261 §8.2.6, §9.1, §16.6, §1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.errors import ParseError
 from serpy.sip.message import Edits, Message, Request, Response
 from serpy.sip.nameaddr import NameAddr, split_commas, without_empty_end
 from serpy.sip.parser import parse_for_reply, parse_request
 from serpy.sip.text import reason_text
-from serpy.sip.via import via_with_received
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 # Requests whose 101..299 answers carry Record-Route: they make a dialog (RFC 3261 §12.1.1; 6665; 3515)
 _DIALOG_FORMING = ("INVITE", "SUBSCRIBE", "REFER", "NOTIFY", "UPDATE")
@@ -56,6 +58,8 @@ def build_request(
     parts = [start_line, via]
     if on_top:
         parts.extend(on_top)
+    if request.raw_end and not drop_first_route and edits.body is None:
+        return _with_slices(parts, request, edits)
     if not edits.changed and not drop_first_route:
         parts.extend(request.lines)
         return _finish(parts, request.body)
@@ -70,6 +74,68 @@ def build_request(
             if line:
                 parts.append(line)
     return _finish(parts, body)
+
+
+def _with_slices(parts: list[str], message: Message, edits: Edits) -> bytes:
+    """*parts*, then the lines of *message* with *edits*, then its body: what nobody touched leaves as the bytes it came as."""
+    raw = message.raw
+    chunks: list[bytes] = []
+    at: i64 = len(message.start_line) + 2
+    start: i64 = at  # of what has not been touched
+    if edits.on_top is not None:
+        parts.extend(edits.on_top)
+    touched = edits.touched
+    for index, line in enumerate(message.lines if touched else NO_LINES):
+        end: i64 = at + len(line) + 2
+        bit = 1 << index
+        if touched & bit:
+            if at > start:
+                chunks.append(_lines(parts))
+                chunks.append(raw[start:at])
+                parts = []
+            _touched_line(parts, line, index, edits)
+            start = end
+            if touched < bit << 1:
+                break  # it was the last
+        at = end
+    if edits.at_end is not None:
+        head_end: i64 = message.raw_end - len(message.body) - 2
+        if head_end > start:
+            chunks.append(_lines(parts))
+            chunks.append(raw[start:head_end])
+            parts = []
+        parts.extend(edits.at_end)
+        start = head_end
+    chunks.append(_lines(parts))
+    chunks.append(raw[start : message.raw_end])
+    return b"".join(chunks)
+
+
+NO_LINES: Final[list[str]] = []
+
+
+def _lines(parts: list[str]) -> bytes:
+    if not parts:
+        return b""
+    parts.append("")
+    return "\r\n".join(parts).encode("utf-8", "surrogateescape")
+
+
+def _touched_line(parts: list[str], line: str, index: int, edits: Edits) -> None:
+    """Append what *edits* make of *line*, and what they put beside it."""
+    before = edits.before
+    if before is not None and index in before:
+        parts.extend(before[index])
+    removed = edits.removed
+    if removed is None or index not in removed:
+        replaced = edits.replaced
+        if replaced is not None and index in replaced:
+            line = replaced[index]
+        if line:
+            parts.append(line)
+    after = edits.after
+    if after is not None and index in after:
+        parts.extend(after[index])
 
 
 def build_forwarded_response(response: Response, edits: Edits) -> bytes:
@@ -177,7 +243,7 @@ def build_reply(
             line = request.lines[at]
             if first_via:
                 first_via = False
-                line = via_with_received(line, received, rport)
+                line = request.annotated_via(line, received, rport)
             parts.append(without_empty_end(line))
         elif name == "to":
             line = without_empty_end(request.lines[at])

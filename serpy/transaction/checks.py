@@ -8,7 +8,6 @@ from __future__ import annotations
 from serpy.errors import ProtocolError
 from serpy.sip.lines import PROXY_REQUIRE
 from serpy.sip.message import Request
-from serpy.sip.uri import Uri, parse_uri
 
 
 def check_request(request: Request, *, has_tls: bool) -> None:
@@ -16,8 +15,7 @@ def check_request(request: Request, *, has_tls: bool) -> None:
 
     A SIPS URI asks for TLS on the way to its user: who has none does not understand it (§26.2.2).
     """
-    uri: Uri = parse_uri(request.request_uri)
-    scheme = uri.scheme
+    scheme = request.uri.scheme
     if scheme != "sip" and scheme != "tel" and (scheme != "sips" or not has_tls):  # noqa: PLR1714 - two compares beat a set
         raise ProtocolError(f"scheme {scheme!r:.40}", status=416)
     if (

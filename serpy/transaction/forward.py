@@ -16,11 +16,12 @@ from serpy.errors import BackendError, HeldBackError, ProtocolError, TransportEr
 from serpy.sip.address import default_port, is_address, plain_address
 from serpy.sip.classes import LOOPBACK
 from serpy.sip.flow import NO_CONNECT, Flow, Listener, Outgoing
+from serpy.sip.lines import VIA
 from serpy.sip.message import Edits, Request
 from serpy.sip.received import OPEN_CONNECTION
 from serpy.sip.status import PHRASES
 from serpy.sip.uri import Uri, parse_uri
-from serpy.sip.via import Via, via_with_received
+from serpy.sip.via import Via
 from serpy.sip.writer import build_request
 from serpy.transaction.matching import NO_GROUPS, Groups, is_loop, loop_value
 from serpy.transaction.ways import Ways
@@ -86,9 +87,10 @@ def reply_flow(
     if to_source or via.rport >= 0:
         return flow
     port = via.port or 5060
-    maddr = via.param("maddr")
-    if maddr is not None and groups and (plain_address(maddr), port) in groups:
-        return Flow(flow.listener, plain_address(maddr), port)
+    if groups:
+        maddr = via.param("maddr")
+        if maddr is not None and (plain_address(maddr), port) in groups:
+            return Flow(flow.listener, plain_address(maddr), port)
     if to_via and is_address(via.host):
         return Flow(flow.listener, via.address, port)
     return flow if port == flow.port else Flow(flow.listener, flow.host, port, 0, flow.options)
@@ -234,7 +236,7 @@ class Forwarder:
         if not received and not rport:
             return ctx.edits
         at = request.find("via")
-        ctx.edits.replace(at, via_with_received(request.lines[at], received, rport))
+        ctx.edits.replace(at, request.annotated_via(request.lines[at], received, rport))
         return ctx.edits
 
     def is_loop(self, request: Request) -> bool:
@@ -245,6 +247,8 @@ class Forwarder:
         """True when a Via line of *request* holds our sign."""
         sign = self.ways.sign
         lines = request.lines
+        if not request.may_have_two(VIA):
+            return sign in lines[request.find("via")]
         return any(name == "via" and sign in lines[at] for at, name in enumerate(request.names))
 
     def headers_on_top(self, ctx: Context, flow: Flow) -> list[str]:

@@ -27,8 +27,8 @@ WORD: Final = 0xFFFFFFFF
 LONG: Final = 0xFFFFFFFFFFFF
 
 
-ServerKey = tuple[str, str, int, str]
-"""(branch, host and port of sent-by, method) of a server transaction."""
+ServerKey = str
+"""What a server transaction is known by: sent-by and branch, and behind a line end the method when it is not INVITE."""
 
 Groups = frozenset[tuple[str, int]]
 """Addresses and ports of the multicast groups that we listen on."""
@@ -39,11 +39,10 @@ def server_key(request: Request, method: str) -> ServerKey:
     """Key of the server transaction *request* belongs to; *method* is INVITE for ACK and CANCEL to find theirs."""
     via = request.via
     if has_cookie(via):
-        return via.branch, via.host, via.port, method
+        return via.identity if method == "INVITE" else f"{via.identity}\n{method}"
     # RFC 2543 elements: everything that must not differ between a request and its repetition (§17.2.3). The To tag
     # is left out, an ACK carries the one of our answer; the CSeq method is our argument.
-    what = f"{request.request_uri} {request.from_tag} {request.call_id} {via}"
-    return what, "", request.cseq.number, method
+    return f"\n{request.request_uri} {request.from_tag} {request.call_id} {request.cseq.number} {method}\n{via}"
 
 
 def has_cookie(via: Via) -> bool:

@@ -1,10 +1,10 @@
-"""Known header lines: what is guessed is what is there, and what is kept is bounded."""
+"""Names of header lines: what is guessed is what is there, and what is kept is bounded."""
 
 import pytest
 
 from serpy.errors import ParseError, ProtocolError
 from serpy.sip import lines as known
-from serpy.sip.limits import LINE_CACHED, LINES_CACHED
+from serpy.sip.limits import NAME_MAX, NAMES_KEPT
 from serpy.sip.parser import parse_message
 
 HEAD = (
@@ -80,26 +80,54 @@ def test_content_length_cuts_the_body_each_time():
 
 
 def test_what_is_kept_is_bounded_and_no_chain_outlives_it():
-    first = known.known_line("X-First: 1", known.START)
+    first = known.name_of("X-First: 1", known.START)
     assert first is not None
     before = first
-    for number in range(LINES_CACHED + 10):
-        after = known.known_line(f"X-Some: {number}", before)
+    for number in range(NAMES_KEPT + 10):
+        after = known.name_of(f"X-Some-{number}: x", before)
         assert after is not None
         before = after
-        assert len(known._lines) <= LINES_CACHED
+        assert len(known._others) <= NAMES_KEPT
     assert first.follower is first.other is None
     assert parse().from_tag == "t"
 
 
-def test_long_lines_are_not_kept():
-    line = "X-Long: " + "x" * LINE_CACHED
-    message = parse(line + "\r\nMax-Forwards: 70\r\n")
-    assert message.lines[5:] == [line, "Max-Forwards: 70"]
-    assert line not in known._lines
+def test_a_name_is_as_long_as_names_may_be():
+    name = "X" * NAME_MAX
+    assert parse(f"{name}: 1\r\nMax-Forwards: 70\r\n").lines[5:] == [f"{name}: 1", "Max-Forwards: 70"]
+    with pytest.raises(ProtocolError):
+        parse(f"{name}x: 1\r\n")
 
 
-def test_sent_by_is_taken_from_another_line_only_when_it_is_the_same():
+@pytest.mark.parametrize(
+    ("line", "number", "method"),
+    [
+        ("CSeq: 1 OPTIONS", 1, "OPTIONS"),
+        ("CSeq:1 OPTIONS", 1, "OPTIONS"),
+        ("CSeq:  1\tOPTIONS ", 1, "OPTIONS"),
+        ("CSeq: 999999999 OPTIONS", 999999999, "OPTIONS"),
+        ("CSeq: 2147483647 OPTIONS", 2147483647, "OPTIONS"),
+        ("CSeq: 0000000001 OPTIONS", 1, "OPTIONS"),
+        ("CSeq: 1 oPTIONS", 1, "oPTIONS"),
+    ],
+)
+def test_cseq_is_read_however_it_is_written(line, number, method):
+    text = HEAD.format(via="1", tag="t", number=1).replace("CSeq: 1 OPTIONS", line)
+    cseq = parse_message((text + "\r\n").encode()).cseq
+    assert (cseq.number, cseq.method) == (number, method)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["CSeq: OPTIONS", "CSeq: 1", "CSeq: 1OPTIONS", "CSeq: 2147483648 OPTIONS", "CSeq: 1 OPT IONS", "CSeq: -1 OPTIONS"],
+)
+def test_a_bad_cseq_is_refused(line):
+    text = HEAD.format(via="1", tag="t", number=1).replace("CSeq: 1 OPTIONS", line)
+    with pytest.raises(ParseError):
+        parse_message((text + "\r\n").encode()).check_mandatory()
+
+
+def test_sent_by_is_read_with_all_kinds_of_parameters():
     for sent_by, host in (("192.0.2.5", "192.0.2.5"), ("192.0.2.", "192.0.2."), ("192.0.2.5;rport", "192.0.2.5")):
         for params in ("", ";branch=z9hG4bK1", ";branch=z9hG4bK1;rport", ";x=1, SIP/2.0/UDP b"):
             text = HEAD.format(via="1", tag="t", number=1).replace("h:5060;branch=z9hG4bK1", sent_by + params)

@@ -11,7 +11,7 @@ from serpy.sip.authorization import parse_credentials
 from serpy.sip.cseq import parse_cseq
 from serpy.sip.nameaddr import parse_nameaddr, parse_nameaddr_list, split_commas
 from serpy.sip.status import PHRASES, reason_phrase
-from serpy.sip.via import parse_via, via_with_received
+from serpy.sip.via import parse_via, via_of_line, via_with_received
 
 
 @pytest.mark.parametrize(
@@ -275,3 +275,47 @@ def test_credentials_may_be_written_in_other_ways(text, fields):
 def test_a_field_that_cannot_be_understood_spoils_the_credentials(extra):
     with pytest.raises(ParseError):
         parse_credentials(f'Digest username="1", nonce="1", uri="1", response="1", {extra}')
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKabc",
+        "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKa.b-c",
+        "Via: SIP/2.0/UDP pc-1.example.com;branch=z9hG4bKabc;rport",
+        "Via: SIP/2.0/UDP 192.0.2.1:5060;rport;branch=z9hG4bKabc",
+        "Via: SIP/2.0/TCP 192.0.2.1:5060;branch=z9hG4bKabc;rport",
+        "Via: SIP/2.0/TLS h:65535;branch=z9hG4bKabc;alias",
+        "Via: SIP/2.0/UDP h;branch=z9hG4bKreceived",
+        "Via: SIP/2.0/UDP h;branch=z9hG4bKabc;received=192.0.2.9;rport=7",
+    ],
+)
+def test_a_via_written_as_usual_says_what_any_other_spelling_of_it_says(line):
+    usual = via_of_line(line)
+    assert usual is not None
+    other = parse_via(line[5:].replace("SIP/2.0/", "SIP / 2.0 / "))
+    for name in ("transport", "host", "port", "branch", "rport", "received", "params", "identity", "has_cookie"):
+        assert getattr(usual, name) == getattr(other, name), name
+    assert str(usual) == str(other)
+    for received, rport in (("", 0), ("198.51.100.7", 0), ("198.51.100.7", 4711)):
+        assert usual.annotated(line, received, rport) == via_with_received(line, received, rport)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Via: SIP/2.0/UDP h:0;branch=z9hG4bK1",
+        "Via: SIP/2.0/UDP h:65536;branch=z9hG4bK1",
+        "Via: SIP/2.0/UDP h:;branch=z9hG4bK1",
+        "Via: SIP/2.0/UDP ;branch=z9hG4bK1",
+        "Via: SIP/2.0/UDP hä;branch=z9hG4bK1",
+        "Via: SIP/2.0/UDP h",
+        "Via: SIP/2.0/UDP h;branch=z9hG4bK1, SIP/2.0/UDP i",
+        'Via: SIP/2.0/UDP h;branch="z9hG4bK1',
+        "Via: SIP/2.0/UDP h:000080;branch=z9hG4bK1",
+        "Via: SIP/2.0/UDP h:05060;branch=z9hG4bK1",
+        "v: SIP/2.0/UDP h;branch=z9hG4bK1",
+    ],
+)
+def test_a_via_that_may_be_wrong_or_one_of_several_is_looked_at_closely(line):
+    assert via_of_line(line) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from serpy.sip.message import Edits, Request
@@ -255,3 +257,34 @@ def test_edits_hit_their_lines_also_beyond_the_sixtieth():
         changed = number in (0, 40, 55, 56, 57, 79)
         assert made.get(f"x-{number}") == (None if number == 41 else "b" if changed else "a")
         assert made.get_all(f"y-{number}") == (["before", "after"] if changed else [])
+
+
+@pytest.mark.parametrize("body", ["", "v=0\r\n"])
+def test_what_leaves_in_slices_is_what_leaves_line_by_line(body):
+    """Random edits of a head in ASCII, and of the same with one character that is not (which is rendered line by line)."""
+    head = "".join(f"X{number}: {number}\r\n" for number in range(70))
+    text = (
+        "INVITE sip:b@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nMax-Forwards: 70\r\nFrom: <sip:a@a>;tag=1\r\n"
+        f"To: <sip:b@b>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
+    )
+    plain = parse_message(text.encode())
+    other = parse_message(text.replace("X69: 69", "X69: ä").encode())
+    assert plain.raw_end
+    assert not other.raw_end
+    rng = random.Random(9)
+    for _ in range(200):
+        edits = Edits()
+        for _ in range(rng.randint(0, 6)):
+            index = rng.randrange(len(plain.lines)) if rng.random() < 0.7 else rng.randrange(3)
+            change = rng.choice((edits.replace, edits.insert_before, edits.insert_after, edits.remove))
+            if change == edits.remove:
+                edits.remove(index)
+            else:
+                change(index, rng.choice(("New: 1", "New: ö", "Other: 2")))
+        if rng.random() < 0.3:
+            edits.append("End: 1")
+        if rng.random() < 0.3:
+            edits.prepend("Top: 1")
+        on_top = ["Record-Route: <sip:h;lr>"] if rng.random() < 0.5 else []
+        expected = build_request(other, "sip:x", VIA, edits, on_top).replace("X69: ä".encode(), b"X69: 69")
+        assert build_request(plain, "sip:x", VIA, edits, on_top) == expected

@@ -78,7 +78,7 @@ def test_an_event_of_the_other_side_is_an_error():
         machine = ClientMachine("z9hG4bK1", "call", invite=invite)
         with pytest.raises(UsageError, match="request received in state trying"):
             machine.step(states.RECV_REQUEST)
-        server = ServerMachine(("b", "h", 5060, "INVITE"), "call", FLOW, invite=invite)
+        server = ServerMachine("h:5060;branch=b", "call", FLOW, invite=invite)
         with pytest.raises(UsageError, match="1xx received in state"):
             server.step(states.RECV_1XX)
         assert server.state == (states.PROCEEDING if invite else states.TRYING)
@@ -92,7 +92,7 @@ def test_what_is_ignored_on_purpose_is_no_error():
 
 
 def test_an_ack_belongs_to_invite_alone():
-    server = ServerMachine(("b", "h", 5060, "MESSAGE"), "call", FLOW, invite=False)
+    server = ServerMachine("h:5060;branch=b\nMESSAGE", "call", FLOW, invite=False)
     with pytest.raises(UsageError):
         server.step(states.RECV_ACK)
 
