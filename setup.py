@@ -206,6 +206,7 @@ setup(
     version=version.group(1) if version else "0",
     packages=find_packages(include=["serpy", "serpy.*"]),
     package_data={"serpy.script": ["*.lark"]},
+    exclude_package_data={"serpy.net": ["*.c"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": OptionalBuildExt},
 )

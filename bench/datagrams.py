@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import os
 import re
 import socket
@@ -46,13 +47,17 @@ class Bench:
         self.ours.setblocking(False)
         self.theirs.bind(("127.0.0.1", 0))
         listener = Listener(0, "udp", *self.ours.getsockname())
-        self.count = 0
-        self.reader = UdpReader(Loop(), self.ours, listener, self._receive)
+        self.listener = listener
+        self.loop = Loop()
+        self.loop.set_timer_source(math.inf.__float__, print)
+        self._on_datagram: Callable[[bytes, Flow], None] | None = None
+        self.reader = UdpReader(self.loop, self.ours, listener, self._receive)
         self.sender = Sender([self.ours], Guard([listener], private_relay=False))
         self.outgoing = Outgoing(b"x" * SIZE, Flow(listener, *self.theirs.getsockname(), 0, SEEN))
 
-    def _receive(self, _data: bytes, _flow: Flow) -> None:
-        self.count += 1
+    def _receive(self, data: bytes, flow: Flow) -> None:
+        if self._on_datagram is not None:
+            self._on_datagram(data, flow)
 
     def fill(self, sources: Iterator[int], number: int) -> None:
         """*number* datagrams from the next *sources*."""
@@ -65,6 +70,26 @@ class Bench:
         """One wake-up."""
         self.reader._queued = True  # it expects more: what a busy receiver does
         self.reader.read()
+
+    def echo(self) -> None:
+        """BATCH wake-ups of the loop, with one datagram read and one sent in each."""
+        loop = self.loop
+        left = BATCH
+        to_us = Outgoing(b"x" * SIZE, Flow(self.listener, *self.ours.getsockname(), 0, SEEN))
+
+        def receive(_data: bytes, _flow: Flow) -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                self.sender.send(to_us)
+            else:
+                loop.stop()
+
+        self._on_datagram = receive
+        self.sender.send(to_us)
+        loop._stopping = False
+        loop.run()
+        self._on_datagram = None
 
     def drain(self) -> None:
         """What was sent to the peers goes."""
@@ -93,6 +118,8 @@ def measure(around: Callable[[str, Callable[[], None], int], None], rounds: int)
     for _ in range(rounds):
         around("send", send, BATCH)
         bench.drain()
+    for _ in range(rounds):
+        around("wake-up, read, send", bench.echo, BATCH)
 
 
 def times(rounds: int) -> None:

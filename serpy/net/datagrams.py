@@ -24,8 +24,8 @@ Peers = dict[bytes, Flow]
 Taken = tuple[bytes, Flow] | tuple[bytes, bytes] | int
 
 
-def peer_of(key: bytes) -> tuple[str, int]:
-    """The address and port that *key* stands for."""
+def peer_plain(key: bytes, /) -> tuple[str, int]:
+    """The address and port that *key* stands for. Raises ValueError."""
     return inet_ntop(AF_INET if len(key) == 6 else AF_INET6, key[:-2]), key[-2] << 8 | key[-1]
 
 
@@ -75,9 +75,10 @@ def _borrowed(family: int, fd: int) -> socket:
 
 receive: Callable[[int, Peers], Taken] = receive_plain
 send: Callable[[int, bytes, str, int], int] = send_plain
+peer: Callable[[bytes], tuple[str, int]] = peer_plain
 try:
     from serpy.net import _udp
 except ImportError:  # nothing was compiled
     pass
 else:
-    receive, send = _udp.receive, _udp.send
+    receive, send, peer = _udp.receive, _udp.send, _udp.peer

@@ -88,6 +88,6 @@ class UdpReader:
         """The flow of a peer that is not remembered."""
         if len(self._peers) >= PEERS:
             self._peers.clear()
-        host, port = datagrams.peer_of(key)
+        host, port = datagrams.peer(key)
         flow = self._peers[key] = Flow(self._listener, host, port, 0, SEEN)
         return flow

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from serpy.net import datagrams
-from serpy.net.datagrams import LARGEST, peer_of, receive_plain, send_plain
+from serpy.net.datagrams import LARGEST, peer_plain, receive_plain, send_plain
 from serpy.sip.flow import SEEN, Flow, Listener
 
 TOP = Path(__file__).resolve().parents[2]
@@ -28,15 +28,16 @@ CLOSED = 1 << 20  # no process has so many
 class Calls:
     """One implementation."""
 
-    def __init__(self, receive, send):
+    def __init__(self, receive, send, peer):
         self.receive = receive
         self.send = send
+        self.peer = peer
 
 
-PLAIN = Calls(receive_plain, send_plain)
+PLAIN = Calls(receive_plain, send_plain, peer_plain)
 BOTH = [pytest.param(PLAIN, id="plain")]
 if datagrams.receive is not receive_plain:
-    BOTH.append(pytest.param(Calls(datagrams.receive, datagrams.send), id="native"))
+    BOTH.append(pytest.param(Calls(datagrams.receive, datagrams.send, datagrams.peer), id="native"))
 
 
 @pytest.fixture(params=BOTH)
@@ -92,7 +93,7 @@ def test_what_comes_is_told_with_the_key_of_the_peer(calls, host, ours, theirs):
     assert data == b"hello"
     assert type(key) is bytes
     assert len(key) == KEY_SIZE[host]
-    assert peer_of(key) == (host, port_of(theirs))
+    assert calls.peer(key) == (host, port_of(theirs))
 
 
 def test_a_known_peer_has_the_flow_it_had(calls, host, ours, theirs):
@@ -112,7 +113,7 @@ def test_another_port_is_another_peer(calls, host, ours, theirs):
         theirs.sendto(b"1", ours.getsockname())
         key = calls.receive(ours.fileno(), {})[1]
         other.sendto(b"2", ours.getsockname())
-        assert peer_of(calls.receive(ours.fileno(), {key: flow(host, 1)})[1]) == (host, port_of(other))
+        assert calls.peer(calls.receive(ours.fileno(), {key: flow(host, 1)})[1]) == (host, port_of(other))
 
 
 def test_the_order_is_that_of_arrival(calls, ours, theirs):
@@ -173,6 +174,24 @@ def test_the_socket_stays_open(calls, host, ours, theirs):
     calls.send(ours.fileno(), b"1", host, port_of(theirs))
     assert port_of(ours)
     assert theirs.recv(10) == b"1"
+
+
+@pytest.mark.parametrize(("key", "peer"), [
+    (b"\0\0\0\0\0\0", ("0.0.0.0", 0)),
+    (b"\x01\x0a\x63\x64\x13\xc4", ("1.10.99.100", 5060)),
+    (b"\xff\xff\xff\xff\xff\xff", ("255.255.255.255", 65535)),
+    (bytes(18), ("::", 0)),
+    (bytes(10) + b"\xff\xff\xc0\0\x02\x01\0\x01", ("::ffff:192.0.2.1", 1)),
+    (b"\xff" * 18, ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535)),
+])  # fmt: skip
+def test_a_key_stands_for_an_address_and_a_port(calls, key, peer):
+    assert calls.peer(key) == peer
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 4, 5, 7, 16, 17, 19, 100])
+def test_what_is_no_key_is_a_value_error(calls, size):
+    with pytest.raises(ValueError, match=r"."):
+        calls.peer(bytes(size))
 
 
 # -- out --------------------------------------------------------------------------------------------------------------
