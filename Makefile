@@ -7,7 +7,7 @@ VENV   ?= .venv
 RUN    ?= .run
 SHELL  := /bin/bash
 
-SOURCES := $(shell find serpy -name '*.py' -o -name "*.lark") setup.py cold.h pyproject.toml
+SOURCES := $(shell find serpy -name '*.py' -o -name '*.lark' -o -name '*.c') setup.py cold.h pyproject.toml
 
 .PHONY: run test test-pure lint bench clean install
 

@@ -15,6 +15,7 @@ and what was due besides the one that raised runs then. Runs in: every child. Lo
 from __future__ import annotations
 
 import heapq
+import math
 import select
 import time
 from collections import deque
@@ -31,6 +32,7 @@ READABLE: Final = 1  # EPOLLIN
 WRITABLE: Final = 4  # EPOLLOUT
 MAX_EVENTS: Final = 64  # per poll; a small number keeps the kernel's copy and our list small
 LONGEST_POLL_S: Final = 60.0
+NEVER: Final = math.inf
 COMPACT_ABOVE: Final = 1024  # cancelled timers tolerated in the heap before it is rebuilt
 COALESCE_WINDOW_S: Final = 0.05  # over which arrivals are counted
 COALESCE_FROM: Final = 500.0  # arrivals a second; below, a pause would gather too little to pay for itself
@@ -281,6 +283,7 @@ class Loop(Clock):
         then be called again.
         """
         poll = self._epoll.poll
+        clock = self._clock
         while not self._stopping:
             while self._ready:
                 waiting = self._ready.popleft()._greenlet
@@ -296,16 +299,20 @@ class Loop(Clock):
                 self._run_soon()
             if self._timers and self._timers[0][0] <= self._now:
                 self._run_timers(self._now)
-            if self._next_at is not None and self._next_at() <= self._now:
-                assert self._on_timer is not None
-                self.current = self._on_timer
-                self._now = self._clock()
-                self._on_timer(self._now)
+            due = NEVER
+            if self._next_at is not None:
+                due = self._next_at()
+                if due <= self._now:
+                    assert self._on_timer is not None
+                    self.current = self._on_timer
+                    self._now = clock()
+                    self._on_timer(self._now)
+                    due = self._next_at()
             if self.pause_s > 0.0 and not self._soon and not self._ready and not self.backlog:
                 time.sleep(self.pause_s)
             self.backlog = False
-            events = poll(self._poll_timeout(), MAX_EVENTS)
-            now = self._now = self._clock()
+            events = poll(self._poll_timeout(due), MAX_EVENTS)
+            now = self._now = clock()
             if now >= self._window_end:
                 self._close_window(now)
             switches = self._switches
@@ -327,15 +334,13 @@ class Loop(Clock):
         self.arrivals = 0
         self._window_end = now + COALESCE_WINDOW_S
 
-    def _poll_timeout(self) -> float:
+    def _poll_timeout(self, due: float) -> float:
+        """How long to wait when the next timer kept elsewhere is *due* then."""
         if self._ready or self._soon or self._stopping:
             return 0.0
-        timeout = LONGEST_POLL_S
-        if self._timers:
-            timeout = self._timers[0][0] - self._now
-        if self._next_at is not None:
-            source = self._next_at() - self._now
-            timeout = min(timeout, source)
+        if self._timers and self._timers[0][0] < due:
+            due = self._timers[0][0]
+        timeout = due - self._now
         if timeout <= 0.0:
             return 0.0
         return min(LONGEST_POLL_S, timeout)

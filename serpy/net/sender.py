@@ -8,14 +8,19 @@ Runs in: udp receiver, timer, ctl. Locks: none. RFC: 3261 §18.1.1, §18.2.2.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from serpy.errors import TransportError
+from serpy.net import datagrams
 from serpy.net.guard import Guard
 from serpy.net.streams import StreamSender
 from serpy.sip.flow import Outgoing
+
+_FULL: Final = -errno.EAGAIN
 
 
 class Sender:
@@ -26,7 +31,9 @@ class Sender:
     ) -> None:
         self.guard: Final = guard
         self.streams: Final = streams
-        self._sendto: Final[list[Any]] = [None if sock is None else sock.sendto for sock in sockets]  # bound methods
+        self._sockets: Final = sockets  # kept open
+        self._fds: Final = [-1 if sock is None else sock.fileno() for sock in sockets]
+        self._send: Final = datagrams.send
         self.sent = 0
         self.dropped = 0
 
@@ -42,14 +49,13 @@ class Sender:
                 raise TransportError(f"cannot send over {listener!r}")
             self.streams.send(outgoing)
             return
-        sendto = self._sendto[listener.index]
-        if sendto is None:
+        fd = self._fds[listener.index]
+        if fd < 0:
             raise TransportError(f"this process has no socket for {listener!r}")
-        try:
-            sendto(outgoing.data, flow.sockaddr)
-        except BlockingIOError:
-            self.dropped += 1
-        except OSError as exc:
-            raise TransportError(f"cannot send to {flow!r}: {exc.strerror or exc}") from None
-        else:
+        status = self._send(fd, outgoing.data, flow.host, flow.port)
+        if status == 0:
             self.sent += 1
+        elif status == _FULL:
+            self.dropped += 1
+        else:
+            raise TransportError(f"cannot send to {flow!r}: {os.strerror(-status)}")

@@ -1,5 +1,8 @@
 """UDP datagrams in: socket -> (bytes, Flow), handed to one callback in the order received.
 
+A peer that is heard of again gets the Flow it had. There are PEERS of them at most: one more, and all are forgotten, so
+that addresses made up by a stranger cost no memory and cannot stay.
+
 Runs in: udp receiver. Locks: none. RFC: 3261 §18.2.1.
 """
 
@@ -9,10 +12,11 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from serpy.net import datagrams
 from serpy.net.loop import Loop
 from serpy.sip.flow import SEEN, Flow, Listener
 
-LARGEST: Final = 65535
+PEERS: Final = 4096  # flows that are remembered for each listener
 BATCH: Final = 32  # datagrams per wake-up, before timers and other sockets get their turn
 PROBE_EVERY: Final = 8
 BEHIND: Final = 8  # full batches one after the other: more comes than is worked off
@@ -31,14 +35,17 @@ class UdpReader:
         behind: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self._loop: Final = loop
-        self._recvfrom: Final = sock.recvfrom
+        self._sock: Final = sock  # kept open
+        self._fd: Final = sock.fileno()
+        self._take: Final = datagrams.receive
+        self._peers: Final[datagrams.Peers] = {}
         self._listener: Final = listener
         self._receive: Final = receive
         self._behind: Final = behind
         self._full = 0  # batches one after the other
         self._queued = True
         self._until_probe = 0
-        loop.add_reader(sock.fileno(), self.read)
+        loop.add_reader(self._fd, self.read)
 
     def read(self) -> None:
         """Deliver what waits, at most BATCH datagrams."""
@@ -53,13 +60,18 @@ class UdpReader:
                 self._until_probe = PROBE_EVERY
         count = 0
         while count < limit:
-            try:
-                data, address = self._recvfrom(LARGEST)
-            except OSError:  # BlockingIOError: empty. Others are about an earlier send; nothing was received either
+            taken: object = self._take(self._fd, self._peers)
+            if not isinstance(
+                taken, tuple
+            ):  # EAGAIN: empty. Others are about an earlier send; nothing was received either
                 break
             count += 1
-            flow = Flow(self._listener, address[0], address[1], 0, SEEN)
-            loop.current = (data, flow)  # for the report of a bug
+            data: bytes = taken[0]
+            flow = taken[1]
+            if not isinstance(flow, Flow):
+                flow = self._meet(flow)
+                taken = (data, flow)
+            loop.current = taken  # for the report of a bug
             self._receive(data, flow)
         loop.arrivals += count
         if count == BATCH:
@@ -71,3 +83,11 @@ class UdpReader:
             self._full = 0
         if limit > 1:
             self._queued = count > 1
+
+    def _meet(self, key: bytes) -> Flow:
+        """The flow of a peer that is not remembered."""
+        if len(self._peers) >= PEERS:
+            self._peers.clear()
+        host, port = datagrams.peer(key)
+        flow = self._peers[key] = Flow(self._listener, host, port, 0, SEEN)
+        return flow

@@ -58,7 +58,6 @@ class Flow:
 
     ``host`` is the address as text without brackets. ``connection`` is 0 for UDP, else the connection id of the
     TCP receiver that holds it; where it is gone, or 0 over TCP, a connection to *host* and *port* is used or made.
-    ``sockaddr`` is what ``socket.sendto`` takes.
     """
 
     def __init__(self, listener: Listener, host: str, port: int, connection: int = 0, options: int = 0) -> None:
@@ -68,7 +67,6 @@ class Flow:
         self.port: Final = port
         self.connection: Final = connection
         self.options: Final = options
-        self.sockaddr: Final[tuple[str, int]] = (host, port)
 
     def __repr__(self) -> str:
         return f"{self.transport}:{self.host}:{self.port}"

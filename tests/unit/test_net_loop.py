@@ -252,6 +252,7 @@ def test_a_leader_body_that_leads_again_survives_a_bug_in_a_callback(loop):
                 loop.lead()
             except ZeroDivisionError as exc:
                 caught.append((str(exc), loop.current))
+                loop.spawn(loop.stop)
 
     def broken():
         loop.current = "the culprit"
@@ -260,7 +261,6 @@ def test_a_leader_body_that_leads_again_survives_a_bug_in_a_callback(loop):
 
     loop.leader_body = body
     loop.spawn(broken)
-    loop.call_at(time.monotonic() + 0.03, loop.stop)
     loop.run()
     assert [current for _, current in caught] == ["the culprit"]
 
