@@ -118,6 +118,7 @@ HOT = [
     "serpy/modules/rr/dialogs.py",
     "serpy/modules/rr/loose.py",
     "serpy/modules/rr/memory.py",
+    "serpy/modules/rr/own.py",
     "serpy/modules/rr/reading.py",
     "serpy/modules/rr/rule.py",
     "serpy/modules/rr/sides.py",
