@@ -201,7 +201,9 @@ class Fingerprints:
         stop: i64 = at
         while stop < end and data[stop] != _RIGHT:
             stop += 1
-        return self._plain(data, at, stop) if stop < end else NONE
+        if stop == end:
+            return NONE
+        return self._plain(data, at, stop)
 
     def endpoint_of(self, uri: Uri) -> int:
         """The short number of the host and port that a request to *uri* is sent to, NONE for none."""
