@@ -35,13 +35,14 @@ from serpy.errors import (
 from serpy.net.resolve import Resolver
 from serpy.script.exports import FALSE, STOP, TRUE, Arg, Exports, Function, Param, Routes, Rpc, Select
 from serpy.shm.record import CALL_ID_MAX, Binding
+from serpy.shm.variables import Variables
 from serpy.sip.address import is_address
 from serpy.sip.flow import Flow, Listener, Outgoing
 from serpy.sip.host import normal_host
 from serpy.transaction.user import Outcome
 
 if TYPE_CHECKING:
-    from serpy.config import Settings, Variables
+    from serpy.config import Settings
     from serpy.db.interface import Database, Value
     from serpy.net.handoff import Channels
     from serpy.net.loop import Loop
@@ -219,7 +220,7 @@ class Server:
         # Declared only: a compiled attribute of a compiled class cannot hold None.
         self.segment: Segment  # shared memory; modules allocate in init()
         self.counters: Counters
-        self.variables: Variables = cast("Variables", None)
+        self.variables = Variables()
         self.program: object = None  # serpy.script.compile.Program
         self._services: dict[str, object] = {}
         # per process

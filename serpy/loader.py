@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import serpy.modules
 from serpy.api import BUDGETS, CHARGES, Server
-from serpy.config import KINDS, Settings, Variables
+from serpy.config import KINDS, Settings
 from serpy.db.interface import parse_url
 from serpy.errors import BackendError, ConfigError, SerpyError, UsageError
 from serpy.net import waiters
@@ -38,6 +38,7 @@ from serpy.script.networks import Networks, parse_network
 from serpy.shm.counters import Counters
 from serpy.shm.kept import Kept
 from serpy.shm.segment import Segment
+from serpy.shm.variables import Variables
 from serpy.trust.budgets import Budgets
 from serpy.trust.charges import Charges
 from serpy.trust.counters import declare_counters

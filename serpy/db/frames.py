@@ -3,7 +3,8 @@
 A *batch* is what one sender sent in one datagram, all for one database: see ``Batch``. A *request* is one ``write``
 call: (somebody waits?, operations), kept as bytes so that it is encoded once however often it is sent; b"" = answered
 already. An operation travels as (kind, table, names of the columns in one text, row): few shapes of rows travel again
-and again, so their names are taken apart once. A batch is also what a journal keeps.
+and again, so their names are taken apart once; they are bytes, which cost nothing to write, and were text in journals of
+older versions. A batch is also what a journal keeps.
 
 Runs in: receivers, timer, ctl, store. Locks: none.
 """
@@ -33,8 +34,19 @@ are microseconds of Unix time and rise; an incarnation has one URL and is never 
 Ack = tuple[int, int, dict[int, str]]
 """(incarnation, number, error text by index of the request). A text says why that request was refused."""
 
-_texts: dict[tuple[str, ...], str] = {}
-_columns: dict[str, tuple[str, ...]] = {}
+_texts: Final[dict[tuple[str, ...], bytes]] = {}
+_columns: Final[dict[bytes | str, tuple[str, ...]]] = {}
+
+
+class Shape:
+    """The columns that were written last, and their names in one text."""
+
+    def __init__(self) -> None:
+        self.columns: tuple[str, ...] = ()
+        self.text = b""
+
+
+_last: Final = Shape()  # a tuple is found again without a look at each of its names
 
 
 class Fields:
@@ -91,7 +103,7 @@ def operation(kind: str, table: str, fields: Fields) -> Operation:
 
 def encode_request(operations: Sequence[Operation], *, wait: bool) -> bytes:
     """One ``write`` call. Raises UsageError for values that are not plain."""
-    plain: list[tuple[str, str, str, tuple[Value, ...]]] = []
+    plain: list[tuple[str, str, bytes, tuple[Value, ...]]] = []
     for kind, table, values in operations:
         fields = fields_of(values)
         plain.append((kind, table, _text_of(fields.columns), fields.row))
@@ -101,21 +113,26 @@ def encode_request(operations: Sequence[Operation], *, wait: bool) -> bytes:
         raise UsageError("a row for the store holds a value that is not str, int, float, bytes or None") from None
 
 
-def _text_of(columns: tuple[str, ...]) -> str:
+def _text_of(columns: tuple[str, ...]) -> bytes:
+    if columns is _last.columns:
+        return _last.text
     text = _texts.get(columns)
     if text is None:
-        text = _BETWEEN.join(columns)
-        if text.count(_BETWEEN) != max(len(columns) - 1, 0):
+        names = _BETWEEN.join(columns)
+        if names.count(_BETWEEN) != max(len(columns) - 1, 0):
             raise UsageError("a column's name for the store holds a line feed")
+        text = names.encode("utf-8", "surrogatepass")
         if len(_texts) < MAX_SHAPES:
             _texts[columns] = text
+    _last.columns, _last.text = columns, text
     return text
 
 
-def _columns_of(text: str) -> tuple[str, ...]:
+def _columns_of(text: bytes | str) -> tuple[str, ...]:
     columns = _columns.get(text)
     if columns is None:
-        columns = tuple(text.split(_BETWEEN)) if text else ()
+        names = text if isinstance(text, str) else text.decode("utf-8", "surrogatepass")
+        columns = tuple(names.split(_BETWEEN)) if names else ()
         if len(_columns) < MAX_SHAPES:
             _columns[text] = columns
     return columns

@@ -1,6 +1,6 @@
 """The cfg.* RPCs: look at and change the runtime variables of the script and of modules.
 
-A change reaches every child before its next message (``serpy.config.Variables``). Delayed changes wait here, in the ctl
+A change reaches every child before its next message (``serpy.shm.variables.Variables``). Delayed changes wait here, in the ctl
 process, until ``cfg.commit``.
 
 Runs in: ctl. Locks: none.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from serpy.api import Exports, Rpc, Server, UsageError
 
 if TYPE_CHECKING:
-    from serpy.config import Variables
+    from serpy.shm.variables import Variables
 
 Value = int | str
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from serpy.api import FALSE, STOP, TRUE, Arg, Context, Exports, Function, Param, ParseError, Server
-from serpy.config import Variables
+from serpy.shm.variables import Variables
 
 if TYPE_CHECKING:
     from serpy.shm.counters import Counters

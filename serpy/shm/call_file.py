@@ -18,6 +18,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from serpy.shm.keys import words_of
+
 RECORD: Final = 512
 WORDS: Final = 64
 PAGE_WORDS: Final = 512
@@ -93,7 +95,7 @@ class CallFile:
     def __init__(self, memory: mmap.mmap, slabs: int, records: int) -> None:
         self.slabs: Final = slabs
         self.records: Final = records
-        self.words: Final = memoryview(memory).cast("Q")
+        self.words: Final = words_of(memoryview(memory))
         self.bytes: Final = memoryview(memory)
 
     @property
@@ -107,7 +109,7 @@ class CallFile:
 
     def used(self, slab: int) -> int:
         """How many records of *slab* have ever been used: the first so many."""
-        return min(int(self.words[USED_AT + slab]), self.records)
+        return max(0, min(int(self.words[USED_AT + slab]), self.records))
 
     def all(self) -> Iterator[int]:
         """Every whole record of every slab, except those that others go on in; each is to be read at once."""
@@ -154,7 +156,7 @@ def open_file(path: str, slabs: int, records: int, mark: int, owner: Owner, now:
         if size >= PAGE_WORDS * 8:
             old = mmap.mmap(handle, size)
             if _is_ours(old, size, mark):
-                words = memoryview(old).cast("Q")
+                words = words_of(memoryview(old))
                 found = int(words[_SLABS_AT]), int(words[_RECORDS_AT])
                 if found == (slabs, records):
                     return CallFile(old, slabs, records)
@@ -177,7 +179,7 @@ def _map(handle: int, slabs: int, records: int) -> mmap.mmap:
 
 
 def _fresh(memory: mmap.mmap, slabs: int, records: int, mark: int, now: float) -> CallFile:
-    words = memoryview(memory).cast("Q")
+    words = words_of(memoryview(memory))
     words[_LAYOUT_AT] = LAYOUT
     words[_SLABS_AT] = slabs
     words[_RECORDS_AT] = records
@@ -188,7 +190,7 @@ def _fresh(memory: mmap.mmap, slabs: int, records: int, mark: int, now: float) -
 
 
 def _is_ours(memory: mmap.mmap, size: int, mark: int) -> bool:
-    words = memoryview(memory).cast("Q")
+    words = words_of(memoryview(memory))
     if words[_MAGIC_AT] != _MAGIC or words[_LAYOUT_AT] != LAYOUT or words[_MARK_AT] != mark:
         return False
     slabs, records = int(words[_SLABS_AT]), int(words[_RECORDS_AT])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from serpy.shm import call_file as layout
 from serpy.shm.call_file import CallFile
 from serpy.shm.fingerprints import SHORT
+from serpy.shm.keys import SIGNED
 
 if TYPE_CHECKING:
     from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
@@ -26,7 +27,9 @@ TIMED: Final = 1 << 10  # flag of a record: session timers run (RFC 4028)
 
 # All words are aligned, so the machine's own format is the same, and faster.
 # The head, the caller, the first leg, the other legs, text. What is x becomes 0.
-_WHOLE: Final = struct.Struct(f"@6Q16xQQ8x3Q8x2Q3Q{8 * layout.SIDE * (layout.LEGS - 1)}x{layout.TEXT_SIZE}s")
+_WHOLE: Final = struct.Struct(
+    "@6Q16x2Q8x3Q2Q8x3Q".replace("Q", SIGNED) + f"{8 * layout.SIDE * (layout.LEGS - 1)}x{layout.TEXT_SIZE}s"
+)
 _EMPTY: Final = struct.Struct(f"@{layout.RECORD}x")
 assert _WHOLE.size == layout.RECORD
 
@@ -166,7 +169,8 @@ class CallTable:
 
     def _is_sound(self, at: int) -> bool:
         """True when nothing in the record *at* is larger than what is ever written."""
-        return max(self.file.words[at : at + layout.TEXT]) >> 62 == 0
+        words = self.file.words[at : at + layout.TEXT]
+        return min(words) >= 0 and max(words) >> 62 == 0
 
     def _read_side(self, place: int) -> Side:
         tag, contact, before, hops, hosts, info = [int(word) for word in self.file.words[place : place + layout.SIDE]]

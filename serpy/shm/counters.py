@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from serpy.errors import ResourceError, UsageError
+from serpy.shm.keys import SIGNED
 from serpy.shm.lock import StripedLock
 from serpy.shm.segment import Segment
 
@@ -156,12 +157,12 @@ class Counters:
     def __init__(self, segment: Segment, slots: int) -> None:
         self.slots: Final = slots
         self.status: Final = StatusPage(segment, slots)
-        self._words: Final = segment.allocate("counters", (slots + 1) * MAX_COUNTERS * 8).cast("q")
+        self._words: Final = segment.allocate("counters", (slots + 1) * MAX_COUNTERS * 8).cast(SIGNED)
         self._ids: Final[dict[str, int]] = {}
         self._help: Final[list[str]] = []
         self._own = self._row(slots)  # until attach() we are the master
         self._generations: Final = segment.allocate("generations", MAX_GENERATIONS * 64)
-        self._numbers: Final = self._generations.cast("q")  # the number is word 0 of each line, its name follows
+        self._numbers: Final = self._generations.cast(SIGNED)  # the number is word 0 of each line, its name follows
         self._known: Final[dict[str, int]] = {}  # generation name -> word index
         self._lock: Final = StripedLock(segment, "generations", 1)
         self._left: Final = segment.allocate("leaving", 64).cast("q")  # word 0: when a child was last let go

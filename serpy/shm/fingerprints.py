@@ -36,6 +36,12 @@ _SPACE: Final = 0x20
 _AT: Final = 0x40
 _COLON: Final = 0x3A
 _SEMICOLON: Final = 0x3B
+_LEFT: Final = 0x3C
+_RIGHT: Final = 0x3E
+_S: Final = 0x73
+_I: Final = 0x69
+_P: Final = 0x70
+_SCHEME: Final = 4  # "sip:"
 _SIP_PORT: Final = 5060
 _MOST_PORT: Final = 65535
 _LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -69,9 +75,7 @@ class Fingerprints:
         self._low: i64 = point & _LOW
         self._factor_high: i64 = factor >> 31
         self._factor_low: i64 = factor & _LOW
-        self._targets: Final[dict[str, int]] = {}
         self._places: Final[dict[str, int]] = {}
-        self._contacts: Final[dict[str, Contact]] = {}
         self._place: i64 = NONE  # of the host that _plain() has seen last
 
     def of(self, text: str) -> int:
@@ -97,17 +101,16 @@ class Fingerprints:
 
     def target(self, uri_text: str) -> int:
         """The number of where a URI leads: user (unescaped), host, port and maddr; NONE when it cannot be parsed."""
-        found = self._targets.get(uri_text)
-        if found is None:
-            data = encoded(uri_text)
-            found = int(self._plain(data, 4, len(data))) if uri_text.startswith("sip:") else NONE
-            if found == NONE:
-                try:
-                    found = self.target_of(parse_uri(uri_text))
-                except ParseError:
-                    found = NONE
-            self._keep_target(uri_text, found)
-        return found
+        data = encoded(uri_text)
+        end: i64 = len(data)
+        if _is_sip(data, 0, end):
+            found = self._plain(data, _SCHEME, end)
+            if found != NONE:
+                return found
+        try:
+            return self.target_of(parse_uri(uri_text))
+        except ParseError:
+            return NONE
 
     def _plain(self, data: bytes, start: i64, end: i64) -> i64:
         """As ``target_of`` for the URI whose user begins at *start*, when it is as nearly all are: a user without escapes, at
@@ -160,12 +163,6 @@ class Fingerprints:
             return 1
         return number
 
-    def _keep_target(self, uri_text: str, number: int) -> None:
-        if len(uri_text) <= _KEPT_LENGTH:
-            if len(self._targets) >= _KEPT:
-                self._targets.clear()
-            self._targets[uri_text] = number
-
     def target_of(self, uri: Uri) -> int:
         """The same for a URI that has been parsed."""
         if not uri.is_sip:
@@ -177,48 +174,36 @@ class Fingerprints:
         return self.joined(number, self.of(maddr)) if maddr else number
 
     def contact(self, line: str) -> Contact:
-        """What the Contact header *line* says, NO_CONTACT when that cannot be read. The same object for the same line."""
-        found = self._contacts.get(line)
-        if found is None:
-            found = self._plain_contact(line)
-        if found is None:
-            try:
-                uri = first_uri(line)
-                if uri is None:
-                    return NO_CONTACT
-                number = self.target_of(uri)
-                self._keep_target(uri.text, number)
-                found = Contact(number, self.host(uri.host) if uri.host else NONE)
-            except ParseError:
-                return NO_CONTACT
-            if len(line) <= _KEPT_LENGTH:
-                if len(self._contacts) >= _KEPT:
-                    self._contacts.clear()
-                self._contacts[line] = found
-        return found
-
-    def _plain_contact(self, line: str) -> Contact | None:
-        """What *line* says when it is nothing but a URI as ``_plain`` takes it, in brackets; None for any other."""
-        start = line.find("<sip:")
-        colon: i64 = line.find(":")
-        end = line.find(">", start)
+        """What the Contact header *line* says, NO_CONTACT when that cannot be read."""
         data = encoded(line)
-        if start < 2 or end < 0 or len(line) > _KEPT_LENGTH or len(data) != len(line):
-            return None
-        before: i64 = start - 1
-        if data[before] == _SPACE:
-            before -= 1
-        if before != colon:
-            return None  # a display name
-        number = self._plain(data, start + 5, end)
-        if number == NONE:
-            return None
-        self._keep_target(line[start + 1 : end], number)
-        found = Contact(number, self.short(self._place))
-        if len(self._contacts) >= _KEPT:
-            self._contacts.clear()
-        self._contacts[line] = found
-        return found
+        number = self._plain_contact(data, len(data))
+        if number != NONE:
+            return Contact(number, self.short(self._place))
+        try:
+            uri = first_uri(line)
+            if uri is None:
+                return NO_CONTACT
+            return Contact(self.target_of(uri), self.host(uri.host) if uri.host else NONE)
+        except ParseError:
+            return NO_CONTACT
+
+    def _plain_contact(self, data: bytes, end: i64) -> i64:
+        """The target in the line *data* when that is nothing but a URI as ``_plain`` takes it, in brackets; NONE for any other."""
+        at: i64 = 0
+        while at < end and data[at] != _COLON:
+            at += 1
+        at += 1
+        if at < end and data[at] == _SPACE:
+            at += 1
+        if at >= end or data[at] != _LEFT or not _is_sip(data, at + 1, end):
+            return NONE  # a display name, maybe
+        at += 1 + _SCHEME
+        stop: i64 = at
+        while stop < end and data[stop] != _RIGHT:
+            stop += 1
+        if stop == end:
+            return NONE
+        return self._plain(data, at, stop)
 
     def endpoint_of(self, uri: Uri) -> int:
         """The short number of the host and port that a request to *uri* is sent to, NONE for none."""
@@ -286,6 +271,13 @@ def _maddr(uri: Uri) -> str:
     if not params or "maddr" not in params.lower():
         return ""
     return uri.param("maddr") or ""
+
+
+def _is_sip(data: bytes, at: i64, end: i64) -> bool:
+    """True when ``sip:`` stands at *at*."""
+    return (
+        at + _SCHEME < end and data[at] == _S and data[at + 1] == _I and data[at + 2] == _P and data[at + 3] == _COLON
+    )
 
 
 def _plain_port(data: bytes, at: i64, end: i64) -> i64:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 WAYS: Final = 8
 GONE: Final = -1  # the place of a key that was let go
 FULL: Final = -(1 << 62)  # no entry has such a number
-_IS_LONG: Final = calcsize("l") == 8  # the same as q, and written in half the time
+SIGNED: Final = "l" if calcsize("l") == 8 else "q"  # l is the same as q, and written in half the time
 
 
 def words_of(area: memoryview) -> memoryview:
     """*area* as signed words of 8 bytes."""
-    return area.cast("l") if _IS_LONG else area.cast("q")
+    return area.cast(SIGNED)
 
 
 class Keys:

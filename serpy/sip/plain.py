@@ -17,9 +17,9 @@ _DIGITS: Final = b"0123456789"
 _OTHER: Final = 0
 _LETTER: Final = 1
 _DIGIT: Final = 2
-_HYPHEN: Final = 3  # or an underscore: no letter, no digit, may stand in a name
-_MARK: Final = 4  # only in a user
-_DOT: Final = 5  # may stand in a user, too
+_DOT: Final = 3  # may stand in a user, too
+_HYPHEN: Final = 4  # or an underscore: no letter, no digit, may stand in a name
+_MARK: Final = 5  # only in a user
 _KINDS: Final = bytes(
     _LETTER if byte in _LETTERS else
     _DIGIT if byte in _DIGITS else
@@ -28,6 +28,9 @@ _KINDS: Final = bytes(
     _MARK if byte in b"!~*'()+=" else _OTHER
     for byte in range(256)
 )  # fmt: skip
+_S: Final = 0x73
+_I: Final = 0x69
+_P: Final = 0x70
 _AT: Final = 0x40
 _COLON: Final = 0x3A
 _SEMICOLON: Final = 0x3B
@@ -45,7 +48,7 @@ def is_plain_uri(text: str) -> bool:
         return False
     data = text.encode("ascii")
     end: i64 = len(data)
-    if not data.startswith(b"sip:"):
+    if end < _START or data[0] != _S or data[1] != _I or data[2] != _P or data[3] != _COLON:
         return False
     at: i64 = user_end(data, _START, end)
     if at < end and data[at] == _AT:
@@ -67,19 +70,21 @@ def is_plain_uri(text: str) -> bool:
 
 def user_end(data: bytes, at: i64, end: i64) -> i64:
     """Where a user of ordinary characters that begins at *at* ends, or what stands there instead."""
-    while at < end and _KINDS[data[at]] != _OTHER:
+    kinds = _KINDS
+    while at < end and kinds[data[at]] != _OTHER:
         at += 1
     return at
 
 
 def is_plain_params(data: bytes, at: i64, end: i64) -> bool:
     """True when ``;name=value`` of ordinary characters are all there is from *at* to *end*."""
+    kinds = _KINDS
     while at < end:
-        byte: i64 = data[at]
-        kind: i64 = _KINDS[byte]
-        if kind == _OTHER and byte != _SEMICOLON:
-            return False
-        if kind == _MARK and byte != _EQUALS:
+        kind: i64 = kinds[data[at]]
+        if kind >= _MARK:
+            if data[at] != _EQUALS:
+                return False
+        elif kind == _OTHER and data[at] != _SEMICOLON:
             return False
         at += 1
     return True
@@ -92,8 +97,9 @@ def host_end(data: bytes, at: i64, end: i64) -> i64:
     number: i64 = 0  # what the label says
     is_number = True  # the label is one
     is_address = True  # all before it are bytes
+    kinds = _KINDS
     while at < end:
-        kind: i64 = _KINDS[data[at]]
+        kind: i64 = kinds[data[at]]
         if kind == _DIGIT:
             if at > label and number == 0:
                 is_address = False  # a leading zero

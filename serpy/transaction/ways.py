@@ -1,9 +1,9 @@
 """Our branch parameters, with the way back sealed in them: who answers needs no transaction to find it, nobody forges it.
 
-``z9hG4bK`` sign ``n`` start number ``.`` loop ``.`` index ``.`` way mac: lower-case hexadecimal, some 80 characters.
+``z9hG4bK`` sign ``n`` start number ``.`` loop ``.`` index ``.`` way mac: in lower case, some 90 characters.
 *Sign* is this server's, *start* this process's; ``s`` and a hash that follows from the request alone (RFC 3261 §16.11)
 stand for ``n``, start and number where a request is forwarded without a transaction. *Way* is where its answers go: our
-listener, address, port, connection, and since when. *Mac* is a keyed hash of the way and the Call-ID; its key comes from a
+listener, time and port in one number, address (``_`` for dots and colons), connection, with ``-`` in between. *Mac* is a keyed hash of the way and the Call-ID; its key comes from a
 secret that outlives processes and restarts and is the same in a farm, so a call that rings meanwhile gets its answer.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §8.1.1.7, §16.6 item 8, §16.11.
@@ -12,9 +12,8 @@ Runs in: udp receiver. Locks: none. RFC: 3261 §8.1.1.7, §16.6 item 8, §16.11.
 from __future__ import annotations
 
 import ipaddress
-from hashlib import blake2s
+from hashlib import blake2b, blake2s
 from hmac import compare_digest
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from serpy.sip.address import pack_address
@@ -36,8 +35,11 @@ NO_WAY: Final = "0"  # in place of way and mac: there is no way to write that ad
 
 _SIGN: Final = 8
 _MAC: Final = 16
-_FIXED: Final = 16  # version of IP, listener 3, port 4, time 8
-_WAY: Final = Struct("!HHI")
+# The number in a way: listener, units, port.
+_LISTENER_AT: Final = 42
+_UNITS_AT: Final = 16
+_UNITS: Final = (1 << _LISTENER_AT - _UNITS_AT) - 1
+_PORT: Final = 0xFFFF
 _HEAD: Final = len(MAGIC) + _SIGN
 _START: Final = 8
 _BOOT: Final = 4
@@ -74,7 +76,7 @@ class Ways:
 
     def __init__(self, secret: bytes, name: str, start: str, boot: str, listeners: Sequence[Listener]) -> None:
         key = blake2s(secret, person=b"branch").digest()
-        self._hash: Final = blake2s(key=key, digest_size=_MAC // 2)
+        self._hash: Final = blake2b(key=key, digest_size=_MAC // 2)
         self._hash.update(b"w")  # behind the key, which is one block: that has been hashed, and not once for each copy
         self._listeners: Final = listeners
         self.sign: Final = blake2s(name.encode(), key=key, digest_size=_SIGN // 2, person=b"sign").hexdigest()
@@ -118,18 +120,22 @@ class Ways:
         return text
 
     def _seal(self, flow: Flow, call_id: str, units: int) -> str:
-        packed = pack_address(flow.host)
-        if not packed:
+        listener = flow.listener
+        host = flow.host
+        if not listener.ipv6 and host[:1].isdigit():
+            host = host.replace(".", "_")
+        elif pack_address(host):
+            host = host.lower().replace(":", "_")
+        else:
             return NO_WAY
-        version = 0x4000 if len(packed) == 4 else 0x6000
-        way = _WAY.pack(version | flow.listener.index, flow.port, units) + packed
-        connection = f"{self._boot}{flow.connection:x}" if flow.connection else ""
-        return way.hex() + connection + self._mac(way, connection, call_id)
+        way = f"{listener.index << _LISTENER_AT | units << _UNITS_AT | flow.port}-{host}"
+        if flow.connection:
+            way += f"-{self._boot}{flow.connection:x}"
+        return way + self._mac(way, call_id)
 
-    def _mac(self, way: bytes, connection: str, call_id: str) -> str:
+    def _mac(self, way: str, call_id: str) -> str:
         mac = self._hash.copy()
-        text = connection + " " + call_id
-        mac.update(way + text.encode("utf-8", "surrogateescape"))
+        mac.update(f"{way} {call_id}".encode("utf-8", "surrogateescape"))
         return mac.hexdigest()
 
     # --- in
@@ -143,27 +149,23 @@ class Ways:
         parts = folded(branch)[_HEAD:].split(".")
         if len(parts) != 4 or parts[0][:1] not in ("n", "s"):
             return None
-        text, mac = parts[3][:-_MAC], parts[3][-_MAC:]
-        end = _FIXED + (8 if text[:1] == "4" else 32)
-        try:
-            way = bytes.fromhex(text[:end])
-        except ValueError:
+        way, mac = parts[3][:-_MAC], parts[3][-_MAC:]
+        fields = way.split("-")
+        if len(fields) < 2 or not mac.isascii() or not compare_digest(mac, self._mac(way, call_id)):
             return None
-        if len(way) * 2 != end or not mac.isascii() or not compare_digest(mac, self._mac(way, text[end:], call_id)):
-            return None
-        fields: tuple[int, int, int] = _WAY.unpack_from(way)
-        head, port, units = fields
-        if head & 0xFFF >= len(self._listeners):
+        number, host = int(fields[0]), fields[1]
+        if number >> _LISTENER_AT >= len(self._listeners):
             return None  # of before a restart with other listen addresses
-        listener = self._listeners[head & 0xFFF]
-        packed = way[_WAY.size :]
-        connection = text[end + _BOOT :] if text[end : end + _BOOT] == self._boot else ""
-        if listener.ipv6 != (len(packed) == 16):
-            return None
-        host = str(ipaddress.ip_address(packed))
-        flow = Flow(listener, host, port, int(connection, 16) if connection else 0, SEEN)
+        listener = self._listeners[number >> _LISTENER_AT]
+        connection = fields[2][_BOOT:] if len(fields) > 2 and fields[2].startswith(self._boot) else ""
+        host = host.replace("_", ":" if listener.ipv6 else ".")
+        try:
+            host = str(ipaddress.ip_address(host))
+        except ValueError:
+            return None  # of before such a restart, too: its listener was of the other family
+        flow = Flow(listener, host, number & _PORT, int(connection, 16) if connection else 0, SEEN)
         start = parts[0][1 : 1 + _START] if parts[0][0] == "n" else ""
-        return Sealed(start, float(units << UNIT_BITS), flow)
+        return Sealed(start, float((number >> _UNITS_AT & _UNITS) << UNIT_BITS), flow)
 
 
 def folded(branch: str) -> str:

@@ -6,10 +6,11 @@ import os
 
 import pytest
 
-from serpy.config import BY_NAME, SETTINGS, Settings, Variables
+from serpy.config import BY_NAME, SETTINGS, Settings
 from serpy.errors import ConfigError, UsageError
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
+from serpy.shm.variables import Variables
 
 
 def test_every_setting_is_declared_once_and_has_its_attribute():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import marshal
+
 import pytest
 from support.stores import Failing, acc, delete, upsert
 
@@ -313,6 +315,17 @@ def test_request_travels_with_its_columns_in_order(values):
 def test_value_that_is_not_plain_is_refused():
     with pytest.raises(UsageError):
         encode_request([("insert", "acc", {"id": object()})], wait=True)
+
+
+def test_a_journal_of_the_version_before_is_read_where_names_were_text():
+    data = marshal.dumps((False, [("insert", "acc", "from_uid\nsip_callid", ("u1", "c1"))]), 2)
+    wait, [(kind, table, decoded)] = decode_request(data)
+    assert (wait, kind, table, dict(decoded.items())) == (
+        False,
+        "insert",
+        "acc",
+        {"from_uid": "u1", "sip_callid": "c1"},
+    )
 
 
 def test_column_whose_name_could_not_be_told_from_two_is_refused():

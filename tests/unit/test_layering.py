@@ -144,7 +144,7 @@ LENT = {
     "avp": {"script.environment"},
     "eval": {"script.environment", "script.selects"},
     "auth": {"shm.kept", "shm.lock", "script.networks"},
-    "maxfwd": {"config"},
+    "maxfwd": {"shm"},
     "trust": {"trust"},
     **{name: {"db"} for name in ("db_mysql", "db_postgres")},
     "db_sqlite": {"db", "run_dir"},

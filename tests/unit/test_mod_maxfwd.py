@@ -3,8 +3,8 @@
 import pytest
 from support.contexts import configure, context, function, reply_text, request_text, sent_values, server
 
-from serpy.config import Variables
 from serpy.modules import maxfwd
+from serpy.shm.variables import Variables
 
 
 def process(ctx, start=10, instance_server=None, **parameters):

@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from support.contexts import (
     FLOW,
     LISTENER,
@@ -19,11 +21,14 @@ from support.contexts import (
     server,
 )  # fmt: skip
 
-from serpy.api import DOMAINS, Avp, Avps, ConfigError, Listener
+from serpy.api import DOMAINS, Avp, Avps, ConfigError, Flow, Listener, ParseError
 from serpy.context.avps import FROM_DOMAIN, FROM_URI, FROM_USER, TO_URI, TO_USER
 from serpy.modules import rr
 from serpy.modules.rr.cookie import DIALOG_COOKIE, MAX_COOKIE, DialogCookies
+from serpy.modules.rr.own import head_of, own_of_text, own_of_uri
+from serpy.modules.rr.state import RecordRoute
 from serpy.script.patterns import compile_pattern
+from serpy.sip.uri import parse_uri
 
 ME = "192.0.2.1:5060"
 
@@ -255,6 +260,41 @@ def test_our_own_route_is_understood_wherever_its_parameters_stand(form):
     assert loose(ctx, exports) == 1
     assert function(exports, "check_route_param")(ctx, compile_pattern("ftag=f1")) == 1
     assert sent_values(ctx, "Route") == []
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(["", ";transport=tcp", "@192.0.2.9"]),
+    st.text(st.sampled_from("aZ09.-=;@?:[]/&%41"), max_size=8),
+    st.text(st.sampled_from("aZ09-_=;?@"), max_size=8),
+    st.sampled_from([";lr", ";lr=on", ";lr;x", ";LR", ""]),
+)
+@example("", "f1", "cookie", ";lr")
+@example("", "f1@192.0.2.9", "cookie", ";lr")
+@example("", "f1", "cookie?a=b", ";lr")
+def test_our_own_route_says_the_same_whether_it_is_parsed_or_not(transport, tag, cookie, end):
+    text = f"sip:{ME}{transport};ftag={tag};avp={cookie}{end}"
+    tcp = Listener(1, "tcp", "192.0.2.1", 5060)
+    found = own_of_text(text, [head_of(LISTENER), head_of(tcp)])
+    try:
+        uri = parse_uri(text)
+    except ParseError:
+        return  # refused before anybody asks
+    if found is not None:
+        expected = own_of_uri(uri)
+        assert (uri.host, uri.port) == ("192.0.2.1", 5060)
+        assert (found.text, found.from_tag, found.cookie) == (expected.text, expected.from_tag, expected.cookie)
+        assert (found.is_double, found.is_marked) == (expected.is_double, expected.is_marked)
+
+
+@pytest.mark.parametrize("listener", [LISTENER, Listener(1, "tcp", "192.0.2.1", 5060)])
+def test_what_record_route_writes_for_a_dialog_is_not_parsed(listener):
+    line = RecordRoute("<sip:", ";ftag=f1;avp=c00kie-_;lr", double=False).render(
+        context(request_text(), flow=Flow(listener, "192.0.2.9", 5060)), Flow(listener, "192.0.2.7", 5060)
+    )[0]
+    found = own_of_text(line[len("Record-Route: <") : -1], [head_of(listener)])
+    assert found is not None
+    assert (found.from_tag, found.cookie) == ("f1", "c00kie-_")
 
 
 def test_a_next_hop_whose_lr_stands_outside_its_brackets_is_a_loose_router():

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 from serpy.api import Exports, Rpc, Server
-from serpy.config import Variables
 from serpy.errors import BackendError, ConfigError, FramingError, UsageError
 from serpy.modules import cfg_rpc, ctl
 from serpy.net.loop import Loop
@@ -21,6 +20,7 @@ from serpy.rpc.registry import Registry, arguments_for
 from serpy.rpc.server import RpcServer
 from serpy.shm.counters import Counters
 from serpy.shm.segment import Segment
+from serpy.shm.variables import Variables
 
 
 class Methods:

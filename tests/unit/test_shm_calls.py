@@ -116,7 +116,7 @@ def test_a_successor_knows_all_that_was_known():
 def test_what_was_never_written_by_us_is_no_call(at):
     calls = table()
     call = put(calls, 7)
-    calls.file.words[call.at + at] = (1 << 64) - 1
+    calls.file.words[call.at + at] = -1  # all bits, for all words are signed
     successor = CallTable(calls.file)
     assert successor.attach(0, AT) == 0
     assert place(successor, 8) == call.at

@@ -80,8 +80,9 @@ CHANGES = [
     pytest.param(lambda b: (b.rpartition(".")[0] + ".0", "call"), id="no-way-to-write-it"),
     pytest.param(lambda b: (b + "0", "call"), id="longer"),
     pytest.param(lambda b: (b + ".0", "call"), id="one-part-more"),
-    pytest.param(lambda b: (b.replace("c0000201", "c0000202"), "call"), id="address"),
-    pytest.param(lambda b: (b.replace("13c4", "13c5"), "call"), id="port"),
+    pytest.param(lambda b: (b.replace("192_0_2_1", "192_0_2_2"), "call"), id="address"),
+    pytest.param(lambda b: (b.replace("-192_", "1-192_"), "call"), id="port-and-time"),
+    pytest.param(lambda b: (b.replace("-192_", "-1-192_"), "call"), id="one-field-more"),
     pytest.param(lambda b: (b[:-1] + "\u0660", "call"), id="digit-that-is-none"),
     pytest.param(lambda b: (b.replace("n00000001", "x00000001"), "call"), id="kind"),
 ]

@@ -35,12 +35,13 @@ from serpy.api import (
     StoreService,
 )
 from serpy.context.avps import parse_avp_name
-from serpy.db.frames import Fields, operation
+from serpy.db.frames import operation
 from serpy.limited_log import LimitedLog
 from serpy.modules.acc_db.row import ALL_LETTERS, LETTERS, Row
 from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:
+    from serpy.db.frames import Fields
     from serpy.db.interface import Value
     from serpy.trust.charges import Charges
 
@@ -241,11 +242,11 @@ class AccDb:
         charges = self._charges
         if charges is not None and status >= 300 and not charges.allows_row(ctx):
             return None
+        is_timed = self.duration_column != "" and table == self.acc_table
         row = self._row.make(
-            table, ctx, request, arrived, status, response, to_tag, uri, self._server.loop.wall_now()
+            table, ctx, request, arrived, status, response, to_tag, uri, self._server.loop.wall_now(),
+            is_timed=is_timed, lasted=self._duration(ctx, request, status) if is_timed else None,
         )  # fmt: skip
-        if self.duration_column and table == self.acc_table:
-            row = Fields((*row.columns, self.duration_column), (*row.row, self._duration(ctx, request, status)))
         return row if self._send(table, row) else None
 
     def _duration(self, ctx: Context, request: Request, status: int) -> int | None:

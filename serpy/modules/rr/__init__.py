@@ -257,7 +257,7 @@ class RecordRouting:
         own = state_of(ctx).own_route
         if own is None:
             return FALSE
-        text = str(own)
+        text = own.text
         return TRUE if expression.search(text[text.find(";") + 1 :] if ";" in text else "") else FALSE
 
     # building
@@ -304,14 +304,14 @@ class RecordRouting:
         elif request.to_tag:
             # Route sets never change (RFC 3261 §12.2): the same again, if it was right.
             own = state.own_route
-            text = (own.param("avp") or "") if own is not None and state.cookie is not None else ""
+            text = (own.cookie or "") if own is not None and state.cookie is not None else ""
         else:
-            made = calls.cookie(ctx, ctx.avps, request)
-            if made is None:
+            begins = calls.begins(ctx, ctx.avps, request)
+            if begins is None:
                 return ""
-            text = made[0]
+            text = begins.text
             record.dialogs = calls
-            record.cookie = made[1]
+            record.begins = begins
             record.limits = state.limits
         return f";avp={text}" if text else ""
 
@@ -346,16 +346,19 @@ class RecordRouting:
             return TRUE
         number = calls.prints.of(f"{kind}\n{key}")
         state = state_of(ctx)
-        if number in state.limits:
-            return TRUE
-        if len(state.limits) >= MAX_LIMITS:
+        limits = state.limits
+        if limits is None:
+            limits = state.limits = []
+            if state.record is not None:
+                state.record.limits = limits
+        if number in limits or len(limits) >= MAX_LIMITS:
             return TRUE
         limit = _limit(most)
         if limit < 0:
             log.debug("call_limit: %.120r is no number, so there is no limit", most)
             return TRUE
         if calls.memory.counts(number, limit, ctx.wall_now):
-            state.limits.append(number)
+            limits.append(number)
             return TRUE
         calls.memory.count(LIMITED)
         return FALSE

@@ -49,8 +49,10 @@ class Answers:
             side = asker
             asker = leg_of(call, from_tag)
         elif is_first:
-            hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
-            side = tagged_leg(memory.table, call, to_tag, hop)
+            side = leg_of(call, to_tag)
+            if side is None:
+                hop = 0 if flow is None else prints.endpoint(flow.host, flow.port)
+                side = tagged_leg(memory.table, call, to_tag, hop)
         else:
             side = leg_of(call, to_tag)
         if side is None:
@@ -92,11 +94,10 @@ class Answers:
 
     def _learn_set(self, response: Response, side: Side, call: Call) -> int:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any. What flags that gives."""
-        at = response.find("record-route")
-        if at < 0:
+        found = response.indexes("record-route")
+        if not found:
             return 0  # of a provisional, maybe: the 2xx has it
-        line = response.lines[at]
-        if "," not in line and response.names.count("record-route") == 1:
+        if len(found) == 1 and "," not in response.lines[found[0]]:
             return MAPPED  # that is our own
         before: Uri | None = None
         for value in response.record_routes:

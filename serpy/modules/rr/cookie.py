@@ -5,7 +5,7 @@ key of the record in the memory of calls, when the dialog began, and who called,
 A record is kind(1) length(2) name value; kind is the list number in the high nibble and _TEXT_VALUE in the low one; a
 text value is length(2) and bytes, a number 8 bytes, all in network order. The MAC is keyed BLAKE2b (RFC 7693) of 64 bits
 over Call-ID, tag of the caller, head and records: a cookie is worth nothing in another dialog. *Sealed* are numbers that
-nobody may see, added to 64 further bits of that hash: whoever changes them hits another number by chance alone. 61 more
+nobody may see, added to 60 further bits of that hash: whoever changes them hits another number by chance alone. 60 more
 bits are the key of the record. Without dialogs there is no head, and the MAC is over Call-ID and records.
 
 Runs in: udp receiver. Locks: none.
@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import binascii
 import hmac
-import struct
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.api import Avp, Avps
 from serpy.script.patterns import Pattern
 from serpy.shm.fingerprints import encoded
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 DIALOG_COOKIE: Final = 1
 """The AVP flag ``dialog_cookie``: reserved, always the lowest bit."""
@@ -33,12 +35,14 @@ _KEY_SIZE: Final = 32
 _LISTS: Final = 4  # from-URI, to-URI, from-user, to-user: domain and global attributes are looked up anew
 _HEAD: Final = 16
 _BEGIN: Final = 8  # of the head: without what is sealed
-_BEGUN: Final = struct.Struct(">II")
-_SEALED: Final = struct.Struct(">Q")
+_SEALED: Final = 8
 _HEADED: Final = 1 << 60  # in a Cookie, for the mark: a number below 2^62 is no object
-_SECRETS: Final = struct.Struct(">8xQQ")  # of the hash: what follows the MAC
-_KEY_SHIFT: Final = 3  # a key has 61 bits
+_BEGUN: Final = (1 << 56) - 1  # serial and minute
+_PAD_AT: Final = _MAC_SIZE  # of the hash: what follows the MAC
+_KEY_AT: Final = _PAD_AT + 8
+_UNUSED: Final = 4  # bits of the last byte of either: both have 60
 _HEAD_MARK: Final = 0xF0  # no list has this number, so no cookie without a head begins so
+_MARKS: Final = [bytes((_HEAD_MARK | level,)) for level in range(16)]
 NAMED: Final = 1  # level: the caller had proved who they are
 GATEWAY: Final = 2  # level: it was the gateway
 _TEXT_NAME: Final = 1
@@ -76,7 +80,7 @@ class Cookie:
         self.head: Final = head
         self.caller: Final = caller
         self.key = key
-        self.lists: Final[dict[int, dict[str, list[Avp]]]] = {}
+        self.lists: dict[int, dict[str, list[Avp]]] | None = None
 
     @property
     def level(self) -> int:
@@ -95,15 +99,20 @@ class Cookie:
 
     def push(self, list_id: int, name: str, value: int | str) -> None:
         """One more value; it is the newest of its *name*."""
-        attrs = self.lists.get(list_id)
+        lists = self.lists
+        if lists is None:
+            lists = self.lists = {}
+        attrs = lists.get(list_id)
         if attrs is None:
-            attrs = self.lists[list_id] = {}
+            attrs = lists[list_id] = {}
         older = attrs.get(name)
         avp = Avp(value, DIALOG_COOKIE)
         attrs[name] = [avp] if older is None else [avp, *older]
 
     def restore(self, avps: Avps, *, swap: bool) -> None:
         """Add the attributes to *avps*; *swap*: the request travels against the direction of the dialog's first."""
+        if self.lists is None:
+            return
         for number, attrs in self.lists.items():
             list_id = number ^ 1 if swap else number
             if not avps.attrs(list_id):
@@ -131,20 +140,19 @@ class DialogCookies:
         records = self._records(avps, cookie)
         return self._written(_mac(records, call_id, self.secret) + records, cookie) if records else ""
 
-    def make_dialog(
-        self, avps: Avps, call_id: str, tag: str, serial: int, minute: int, level: int, caller: int
-    ) -> tuple[str, Cookie]:  # fmt: skip
-        """The cookie of a new dialog. *caller* are 60 bits about who calls."""
-        begin = _BEGUN.pack((_HEAD_MARK | level) << 24 | serial >> 8, (serial & 255) << 24 | minute)
-        cookie = Cookie(call_id, tag, _HEADED | level << 56 | serial << 24 | minute, caller)
+    def make_dialog(self, avps: Avps, cookie: Cookie) -> str:
+        """The text of *cookie*, of a new dialog, which gets its key."""
+        begin = _MARKS[cookie.level] + (cookie.head & _BEGUN).to_bytes(7, "big")
         records = self._records(avps, cookie)
-        digest = self._digest(begin + records, call_id, tag)
-        pad, key = _SECRETS.unpack(digest)
-        cookie.key = key >> _KEY_SHIFT or 1
-        return self._written(digest[:_MAC_SIZE] + begin + _SEALED.pack(caller ^ pad) + records, cookie), cookie
+        digest = self._digest(begin + records, cookie.call_id, cookie.tag)
+        cookie.key = _sixty(digest, _KEY_AT) or 1
+        sealed = (cookie.caller ^ _sixty(digest, _PAD_AT)).to_bytes(_SEALED, "big")
+        return self._written(digest[:_MAC_SIZE] + begin + sealed + records, cookie)
 
     def _written(self, data: bytes, cookie: Cookie) -> str:
-        text = binascii.b2a_base64(data, newline=False).translate(_TO_URL_SAFE).rstrip(b"=").decode("ascii")
+        line = binascii.b2a_base64(data).translate(_TO_URL_SAFE)
+        line = line[:-1] if len(data) % 3 == 0 else line.rstrip(b"=\n")
+        text = line.decode("ascii")
         self._remember(text, cookie)
         return text
 
@@ -201,10 +209,9 @@ class DialogCookies:
             if caller:
                 digest = self._digest(begin + body[_HEAD:], call_id, caller)
                 if hmac.compare_digest(mac, digest[:_MAC_SIZE]):
-                    pad, key = _SECRETS.unpack(digest)
                     sealed = int.from_bytes(body[_BEGIN:_HEAD], "big")
                     head = int.from_bytes(begin, "big") & (_HEADED - 1) | _HEADED
-                    return Cookie(call_id, caller, head, sealed ^ pad, key >> _KEY_SHIFT or 1)
+                    return Cookie(call_id, caller, head, sealed ^ _sixty(digest, _PAD_AT), _sixty(digest, _KEY_AT) or 1)
         return None
 
     def _digest(self, body: bytes, call_id: str, tag: str) -> bytes:
@@ -251,6 +258,21 @@ class DialogCookies:
             if place > len(records) or kind >> 4 >= _LISTS:
                 break
             self._take(cookie, kind >> 4, name, value)
+
+
+def headed(level: int, serial: int, minute: int) -> int:
+    """What a Cookie keeps of the head of a dialog's."""
+    return _HEADED | level << 56 | serial << 24 | minute
+
+
+def _sixty(data: bytes, at: i64) -> int:
+    """60 bits of the eight bytes from *at*."""
+    last: i64 = at + 7
+    number: i64 = 0
+    while at < last:
+        number = number << 8 | data[at]
+        at += 1
+    return number << _UNUSED | data[last] >> _UNUSED
 
 
 def _record(list_id: int, name: str, value: int | str) -> bytes:

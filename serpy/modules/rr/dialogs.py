@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from serpy.api import AvpName, Avps, Context, Flow, ParseError, Target
 from serpy.modules.rr import rule
 from serpy.modules.rr.answers import AFTER_S, ANSWERED_S, REFRESHES, Answers
 from serpy.modules.rr.cookie import GATEWAY as BY_GATEWAY
-from serpy.modules.rr.cookie import NAMED, Cookie, DialogCookies
+from serpy.modules.rr.cookie import NAMED, Cookie, DialogCookies, headed
 from serpy.modules.rr.memory import BY_COOKIE, CALLS, CallMemory
+from serpy.modules.rr.own import OwnRoute
 from serpy.modules.rr.reading import (
     contact_host_of,
+    contact_line,
     contact_of,
     endpoint_of_line,
     endpoint_of_text,
@@ -44,14 +46,33 @@ from serpy.modules.rr.sides import (
 from serpy.shm import call_file as layout
 from serpy.shm.call_file import stamp
 from serpy.shm.calls import TIMED, Call, Side
+from serpy.shm.fingerprints import Contact
 from serpy.sip.message import Edits, Request, Response
 from serpy.sip.uri import Uri
 from serpy.transaction.user import DialogWatcher
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
 
 log = logging.getLogger(__name__)
 
 KINDS: Final = {"INVITE": layout.INVITE, "SUBSCRIBE": layout.SUBSCRIBE, "REFER": layout.REFER}
 AFTER_REFER_S: Final = 300  # who has transferred a call hangs up, and hears how it went on
+
+
+class Beginning:
+    """The dialog that a request may begin, as it was when ``record_route()`` worked on it.
+
+    *text* is its *cookie*. *line* is the Contact as it would have left, *contact* what it says, *place* the long number of
+    the address that the request has come from.
+    """
+
+    def __init__(self, text: str, cookie: Cookie, line: str, contact: Contact, place: int) -> None:
+        self.text: Final = text
+        self.cookie: Final = cookie
+        self.line: Final = line
+        self.contact: Final = contact
+        self.place: Final = place
 
 
 class Dialogs(DialogWatcher):
@@ -74,8 +95,8 @@ class Dialogs(DialogWatcher):
 
     # -- a dialog begins
 
-    def cookie(self, ctx: Context, avps: Avps, request: Request) -> tuple[str, Cookie] | None:
-        """The cookie of the dialog that *request* may begin, None for a method that begins none."""
+    def begins(self, ctx: Context, avps: Avps, request: Request) -> Beginning | None:
+        """The dialog that *request* may begin, None for a method that begins none."""
         if request.method not in KINDS:
             return None
         tag = request.from_tag
@@ -83,20 +104,23 @@ class Dialogs(DialogWatcher):
             return None  # RFC 2543: nothing to tell two calls apart by
         self._serial = self._serial + 1 & 0xFFFFFFFF
         prints = self.prints
-        contact = contact_of(prints, request, ctx.edits).target
+        host = ctx.flow.host
+        line = contact_line(request, ctx.edits)
+        contact = prints.contact(line)
+        place = prints.place(host)
         level = NAMED if ctx.authenticated is not None else 0
-        if self._is_gateway(ctx, ctx.flow.host):
+        if self._is_gateway(ctx, host):
             level |= BY_GATEWAY
-        return self.cookies.make_dialog(
-            avps, request.call_id, tag, self._serial, minute_of(ctx.wall_now), level,
-            (prints.short(contact) if contact else 0) << 30 | prints.host(ctx.flow.host),
-        )  # fmt: skip
+        caller = (prints.short(contact.target) if contact.target else 0) << 30 | prints.short(place)
+        cookie = Cookie(request.call_id, tag, headed(level, self._serial, minute_of(ctx.wall_now)), caller)
+        return Beginning(self.cookies.make_dialog(avps, cookie), cookie, line, contact, place)
 
-    def leaves(self, ctx: Context, cookie: Cookie, out: Flow, limits: list[int]) -> None:
-        """The request that *cookie* was made for leaves by *out*; maybe not its first branch."""
+    def leaves(self, ctx: Context, begins: Beginning, out: Flow, limits: list[int] | None) -> None:
+        """The request that *begins* this dialog leaves by *out*; maybe not its first branch."""
         request = ctx.request
         if request is None:
             return
+        cookie = begins.cookie
         now = stamp(ctx.wall_now)
         if ctx.dialog == cookie.key:
             call = self.memory.table.find(cookie.key, now)
@@ -104,13 +128,14 @@ class Dialogs(DialogWatcher):
                 self._add_branch(ctx, call, out)
         else:
             ctx.dialog = cookie.key
-            self._make(ctx, request, cookie, limits, now, out)
+            self._make(ctx, request, begins, limits, now, out)
 
     def _make(
-        self, ctx: Context, request: Request, cookie: Cookie, limits: list[int], now: int, out: Flow
+        self, ctx: Context, request: Request, begins: Beginning, limits: list[int] | None, now: int, out: Flow
     ) -> None:  # fmt: skip
         prints = self.prints
-        flow = ctx.flow
+        cookie = begins.cookie
+        place: i64 = begins.place
         flags = USED
         if cookie.level & BY_GATEWAY:
             flags |= GATEWAY
@@ -121,13 +146,15 @@ class Dialogs(DialogWatcher):
         if line >= 0:
             route = endpoint_of_line(prints, request, line)
             flags |= PROXIED
-        contact = contact_of(prints, request, ctx.edits)
+        contact = begins.contact
+        leaving = contact_line(request, ctx.edits)
+        if leaving != begins.line:
+            contact = prints.contact(leaving)
         host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
-        place = prints.place(flow.host)
         caller = Side(
             prints.of(cookie.tag),
             contact.target,
-            prints.short(place + flow.port),
+            prints.short(place + ctx.flow.port),
             route,
             prints.short(place),
             host,
@@ -146,7 +173,7 @@ class Dialogs(DialogWatcher):
     def _branch(self, ctx: Context, out: Flow) -> Side:
         """The branch that leaves by *out*."""
         prints = self.prints
-        place = prints.place(out.host)
+        place: i64 = prints.place(out.host)
         info = USED | GATEWAY if self._is_gateway(ctx, out.host) else USED
         return Side(0, 0, prints.short(place + out.port), 0, prints.short(place), 0, info)
 
@@ -161,12 +188,11 @@ class Dialogs(DialogWatcher):
     # -- a request inside one
 
     def judge(
-        self, ctx: Context, request: Request, own: Uri, target: str, route: Uri | None
+        self, ctx: Context, request: Request, own: OwnRoute, target: str, route: Uri | None
     ) -> tuple[int, Cookie | None]:
         """May *request*, bound for *target* by the Route below ours, pass? The verdict and what our Route carries."""
-        text = own.param("avp") or ""
         tag = request.from_tag
-        cookie = self.cookies.open(text, request.call_id, tag, request.to_tag)
+        cookie = self.cookies.open(own.cookie or "", request.call_id, tag, request.to_tag)
         if cookie is None or request.method in rule.NEVER:
             return rule.STRANGE, None
         if not cookie.head:  # of the version before

@@ -15,6 +15,7 @@ from typing import Final
 from serpy.api import DOMAINS, FALSE, TRUE, AvpName, Context, DomainService, Listener, ParseError, Server
 from serpy.modules.rr.cookie import Cookie, DialogCookies
 from serpy.modules.rr.dialogs import Dialogs
+from serpy.modules.rr.own import OwnRoute, head_of, own_of_text, own_of_uri
 from serpy.modules.rr.rule import BELONGS, ELSEWHERE, NOT_ASKED
 from serpy.modules.rr.state import Plan, RouteState, state_of
 from serpy.sip.address import default_port
@@ -39,6 +40,7 @@ class LooseRouter:
         self._domains: DomainService | None = None
         self._ports: set[int] = set()
         self._listeners: dict[tuple[str, str, int], Listener] = {}
+        self._heads: list[str] = []  # how our own Routes begin as record_route() writes them
 
     def bind(self, server: Server) -> None:
         """Learn our addresses. Called in the master when all modules are initialised, or on first use."""
@@ -51,6 +53,9 @@ class LooseRouter:
             host, _, port = listener.sent_by.rpartition(":")
             self._listeners[(listener.transport, listener.host.lower(), listener.port)] = listener
             self._listeners[(listener.transport, host.lower().strip("[]"), int(port))] = listener
+            head = head_of(listener)
+            if head not in self._heads and server.is_myself(host, int(port)):
+                self._heads.append(head)
 
     def is_mine(self, uri: Uri) -> bool:
         """True when *uri* names this server."""
@@ -72,30 +77,34 @@ class LooseRouter:
         routes = request.routes
         if not routes:
             return None  # 1.
-        top = routes[0].route_uri
-        top_is_mine = self.is_mine(top)
+        top = routes[0]
+        own = None if top.params else own_of_text(top.uri_text, self._heads)
+        top_is_mine = own is not None
+        if own is None:
+            uri = top.route_uri
+            top_is_mine = self.is_mine(uri)
+            own = own_of_uri(uri)
         if self.is_mine(ctx.uri):
-            if top_is_mine and top.param("r2") is None:
-                state.plan = self._plan_loose(ctx, routes, preloaded=True)  # 3.
+            if top_is_mine and not own.is_double:
+                state.plan = self._plan_loose(ctx, routes, own, preloaded=True)  # 3.
             elif request.to_tag:
                 state.plan = self._plan_strict(ctx, routes, top_is_mine=top_is_mine)  # 4.
         elif top_is_mine:
-            state.plan = self._plan_loose(ctx, routes, preloaded=False)  # 5.
+            state.plan = self._plan_loose(ctx, routes, own, preloaded=False)  # 5.
         else:
             log.debug("neither Request-URI nor first Route is ours: %.120r", routes[0].uri_text)  # 6.
         return state.plan
 
-    def _plan_loose(self, ctx: Context, routes: list[NameAddr], *, preloaded: bool) -> Plan:
-        """The previous hop was a loose router."""
-        own = routes[0].route_uri
+    def _plan_loose(self, ctx: Context, routes: list[NameAddr], own: OwnRoute, *, preloaded: bool) -> Plan:
+        """The previous hop was a loose router, and the first of *routes* is *own*."""
         used = 1
         # A phone that has us as its outbound proxy may put us before the Route set of its dialog, and say so twice. Sent to
         # ourselves the request would lose one after the other (§16.4); it loses them here.
-        while used < len(routes) and not _is_marked(own) and self.is_mine(routes[used].route_uri):
-            own = routes[used].route_uri
+        while used < len(routes) and not own.is_marked and self.is_mine(routes[used].route_uri):
+            own = own_of_uri(routes[used].route_uri)
             used += 1
         second: Uri | None = None
-        if own.param("r2") is not None and len(routes) > used and self.is_mine(routes[used].route_uri):
+        if own.is_double and len(routes) > used and self.is_mine(routes[used].route_uri):
             second = routes[used].route_uri
             used += 1
         following = routes[used] if used < len(routes) else None
@@ -103,10 +112,10 @@ class LooseRouter:
 
     def _plan_strict(self, ctx: Context, routes: list[NameAddr], *, top_is_mine: bool) -> Plan:
         """The previous hop was a strict router: our own Route is the Request-URI, the target the last Route."""
-        own = ctx.uri
+        own = own_of_uri(ctx.uri)
         used = 0
         second: Uri | None = None
-        if top_is_mine and own.param("r2") is not None:
+        if top_is_mine and own.is_double:
             used = 1
             second = routes[0].route_uri
         following = routes[used] if used < len(routes) else None
@@ -193,21 +202,20 @@ class LooseRouter:
         ctx.request_uri = plan.target
         return TRUE
 
-    def _restore(self, ctx: Context, request: Request, state: RouteState, uri: Uri) -> None:
-        """Bring the dialog's attributes back from the parameters of *uri*."""
+    def _restore(self, ctx: Context, request: Request, state: RouteState, own: OwnRoute) -> None:
+        """Bring the dialog's attributes back from the parameters of *own*."""
         if state.own_route is not None:
             return
-        state.own_route = uri
+        state.own_route = own
         if self.dialogs is not None:
             found = state.cookie  # None outside of a dialog: a cookie opens nothing there
         else:
-            found = self._opened(uri, request)
-        if found is not None:
-            ftag = uri.param("ftag")
-            found.restore(ctx.avps, swap=bool(ftag) and ftag != request.from_tag)
+            found = self._opened(own, request)
+        if found is not None and found.lists:
+            found.restore(ctx.avps, swap=bool(own.from_tag) and own.from_tag != request.from_tag)
 
-    def _opened(self, uri: Uri, request: Request) -> Cookie | None:
-        cookie = uri.param("avp")
+    def _opened(self, own: OwnRoute, request: Request) -> Cookie | None:
+        cookie = own.cookie
         if not cookie:
             return None
         found = self.cookies.open(cookie, request.call_id)
@@ -229,11 +237,6 @@ class LooseRouter:
         state.next_route = uri_text
         if self.next_route_avp is not None:
             ctx.avps.write(self.next_route_avp, uri_text)
-
-
-def _is_marked(uri: Uri) -> bool:
-    """True for a Route that ``record_route()`` has written for a dialog, or for one of two addresses."""
-    return uri.param("avp") is not None or uri.param("r2") is not None or uri.param("ftag") is not None
 
 
 def _remove_first(ctx: Context, request: Request, count: int, total: int) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from serpy.api import ParseError
 from serpy.shm.call_file import stamp
-from serpy.shm.fingerprints import NO_CONTACT, NONE, Contact, Fingerprints
+from serpy.shm.fingerprints import NONE, Contact, Fingerprints
 from serpy.sip.message import Edits, Message, Request
 from serpy.sip.nameaddr import cached_nameaddr, split_commas
 from serpy.sip.uri import Uri, parse_uri
@@ -17,13 +17,18 @@ from serpy.sip.uri import Uri, parse_uri
 LONGEST_S: Final = 30 * 86400
 
 
+def contact_line(message: Message, edits: Edits) -> str:
+    """The line of the first Contact as it leaves, "" when there is none."""
+    at = message.find("contact")
+    if at < 0 or (edits.changed and edits.is_removed(at)):
+        return ""
+    replaced = edits.replaced
+    return message.lines[at] if replaced is None else replaced.get(at, message.lines[at])
+
+
 def contact_of(prints: Fingerprints, message: Message, edits: Edits) -> Contact:
     """The first Contact as it leaves."""
-    at = message.find("contact")
-    if at < 0 or edits.is_removed(at):
-        return NO_CONTACT
-    replaced = edits.replaced
-    return prints.contact(replaced[at] if replaced is not None and at in replaced else message.lines[at])
+    return prints.contact(contact_line(message, edits))
 
 
 def contact_host_of(prints: Fingerprints, message: Message) -> int:

@@ -9,7 +9,8 @@ from typing import Final
 
 from serpy.api import Context, Flow, Listener
 from serpy.modules.rr.cookie import Cookie
-from serpy.modules.rr.dialogs import Dialogs
+from serpy.modules.rr.dialogs import Beginning, Dialogs
+from serpy.modules.rr.own import OwnRoute
 from serpy.modules.rr.rule import NOT_ASKED
 from serpy.sip.nameaddr import NameAddr
 from serpy.sip.uri import Uri
@@ -32,13 +33,13 @@ class RecordRoute:
         self.extra = ""  # add_rr_param
         # Of a request that may begin a dialog.
         self.dialogs: Dialogs | None = None
-        self.cookie: Cookie | None = None
-        self.limits: list[int] = []
+        self.begins: Beginning | None = None
+        self.limits: list[int] | None = None
 
     def render(self, ctx: Context, flow: Flow) -> list[str]:
         """The header lines for a branch of *ctx* that leaves by *flow*, the topmost first."""
-        if self.dialogs is not None and self.cookie is not None:
-            self.dialogs.leaves(ctx, self.cookie, flow, self.limits)
+        if self.dialogs is not None and self.begins is not None:
+            self.dialogs.leaves(ctx, self.begins, flow, self.limits)
         if self.preset:
             return [f"Record-Route: {self.head}{self.preset}{self.extra}>"]
         out = flow.listener
@@ -58,12 +59,12 @@ class RecordRoute:
 class Plan:
     """What the Route set of a request says.
 
-    *own* is the URI with our parameters, *second* the other half of a double one. The first *used* values are ours,
+    *own* is the one with our parameters, *second* the other half of a double one. The first *used* values are ours,
     *following* is the next, None when there is none. *target* is where it is bound for in the end.
     """
 
     def __init__(
-        self, own: Uri, second: Uri | None, used: int, following: NameAddr | None, target: str, *,
+        self, own: OwnRoute, second: Uri | None, used: int, following: NameAddr | None, target: str, *,
         strict: bool, preloaded: bool,
     ) -> None:  # fmt: skip
         self.own: Final = own
@@ -83,11 +84,11 @@ class RouteState:
         self.is_planned = False
         self.verdict: int = NOT_ASKED
         self.cookie: Cookie | None = None  # that the verdict was found by
-        self.limits: list[int] = []  # what the call will count for: call_limit()
+        self.limits: list[int] | None = None  # what the call will count for: call_limit()
         self.record: RecordRoute | None = None
         self.extra = ""  # parameters added before record_route() was called
         self.next_route: str | None = None
-        self.own_route: Uri | None = None  # the URI with our parameters: a Route, or the R-URI of a strict router
+        self.own_route: OwnRoute | None = None  # the URI with our parameters: a Route, or the R-URI of a strict router
         self.processed = False  # loose_route() has worked on this message
 
 
