@@ -15,7 +15,7 @@ from serpy.context.avps import FROM_USER, TO_USER, TRACK_FROM, TRACK_TO
 from serpy.db.frames import Fields
 from serpy.db.schema import is_datetime
 from serpy.db.sql import time_text
-from serpy.sip.message import Message, Request, Response
+from serpy.sip.message import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,6 @@ class Row:
         """The row for *request*. *status* 0 = none; *response* None = an answer of our own, with *to_tag*. *is_timed*: with
         the seconds that a call has *lasted*.
         """
-        plain = _is_plain(request)
         avps = ctx.avps
         to_value = request.get("to") if response is None else response.get("to")
         username, realm = _digest(ctx)
@@ -98,19 +97,19 @@ class Row:
             _word(avps.newest(TO_USER, "uid")),
             _word(avps.search("did", TRACK_TO)),
             _word(avps.search("did", TRACK_FROM)),
-            _piece(request.get("from"), _TEXT_MAX, plain),
-            _piece(to_value, _TEXT_MAX, plain if response is None else _is_plain(response)),
+            _text(request.get("from"), _TEXT_MAX),
+            _text(to_value, _TEXT_MAX),
             status or None,
-            _piece(request.method, _METHOD_MAX, plain),
-            _piece(request.request_uri, _TEXT_MAX, plain),
+            _text(request.method, _METHOD_MAX),
+            _text(request.request_uri, _TEXT_MAX),
             _text(uri, _TEXT_MAX),
-            _piece(request.from_.uri_text, _TEXT_MAX, plain),
-            _piece(request.to.uri_text, _TEXT_MAX, plain),
-            _piece(request.call_id, _TEXT_MAX, plain),
+            _text(request.from_.uri_text, _TEXT_MAX),
+            _text(request.to.uri_text, _TEXT_MAX),
+            _text(request.call_id, _TEXT_MAX),
             request.cseq.number,
             _text(username, _ID_MAX),
             _text(realm, _TEXT_MAX),
-            _piece(request.from_tag, _TAG_MAX, plain),
+            _text(request.from_tag, _TAG_MAX),
             _text(to_tag, _TAG_MAX),
             ctx.flow.host,
             ctx.flow.port,
@@ -164,20 +163,6 @@ def _digest(ctx: Context) -> tuple[str, str]:
 def _word(value: int | str | None) -> str | None:
     """An attribute as an id."""
     return None if value is None else _text(str(value), _ID_MAX)
-
-
-def _is_plain(message: Message) -> bool:
-    """True when everything in it is as a database can hold it: one look instead of one at each piece."""
-    return message.raw.isascii() and b"\0" not in message.raw
-
-
-def _piece(text: str | None, limit: int, plain: bool) -> str | None:
-    """As ``_text`` for a piece of a message, which may be *plain*."""
-    if not plain:
-        return _text(text, limit)
-    if not text:
-        return None
-    return text if len(text) <= limit else text[:limit]
 
 
 def _text(text: str | None, limit: int) -> str | None:
