@@ -181,7 +181,7 @@ def plain_start(line: str, at: i64) -> i64:
 def plain_number(line: str, at: i64) -> i64:
     """The number that is the value in *line*, whose name with its colon ends at *at*; -1 for anything unusual."""
     end: i64 = len(line)
-    if at < end and ord(line[at]) == _SPACE:
+    while at < end and ord(line[at]) == _SPACE:  # some who fill it in later leave room for three digits
         at += 1
     if at >= end or end - at > _DIGITS:
         return -1

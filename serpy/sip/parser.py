@@ -124,9 +124,10 @@ def _parse(data: bytes, head_end: int) -> Request | Response:
     if twice & CONTENT_LENGTH:
         return _parse_unusual(data, head_end)
     body = data[head_end + 4 :]
-    # -1 for what is no plain number: that, and a body that is longer or shorter, is looked at with care.
     if seen & CONTENT_LENGTH and length != len(body):
-        body = _cut_body(data, head_end + 4)
+        # What follows the body is no part of the message (RFC 3261 §18.3): many phones and tools send a line end more.
+        # -1 is what is no plain number; that, and a body that is too short, is looked at with care.
+        body = body[:length] if 0 <= length < len(body) else _cut_body(data, head_end + 4)
     built = _build(data, start_line, names, lines, body, [])
     message: Message = built
     message.has_no_fold = True

@@ -144,3 +144,10 @@ def test_what_the_parser_refuses_can_still_be_answered(data):
 )
 def test_what_cannot_or_must_not_be_answered_is_none(data):
     assert parse_for_reply(data) is None
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 3", b"Content-Length:   3", b"l:3", b"Content-Length: 003"])
+def test_a_body_is_as_long_as_the_head_says_and_what_follows_is_ignored(length):
+    message = parse_message(REQUEST.replace(b"\r\n\r\n", b"\r\n" + length + b"\r\n\r\nabcdef\r\n\r\n"))
+    assert message.body == b"abc"
+    assert message.content_length == 3
