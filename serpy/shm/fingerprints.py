@@ -113,18 +113,19 @@ class Fingerprints:
             return NONE
 
     def _plain(self, data: bytes, start: i64, end: i64) -> i64:
-        """As ``target_of`` for the URI whose user begins at *start*, when it is as nearly all are: a user without escapes, at
-        an address, with a port or without parameters. NONE for any other: it is to be parsed.
+        """As ``target_of`` for the URI whose user begins at *start*, when it is as nearly all are: a user without escapes or
+        none, at an address, with a port or without parameters. NONE for any other: it is to be parsed.
         """
         at: i64 = start
         while at < end and data[at] != _AT:
             at += 1
-        if not start < at < end:
+        if at == start:
             return NONE
-        user = self._of_bytes(data, start, at, _PLAIN_USER)
+        user_end: i64 = at if at < end else start  # many gateways have no user
+        user = self._of_bytes(data, start, user_end, _PLAIN_USER)
         if user == NONE:
             return NONE
-        at += 1
+        at = at + 1 if at < end else start
         stop: i64 = at
         while stop < end and data[stop] != _COLON and data[stop] != _SEMICOLON:
             stop += 1

@@ -307,6 +307,8 @@ PRINTS = Fingerprints(b"secret")
         ("sip:bob@EXAMPLE.com.", "sip:bob@example.com", True),
         ("sip:bob@[2001:DB8::1]", "sip:bob@[2001:db8:0::1]", True),
         ("sip:192.0.2.1", "sip:bob@192.0.2.1", False),
+        ("sip:192.0.2.1:5070;transport=UDP", "sip:192.0.2.1:5070", True),
+        ("sip:192.0.2.1:5070;transport=UDP", "sip:192.0.2.1:5071", False),
         ("sip:bob@192.0.2.1", "sip:bob@192.0.2.1;maddr=198.51.100.1", False),
         ("sips:bob@192.0.2.1", "sip:bob@192.0.2.1:5061", True),
         ("tel:+491234", "tel:+491234", True),
@@ -319,16 +321,18 @@ def test_targets_are_compared_by_where_they_lead(one, other, same):
 
 
 @given(
-    st.text(st.sampled_from("ab%;:@. '\\\"<,é"), max_size=6),
+    st.one_of(st.just(""), st.text(st.sampled_from("ab%;:@. '\\\"<,é"), max_size=6).map(lambda user: f"{user}@")),
     st.sampled_from(["192.0.2.1", "192.0.2.1.", "", "A.example", "[2001:db8::1]", "1.2.3.4.5"]),
     st.sampled_from(["", ":", ":5060", ":0", ":05070", ":65536", ":99999999999999999999", ":5x"]),
     st.sampled_from(
         ["", ";ob", ";transport=tls", ";maddr=192.0.2.9", ";MADDR=192.0.2.9", "?a=b", ";a@b", ";a@192.0.2.7"]
     ),
 )
-@example("a", "192.0.2.1", ":5070", ";Maddr=192.0.2.9")
+@example("a@", "192.0.2.1", ":5070", ";Maddr=192.0.2.9")
+@example("", "192.0.2.1", ":5070", ";transport=UDP")
+@example("", "192.0.2.1", ":5070", "")
 def test_the_short_way_to_a_number_leads_where_the_long_one_does(user, host, port, end):
-    text = f"sip:{user}@{host}{port}{end}"
+    text = f"sip:{user}{host}{port}{end}"
     try:
         expected = PRINTS.target_of(parse_uri(text))
     except ParseError:

@@ -10,7 +10,7 @@ from typing import Final
 from serpy.api import Context, Flow
 from serpy.modules.rr.cookie import DialogCookies
 from serpy.modules.rr.memory import RINGING_S, CallMemory
-from serpy.modules.rr.reading import LONGEST_S, contact_host_of, contact_of, number_of
+from serpy.modules.rr.reading import LONGEST_S, contact_of, host_as_it_came, number_of
 from serpy.modules.rr.sides import CONFIRMED, MAPPED, PROXIED, learn_contact, leg_of, tagged_leg
 from serpy.shm import call_file as layout
 from serpy.shm.calls import TIMED, Call, Side
@@ -86,11 +86,8 @@ class Answers:
         contact = contact_of(self._memory.prints, message, edits)
         if not contact.target or side.contact == contact.target:
             return False
-        return learn_contact(
-            side,
-            contact.target,
-            contact.host if edits.replaced is None else contact_host_of(self._memory.prints, message),
-        )
+        host = host_as_it_came(self._memory.prints, message, edits, contact)
+        return learn_contact(side, contact.target, host)
 
     def _learn_set(self, response: Response, side: Side, call: Call) -> int:
         """Where the Route set of the caller goes on behind us: the Record-Route above ours, if any. What flags that gives."""

@@ -21,12 +21,12 @@ from serpy.modules.rr.cookie import NAMED, Cookie, DialogCookies, headed
 from serpy.modules.rr.memory import BY_COOKIE, CALLS, CallMemory
 from serpy.modules.rr.own import OwnRoute
 from serpy.modules.rr.reading import (
-    contact_host_of,
     contact_line,
     contact_of,
     endpoint_of_line,
     endpoint_of_text,
     has_more_vias,
+    host_as_it_came,
     host_of_text,
     minute_of,
     text_of,
@@ -150,7 +150,7 @@ class Dialogs(DialogWatcher):
         leaving = contact_line(request, ctx.edits)
         if leaving != begins.line:
             contact = prints.contact(leaving)
-        host = contact.host if ctx.edits.replaced is None else contact_host_of(prints, request)
+        host = host_as_it_came(prints, request, ctx.edits, contact)
         caller = Side(
             prints.of(cookie.tag),
             contact.target,

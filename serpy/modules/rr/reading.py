@@ -31,10 +31,16 @@ def contact_of(prints: Fingerprints, message: Message, edits: Edits) -> Contact:
     return prints.contact(contact_line(message, edits))
 
 
-def contact_host_of(prints: Fingerprints, message: Message) -> int:
-    """The short number of the host in the Contact as it came."""
+def host_as_it_came(prints: Fingerprints, message: Message, edits: Edits, contact: Contact) -> int:
+    """The short number of the host in the Contact as it came; *contact* is what leaves."""
+    if edits.replaced is None:
+        return contact.host
     at = message.find("contact")
-    return prints.contact(message.lines[at]).host if at >= 0 else NONE
+    if at < 0:
+        return NONE
+    if at not in edits.replaced and not edits.is_removed(at):
+        return contact.host
+    return prints.contact(message.lines[at]).host
 
 
 def endpoint_of_line(prints: Fingerprints, message: Message, at: int) -> int:
