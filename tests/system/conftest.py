@@ -9,7 +9,26 @@ from support.oob import AbsentError, Oob
 from support.postgres import Postgres, UnavailableError
 from support.running import Running
 
+from serpy.rpc.protocol import RpcFault
+from serpy.rpc.protocol import call as ask
+
 USERS = ("alice", "bob", "carol")
+TAIL = 4000  # characters of a log that a failure shows
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows what the server of the test has said and counted."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("oob") or getattr(item, "funcargs", {}).get("server")
+    if report.failed and call.when == "call" and isinstance(running, Running):
+        report.sections.append(("log of the server", running.log.read_text(errors="replace")[-TAIL:]))
+        with contextlib.suppress(OSError, RpcFault):
+            counted = ask(str(running.folder / "ctl"), "stats.get", [], 10.0)
+            report.sections.append(
+                ("counters", "\n".join(f"{name} {value}" for name, value in counted.items() if value))
+            )
+    return report
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -120,10 +120,9 @@ def test_a_server_that_was_down_and_starts_empty_equals_the_others(farm, phones)
 
 
 def test_serpyctl_shows_the_farm_and_that_nothing_differs(farm):
-    status = wait_for(lambda: _settled(farm.members[0].status()))
+    status = wait_for(lambda: _settled(farm.members[0].status()))  # also: nobody is two seconds behind
     assert status["server_id"] == 1
-    peers = [peer for peer in status["peers"] if peer["server_id"] in (2, 3)]
-    assert all(peer["bindings"] == 602 and peer["lag_ms"] < 2000 for peer in peers)
+    assert [peer["bindings"] for peer in status["peers"] if peer["server_id"] in (2, 3)] == [602, 602]
     assert farm.members[0].json("replication", "diff") == []
     assert "no difference" in farm.members[0].ctl("replication", "diff", "2").stdout
     shown = farm.members[0].ctl("replication", "status").stdout
@@ -132,7 +131,7 @@ def test_serpyctl_shows_the_farm_and_that_nothing_differs(farm):
 
 
 def _settled(status):
-    clean = [peer["server_id"] for peer in status["peers"] if peer["differing_buckets"] == 0]
+    clean = [peer["server_id"] for peer in status["peers"] if peer["differing_buckets"] == 0 and peer["lag_ms"] < 2000]
     return status if clean == [2, 3] else None
 
 
