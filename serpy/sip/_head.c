@@ -1,7 +1,8 @@
-/* The head of a SIP message in one pass, for serpy.sip.parser, which reads the same where this is not certain.
+/* The head of a SIP message in one pass, and one address, for Python code that reads the same where this is not certain.
 
    learn(spelled, canonical, bit), before the first read: a name or compact form, both in lower case, with its bit of lines.BITS
    read(data) -> the tuple that native.py calls Head, or None
+   address(line) -> (display name, URI, tag) of the line of From, To or Route, or None
 
    None says only that this code is not certain: of what is folded, ends in a bare LF, is not ASCII, odd or wrong. The Python
    code decides then and words the error. TypeError, ValueError (of learn) and MemoryError are all that is raised. Nothing is
@@ -21,6 +22,8 @@
 #define LONGEST_METHOD 64
 #define MOST_HOPS 255
 #define LAST_PORT 65535
+#define LONGEST_URI 128 /* as in plain.py */
+#define LONGEST_LABEL 63
 
 #define CALL_ID 4u /* as in lines.py */
 #define CSEQ 8u
@@ -34,8 +37,11 @@
 /* What a character is; none beyond ASCII is any of it. */
 #define DIGIT 1u
 #define CAPITAL 2u
+#define ALNUM 4u
 #define TOKEN 8u
 #define IN_HOST 16u
+#define IN_USER 32u
+#define IN_PARAMS 64u
 #define IN_BRANCH 128u
 #define VISIBLE 256u
 
@@ -413,6 +419,113 @@ head_read(PyObject *Py_UNUSED(module), PyObject *message)
     return result_of(&head);
 }
 
+/* -- addresses ----------------------------------------------------------------------------------------------------- */
+
+/* Where the host that begins at *at* ends; 0 for what is, maybe, none: as host_end of plain.py. */
+static size_t
+host_end(const byte *text, size_t at, size_t end)
+{
+    size_t label = at, dots = 0; /* where the last label begins */
+    long number = 0;             /* what it says */
+    int is_number = 1, is_address = 1;
+    for (; at < end && kinds[text[at]] & IN_HOST; at++) {
+        byte c = text[at];
+        if (kinds[c] & DIGIT) {
+            if (at > label && number == 0)
+                is_address = 0; /* a leading zero */
+            number = number * 10 + (c - '0');
+        } else if (c == '.') {
+            if (at == label || !(kinds[text[at - 1]] & ALNUM))
+                return 0;
+            is_address &= is_number && number <= 255;
+            dots++;
+            label = at + 1;
+            number = 0;
+            is_number = 1;
+        } else {
+            if (at == label && !(kinds[c] & ALNUM))
+                return 0;
+            is_number = 0;
+        }
+        if (at + 1 - label > LONGEST_LABEL || number > LAST_PORT)
+            return 0;
+    }
+    if (at == label || !(kinds[text[at - 1]] & ALNUM))
+        return 0;
+    if (is_number)
+        return is_address && dots == 3 && number <= 255 ? at : 0;
+    return kinds[text[label]] & DIGIT ? 0 : at;
+}
+
+/* As is_plain_uri of plain.py. */
+static int
+is_plain_uri(const byte *text, struct span uri)
+{
+    size_t at = uri.start + 4, end = uri.end;
+    if (end - uri.start > LONGEST_URI || !IS_AT(text, uri.start, end, "sip:"))
+        return 0;
+    size_t user_end = skip(text, at, end, IN_USER);
+    if (user_end < end && text[user_end] == '@' && user_end > at)
+        at = user_end + 1;
+    at = host_end(text, at, end);
+    if (at == 0)
+        return 0;
+    if (at < end && text[at] == ':') {
+        at++;
+        long port = digits(text, &at, end, 5);
+        if (port <= 0 || port > LAST_PORT)
+            return 0;
+    }
+    return at == end || (text[at] == ';' && skip(text, at, end, IN_PARAMS) == end);
+}
+
+/* True for a display name in quotes, without escapes, and a space behind it. */
+static int
+is_display(const byte *text, struct span display)
+{
+    size_t size = display.end - display.start;
+    const byte *start = text + display.start;
+    return size >= 2 && start[0] == '"' && start[size] == ' ' && memchr(start + 1, '"', size - 1) == start + size - 1 &&
+           memchr(start, '\\', size) == NULL;
+}
+
+/* ``Name: "display" <uri>;tag=value``, with or without display name and tag. */
+static PyObject *
+head_address(PyObject *Py_UNUSED(module), PyObject *line)
+{
+    if (!PyUnicode_Check(line)) {
+        PyErr_SetString(PyExc_TypeError, "address(line: str)");
+        return NULL;
+    }
+    if (!PyUnicode_IS_COMPACT_ASCII(line))
+        Py_RETURN_NONE;
+    const byte *text = characters(line);
+    size_t end = (size_t)PyUnicode_GET_LENGTH(line);
+    const byte *left = memchr(text, '<', end);
+    const byte *colon = left == NULL ? NULL : memchr(text, ':', (size_t)(left - text));
+    const byte *right = left == NULL ? NULL : memchr(left, '>', end - (size_t)(left - text));
+    if (colon == NULL || right == NULL || colon == text || colon[1] != ' ')
+        Py_RETURN_NONE;
+    struct span uri = {(size_t)(left - text) + 1, (size_t)(right - text)};
+    struct span display = {(size_t)(colon - text) + 2, uri.start - 1};
+    struct span tag = {uri.end + 1, end};
+    if (display.end > display.start) {
+        display.end--;
+        if (!is_display(text, display))
+            Py_RETURN_NONE;
+    }
+    if (tag.start < end) {
+        if (!IS_AT(text, tag.start, end, ";tag="))
+            Py_RETURN_NONE;
+        tag.start += 5;
+        if (tag.start == end || skip(text, tag.start, end, TOKEN) != end)
+            Py_RETURN_NONE;
+    }
+    if (!is_plain_uri(text, uri))
+        Py_RETURN_NONE;
+    return Py_BuildValue("NNN", text_of(text, display), text_of(text, uri), text_of(text, tag));
+}
+
 /* -- names and characters ------------------------------------------------------------------------------------------ */
 
 static PyObject *
@@ -452,12 +565,14 @@ mark(const char *characters_of, unsigned kind)
 static void
 learn_characters(void)
 {
-    const unsigned everywhere = TOKEN | IN_HOST;
+    const unsigned everywhere = ALNUM | TOKEN | IN_HOST | IN_USER | IN_PARAMS;
     mark("ABCDEFGHIJKLMNOPQRSTUVWXYZ", everywhere | CAPITAL);
     mark("abcdefghijklmnopqrstuvwxyz", everywhere);
     mark("0123456789", everywhere | DIGIT);
     mark("-.!%*_+`'~", TOKEN);
     mark("-_.", IN_HOST);
+    mark("-_.!~*'()+=", IN_USER);
+    mark("-_.=;", IN_PARAMS);
     for (unsigned c = 0x21; c < 0x80; c++)
         kinds[c] = (uint16_t)(kinds[c] | VISIBLE | (strchr("\",;", (int)c) == NULL ? IN_BRANCH : 0));
     for (unsigned c = 0; c < 0x80; c++)
@@ -465,6 +580,7 @@ learn_characters(void)
 }
 
 static PyMethodDef functions[] = {
+    {"address", head_address, METH_O, PyDoc_STR("address(line) -> (display, uri, tag) or None")},
     {"learn", head_learn, METH_VARARGS, PyDoc_STR("learn(spelled, canonical, bit) -> None")},
     {"read", head_read, METH_O, PyDoc_STR("read(data) -> a tuple or None")},
     {NULL, NULL, 0, NULL},

@@ -1,4 +1,4 @@
-"""The head of a message read in C (``_head.c``), where that is compiled and not switched off with SERPY_PURE_HEAD=1.
+"""The head of a message, and an address, read in C (``_head.c``), where that is compiled and not switched off with SERPY_PURE_HEAD=1.
 
 What it is not certain of it leaves to ``parser.py``, which reads the same without it. Header names are those of ``lines.py``.
 
@@ -21,6 +21,9 @@ Head = tuple[
 ]  # fmt: skip
 
 
+Address = tuple[str, str, str]  # display name and tag ("": none), and an ordinary URI between them
+
+
 def _reader() -> Callable[[bytes], Head | None] | None:
     if os.environ.get("SERPY_PURE_HEAD") == "1":
         return None
@@ -34,4 +37,13 @@ def _reader() -> Callable[[bytes], Head | None] | None:
     return _head.read
 
 
+def _address_reader() -> Callable[[str], Address | None] | None:
+    if READ is None:
+        return None
+    from serpy.sip import _head  # noqa: PLC0415 - it is there
+
+    return _head.address
+
+
 READ: Final = _reader()
+ADDRESS: Final = _address_reader()

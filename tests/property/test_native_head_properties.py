@@ -1,4 +1,4 @@
-"""What the native head accepts, the Python code accepts, and both read the same out of it."""
+"""What the native head accepts, of messages and addresses, the Python code accepts; both read the same out of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from serpy.sip.lines import CANONICAL
 from serpy.sip.message import Request
-from serpy.sip.native import READ
+from serpy.sip.nameaddr import _plain_line, parse_nameaddr
+from serpy.sip.native import ADDRESS, READ
 from serpy.sip.parser import parse_plainly
 from serpy.sip.via import via_of_line
 
@@ -156,6 +157,70 @@ def test_any_bytes_are_read_alike(data):
     check(b"A b SIP/2.0\r\n" + data)
 
 
+ADDRESSES = st.lists(
+    st.sampled_from(
+        ["To:", "To: ", "t: ", ": ", '"', '"A b" ', '"a\\"b" ', "Al ", "<", ">", "sip:", "sips:", "a", "a@", "@", "h", "1", "255",
+         "256", "0", "01", ".", "-", "_", ":", ":5060", ":0", ":65536", ":050600", ";", "=", ";lr", ";tag=", "t-1", "x" * 63, "x" * 64,
+         ";tag=1;x", " ", "\t", "[::1]", "%41", "\xe9", "\x00", "~!*'()+", "<sip:a@h>", "<sip:1.2.3.4>", "sip:a@192.0.2.1:5060", ","]
+    ), max_size=9,
+).map("".join)  # fmt: skip
+
+
+def check_address(line):
+    """True when the native head accepts *line*; then the Python code agrees."""
+    told = ADDRESS(line)
+    if told is None:
+        return False
+    display, uri_text, tag = told
+    plain = _plain_line(line)
+    assert plain is not None
+    assert plain._is_checked
+    for found in (plain, parse_nameaddr(line[line.find(":") + 1 :].strip(" \t\r\n"))):
+        assert (found.display, found.uri_text, found.params) == (display, uri_text, {"tag": tag} if tag else {})
+        found.uri  # noqa: B018 - must not raise
+    return True
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("From: <sip:al@example.com>;tag=a-1.b", ("", "sip:al@example.com", "a-1.b")),
+        ('t: "Al B." <sip:al@example.com:5061;x=y;lr>', ('"Al B."', "sip:al@example.com:5061;x=y;lr", "")),
+        ("Route: <sip:192.0.2.1;lr>", ("", "sip:192.0.2.1;lr", "")),
+        ("Route: <sip:" + "a" * 122 + "@h>", ("", "sip:" + "a" * 122 + "@h", "")),
+    ],
+)
+def test_an_ordinary_address_is_accepted(line, told):
+    assert check_address(line)
+    assert ADDRESS(line) == told
+
+
+@pytest.mark.parametrize(
+    "line", ["", "To: sip:a@h", "To:<sip:a@h>", "To: <sip:a@h>;tag=", "To: <sip:a@h>;tag=a;b", "To: <sip:@h>", "To: <sip:a@1.2.3>",
+             'To: "a\\"" <sip:a@h>', 'To: "a"<sip:a@h>', "To: Al <sip:a@h>", "To: <sip:a@h", "To <sip:a@h>", "To: <sip:a@h-.x>",
+             "To: <sip:" + "a" * 123 + "@h>", "To: <sip:a@h>\xe9"]
+)  # fmt: skip
+def test_other_addresses_are_left_to_python(line):
+    assert ADDRESS(line) is None
+
+
+@settings(max_examples=1000, deadline=None)
+@given(ADDRESSES)
+def test_addresses_are_read_alike(text):
+    check_address(text)
+    check_address(f"To: <sip:{text}>")
+    check_address(f"To: <sip:{text}>;tag=1")
+    check_address(f"To: {text}<sip:a@h>{text}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([USUAL, ANSWER, *SEEDS]), st.integers(0, 100), st.text(max_size=2))
+def test_damaged_addresses_of_the_corpus_are_read_alike(data, at, damage):
+    for line in data.decode("utf-8", "surrogateescape").split("\r\n"):
+        check_address(line)
+        check_address(line[:at] + damage + line[at + 1 :])
+
+
 def test_what_is_too_much_is_left_to_python():
     start, line = b"A b SIP/2.0\r\n", b"X: 1\r\n"
     assert check(start + line * 255 + b"\r\n")
@@ -170,3 +235,5 @@ def test_what_is_too_much_is_left_to_python():
 def test_only_bytes_can_be_read(value):
     with pytest.raises(TypeError):
         READ(value)
+    with pytest.raises(TypeError):
+        ADDRESS(USUAL)
