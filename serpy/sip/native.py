@@ -7,7 +7,6 @@ Runs in: every process. Locks: none. RFC: 3261 §7, §25.1.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -25,11 +24,9 @@ Address = tuple[str, str, str]  # display name and tag ("": none), and an ordina
 
 
 def _reader() -> Callable[[bytes], Head | None] | None:
-    if os.environ.get("SERPY_PURE_HEAD") == "1":
-        return None
     try:
         from serpy.sip import _head  # noqa: PLC0415 - maybe not compiled
-    except ImportError:
+    except ImportError:  # it is also raised for SERPY_PURE_HEAD=1
         return None
     for spelled in sorted({known.lower() for known in CANONICAL}):
         name = CANONICAL[spelled]
