@@ -69,21 +69,19 @@ def parse_message(data: bytes) -> Request | Response:
 
     Raises ParseError (400), LimitExceededError (413, 513) or UnsupportedError (505); nothing else.
     """
-    if READ is not None:
-        head = READ(data)
-        if head is not None:
-            return _of_head(data, head)
-    return parse_plainly(data)
+    return parse_plainly(data) if READ is None else _of_head(data, READ(data))
 
 
-def _of_head(data: bytes, head: Head) -> Request | Response:
+def _of_head(data: bytes, head: Head | None) -> Request | Response:
+    if head is None:
+        return parse_plainly(data)
     start_line, names, lines, body, method, rest, status, seen, twice, call_id, number, cseq_method, hops, length, end, \
         transport, host, port, branch, rport = head  # fmt: skip
     built: Request | Response
     if method:
-        built = Request(data, start_line, names, lines, body, [], method, rest)
+        built = Request(data, start_line, names, lines, body, _NO_ENDS, method, rest)
     else:
-        built = Response(data, start_line, names, lines, body, [], status, rest)
+        built = Response(data, start_line, names, lines, body, _NO_ENDS, status, rest)
     message: Message = built
     message.has_no_fold = True
     message.seen = seen
@@ -308,6 +306,7 @@ def plain_status(start_line: str) -> i64:
     return status if 100 <= status <= 699 else 0
 
 
+_NO_ENDS: Final[list[str]] = []  # for all messages whose lines end in CRLF
 _STATUS: Final = 8  # where it begins, behind "SIP/2.0 "
 _REASON: Final = 12
 _SPACE: Final = 0x20
