@@ -139,11 +139,13 @@ value_start(const byte *data, const struct line *line)
     return line->value < line->all.end && data[line->value] == ' ' ? line->value + 1 : line->value;
 }
 
-/* The number that is the whole value; -1 for anything else. */
+/* The number that is the whole value, behind any spaces (SIPp pads its lengths); -1 for anything else. */
 static long
 plain_number(const byte *data, const struct line *line)
 {
-    size_t at = value_start(data, line);
+    size_t at = line->value;
+    while (at < line->all.end && data[at] == ' ')
+        at++;
     long number = digits(data, &at, line->all.end, 9);
     return at == line->all.end ? number : -1;
 }

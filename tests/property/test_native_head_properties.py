@@ -40,7 +40,7 @@ NAMES = st.one_of(
 )  # fmt: skip
 VALUES = st.one_of(
     st.sampled_from(
-        ["0", "1", "4", "5", " 4", "70", "255", "256", "999999999", "1234567890", "007", "-1", "1 INVITE", "1  INVITE", "1 invite",
+        ["0", "1", "4", "5", " 4", "    4", "  ", "70", "255", "256", "999999999", "1234567890", "007", "-1", "1 INVITE", "1  INVITE", "1 invite",
          "999999999 ACK", "9999999999 ACK", "1 ", "1 INVITE ", "a@b", "a b", "", " ", "\t", "\ta", "a\t", "a\x00b", "a\x7fb", "\xe9",
          "SIP/2.0/UDP h;branch=z9hG4bK1", "SIP/2.0/TLS h:5061;branch=1;rport", "SIP/2.0/TCP h:0;branch=1", "SIP/2.0/UDP h:;branch=1",
          "SIP/2.0/UDP h:65535;branch=1", "SIP/2.0/UDP h:65536;branch=1", "SIP/2.0/UDP h:123456;branch=1", "SIP/2.0/UDP h:05;branch=1",
@@ -96,7 +96,7 @@ def check(data):
     return True
 
 
-@pytest.mark.parametrize("data", [USUAL, ANSWER])
+@pytest.mark.parametrize("data", [USUAL, ANSWER, USUAL.replace(b"Length: 4", b"Length:   4"), USUAL + b"\r\n\r\n"])
 def test_what_nearly_everybody_writes_is_accepted_with_its_via(data):
     assert check(data)
     assert (READ(USUAL)[15:], READ(ANSWER)[15:]) == (
