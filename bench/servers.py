@@ -16,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 REPO = HERE.parent
 DOMAIN = "bench.example.com"
+START_S = 30.0  # a server that does not answer by then has not started
 
 
 def free_port() -> int:
@@ -97,7 +98,7 @@ class Program:
     def start(self) -> None:
         log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + START_S
         while not answers(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{self.name} did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
