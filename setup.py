@@ -36,6 +36,7 @@ HOT = [
     "serpy/sip/lines.py",
     "serpy/sip/message.py",
     "serpy/sip/nameaddr.py",
+    "serpy/sip/native.py",
     "serpy/sip/parser.py",
     "serpy/sip/plain.py",
     "serpy/sip/reach.py",
@@ -137,7 +138,7 @@ HOT = [
 ]
 
 # Written in C; where it does not compile, a Python twin does the same.
-NATIVE = {"serpy.net._udp": "serpy/net/_udp.c"}
+NATIVE = {"serpy.net._udp": "serpy/net/_udp.c", "serpy.sip._head": "serpy/sip/_head.c"}
 STRICT = ["-O2", "-g0", "-Wall", "-Wextra"]  # a test compiles with more of them, as errors
 
 
@@ -210,7 +211,7 @@ setup(
     version=version.group(1) if version else "0",
     packages=find_packages(include=["serpy", "serpy.*"]),
     package_data={"serpy.script": ["*.lark"]},
-    exclude_package_data={"serpy.net": ["*.c"]},
+    exclude_package_data={"serpy.net": ["*.c"], "serpy.sip": ["*.c"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": OptionalBuildExt},
 )

@@ -187,6 +187,10 @@ class Message:
         """The first CSeq, which is well formed."""
         self._cseq = cseq
 
+    def set_via(self, via: Via) -> None:
+        """The top Via, which is well formed."""
+        self._via = via
+
     def set_max_forwards(self, number: int) -> None:
         """The first Max-Forwards, which is well formed."""
         self._max_forwards = number

@@ -13,6 +13,7 @@ from typing import Final
 from serpy.errors import ParseError
 from serpy.sip.abnf import QUOTED, ascii_lower, is_token, unquote
 from serpy.sip.limits import PARAMS_MAX, VALUES_MAX
+from serpy.sip.native import ADDRESS
 from serpy.sip.plain import is_plain_uri
 from serpy.sip.uri import Uri, parse_uri
 
@@ -102,13 +103,28 @@ def cached_nameaddr(line: str) -> NameAddr:
     """
     found = _cache.get(line)
     if found is None:
-        found = _plain_line(line)
+        found = _native_line(line)
+        if found is None:
+            found = _plain_line(line)
         if found is None:
             found = parse_nameaddr(line[line.find(":") + 1 :].strip(" \t\r\n"))
         if len(line) <= _CACHED:
             if len(_cache) >= _CACHE_MAX:
                 _cache.clear()
             _cache[line] = found
+    return found
+
+
+def _native_line(line: str) -> NameAddr | None:
+    """The same as ``_plain_line`` where there are no parameters but a tag, read in C; None when that is not certain."""
+    if ADDRESS is None:
+        return None
+    told = ADDRESS(line)
+    if told is None:
+        return None
+    display, uri_text, tag = told
+    found = NameAddr(display, uri_text, {"tag": tag}) if tag else NameAddr(display, uri_text, {})
+    found.set_checked()
     return found
 
 

@@ -1,7 +1,8 @@
 """Bytes to Request or Response: the only decode() of SIP.
 
-One decode of the head as UTF-8 with surrogateescape, then line by line, the name of each guessed from the one before; a
-slower path keeps odd line ends and folded lines byte for byte. Only the structure is checked here:
+Heads as nearly all write them are read in C (``native.py``). All others, and all without it: one decode of the head as UTF-8
+with surrogateescape, then line by line, the name of each guessed from the one before; a slower path keeps odd line ends and
+folded lines byte for byte. Only the structure is checked here:
 ``Message.check_mandatory()`` looks at the headers.
 
 Runs in: udp receiver. Locks: none. RFC: 3261 §7, §18.3, §25.1.
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from serpy.errors import LimitExceededError, ParseError, UnsupportedError
 from serpy.sip.abnf import ascii_lower, is_token, parse_number
-from serpy.sip.cseq import plain_cseq
+from serpy.sip.cseq import CSeq, plain_cseq
 from serpy.sip.heads import body_start, content_length
 from serpy.sip.limits import (
     HEAD_MAX,
@@ -37,11 +38,11 @@ from serpy.sip.lines import (
     plain_number,
 )
 from serpy.sip.message import Message, Request, Response
+from serpy.sip.native import READ, Head
+from serpy.sip.via import Via
 
 if TYPE_CHECKING:
     from mypy_extensions import i64  # a name for the compiler: 64 bits without an object
-
-    from serpy.sip.cseq import CSeq as CSeqValue
 
 
 def canonical_name(spelled: str) -> str:
@@ -68,6 +69,38 @@ def parse_message(data: bytes) -> Request | Response:
 
     Raises ParseError (400), LimitExceededError (413, 513) or UnsupportedError (505); nothing else.
     """
+    return parse_plainly(data) if READ is None else _of_head(data, READ(data))
+
+
+def _of_head(data: bytes, head: Head | None) -> Request | Response:
+    if head is None:
+        return parse_plainly(data)
+    start_line, names, lines, body, method, rest, status, seen, twice, call_id, number, cseq_method, hops, length, end, \
+        transport, host, port, branch, rport = head  # fmt: skip
+    built: Request | Response
+    if method:
+        built = Request(data, start_line, names, lines, body, _NO_ENDS, method, rest)
+    else:
+        built = Response(data, start_line, names, lines, body, _NO_ENDS, status, rest)
+    message: Message = built
+    message.has_no_fold = True
+    message.seen = seen
+    message.twice = twice
+    message.length = length
+    message.raw_end = end
+    if call_id:
+        message.set_call_id(call_id)
+    if number >= 0:
+        message.set_cseq(CSeq(number, cseq_method))
+    if hops >= 0:
+        message.set_max_forwards(hops)
+    if transport:
+        message.set_via(Via(transport, host, port, branch, rport, "", None, lines[0]))
+    return built
+
+
+def parse_plainly(data: bytes) -> Request | Response:
+    """As ``parse_message``, without C: what that one does when it is not there or not certain."""
     if len(data) > MESSAGE_MAX:
         raise LimitExceededError("message too large", status=513)
     if data.startswith(b"\r") or data.startswith(b"\n"):  # noqa: PIE810 - a tuple is slower when compiled
@@ -91,7 +124,7 @@ def _parse(data: bytes, head_end: int) -> Request | Response:
     start_line = lines.pop(0)
     names = [""] * len(lines)
     call_id = ""
-    cseq: CSeqValue | None = None
+    cseq: CSeq | None = None
     hops: i64 = -1
     length: i64 = -1
     seen = 0
@@ -273,6 +306,7 @@ def plain_status(start_line: str) -> i64:
     return status if 100 <= status <= 699 else 0
 
 
+_NO_ENDS: Final[list[str]] = []  # for all messages whose lines end in CRLF
 _STATUS: Final = 8  # where it begins, behind "SIP/2.0 "
 _REASON: Final = 12
 _SPACE: Final = 0x20
