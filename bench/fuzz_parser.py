@@ -29,13 +29,15 @@ def is_written_as_read(data: bytes, written: bytes) -> bool:
     at = 0
     left_out = False
     for line in data.splitlines(keepends=True):
+        if line.startswith(written[at:]):  # what follows was no part of the message, maybe from the middle of a line on
+            return True
         if written.startswith(line, at):
             at += len(line)
             left_out = False
         elif LENGTH.match(line) or (left_out and line[:1] in (b" ", b"\t")):
             left_out = True
         else:
-            return line.startswith(written[at:])
+            return False
     return at == len(written)
 
 
