@@ -112,11 +112,15 @@ class Peer:
         self.socket.sendto(text.encode(), ("127.0.0.1", port))
 
 
-def request(method: str, caller: Peer, callee: Peer, number: int) -> str:
+def request(method: str, caller: Peer, callee: Peer, number: int, answered: str = "") -> str:
+    """A request outside of calls, or (BYE) in the one that *answered*, a 200 to our INVITE, has begun."""
+    headers = dict(line.split(": ", 1) for line in answered.split("\r\n")[1:] if ": " in line)
+    route = [f"Route: {headers['Record-Route']}"] if "Record-Route" in headers else []
     lines = [
         f"{method} sip:bob@127.0.0.1:{callee.port} SIP/2.0",
-        f"Via: SIP/2.0/UDP 127.0.0.1:{caller.port};branch=z9hG4bK{number}{time.time_ns()}", "Max-Forwards: 70",
-        f"From: <sip:alice@127.0.0.1>;tag={number}", "To: <sip:bob@127.0.0.1>", f"Call-ID: {number}-{time.time_ns()}",
+        f"Via: SIP/2.0/UDP 127.0.0.1:{caller.port};branch=z9hG4bK{number}{time.time_ns()}", "Max-Forwards: 70", *route,
+        f"From: {headers.get('From', f'<sip:alice@127.0.0.1>;tag={number}')}", f"To: {headers.get('To', '<sip:bob@127.0.0.1>')}",
+        f"Call-ID: {headers.get('Call-ID', f'{number}-{time.time_ns()}')}",
         f"CSeq: {number} {method}", f"Contact: <sip:alice@127.0.0.1:{caller.port}>", "Content-Length: 0",
     ]  # fmt: skip
     return "\r\n".join(lines) + "\r\n\r\n"
@@ -125,20 +129,27 @@ def request(method: str, caller: Peer, callee: Peer, number: int) -> str:
 def answer(text: str, status: int) -> str:
     keep = [line for line in text.split("\r\n") if line.startswith(("Via", "From", "Call-ID", "CSeq", "Record-Route"))]
     to = next(line for line in text.split("\r\n") if line.startswith("To:"))
-    return "\r\n".join([f"SIP/2.0 {status} Answer", *keep, f"{to};tag=bob", "Content-Length: 0"]) + "\r\n\r\n"
+    to += "" if ";tag=" in to else ";tag=bob"
+    contact = text.split(" ", 2)[1]
+    return (
+        "\r\n".join([f"SIP/2.0 {status} Answer", *keep, to, f"Contact: <{contact}>", "Content-Length: 0"]) + "\r\n\r\n"
+    )
 
 
 def repeat(server: Serpy, after: float) -> int:
     """Print what becomes of each message that comes again; the number of those that reached the callee twice."""
     caller, callee = Peer(), Peer()
     asked = {}
+    begun = ""
     for number, method in enumerate(("INVITE", "BYE", "MESSAGE", "OPTIONS"), 1):
-        asked[method] = request(method, caller, callee, number)
+        asked[method] = request(method, caller, callee, number, begun if method == "BYE" else "")
         caller.send(asked[method], server.port)
         for arrived in callee.take(0.3):
             callee.send(answer(arrived, 200), server.port)
-        if not any(text.startswith("SIP/2.0 200") for text in caller.take(0.3)):
+        good = [text for text in caller.take(0.3) if text.startswith("SIP/2.0 200")]
+        if not good:
             raise SystemExit(f"{method} was not answered")
+        begun = begun or good[0]
     time.sleep(after)
     twice = 0
     for method, text in asked.items():
