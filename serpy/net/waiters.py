@@ -45,7 +45,7 @@ _GAUGES: Final = 2  # the first so many of each room do not go on from what a pr
 
 
 class Shares:
-    """Of all who wait, so many may be strangers, and so many of those from one address. *is_known* tells who is none.
+    """Of those who wait in a room, so many may be strangers, and so many of those from one address. *is_known* tells who is none.
 
     A handler is what ``Loop.current`` names when it begins to wait and when it ends; timers are nobody's.
     """
@@ -288,10 +288,12 @@ class Waiters:
             room.limit = limits.get(room.name, 0) or room.limit
 
     def share(self, is_known: Callable[[Flow], bool], max_parked: int) -> None:
-        """From now on strangers have a quarter of *max_parked*, one address of theirs a twentieth."""
-        shares = Shares(is_known, max(1, max_parked // 4), max(1, max_parked // 20))
+        """From now on strangers have half of each room, one address of theirs a twentieth of *max_parked*, a quarter at most.
+
+        Each room by itself: who waits for name servers in vain takes no place at the store from phones behind the same NAT.
+        """
         for room in self.rooms:
-            room.shares = shares
+            room.shares = Shares(is_known, max(1, room.limit // 2), max(1, min(max_parked // 20, room.limit // 4)))
 
     def publish(self, counters: Counters) -> None:
         """Copy the counters to the shared page: at the start of a process, and once a second by its heartbeat."""

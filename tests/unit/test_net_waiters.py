@@ -223,14 +223,32 @@ def test_one_stranger_takes_a_twentieth_of_all_places_and_another_finds_room():
     assert loop.waiters.database.refused == 1
 
 
-def test_all_strangers_take_a_quarter_in_all_rooms_together():
-    loop = sharing(known={"198.51.100.1"})
-    rooms = (loop.waiters.database, loop.waiters.store)
-    for number in range(25):
-        enter(loop, handler(f"203.0.113.{number}"), rooms[number % 2])
+def test_of_a_small_room_one_stranger_takes_a_quarter():
+    loop = sharing(places=1000)
+    for _ in range(16):
+        enter(loop, handler("203.0.113.7"), loop.waiters.program)  # 64 places
     with pytest.raises(ResourceError):
-        enter(loop, handler("203.0.113.99"), loop.waiters.dns)
-    enter(loop, handler("198.51.100.1"), loop.waiters.dns)
+        enter(loop, handler("203.0.113.7"), loop.waiters.program)
+
+
+def test_a_stranger_who_waits_for_names_as_often_as_he_may_still_finds_the_store():
+    loop = sharing()
+    for _ in range(5):
+        enter(loop, handler("203.0.113.7"), loop.waiters.dns)
+    with pytest.raises(ResourceError):
+        enter(loop, handler("203.0.113.7"), loop.waiters.dns)
+    enter(loop, handler("203.0.113.7"), loop.waiters.store)
+    assert (loop.waiters.dns.refused, loop.waiters.store.refused) == (1, 0)
+
+
+def test_all_strangers_take_half_of_a_room():
+    loop = sharing(known={"198.51.100.1"})
+    for number in range(10):
+        enter(loop, handler(f"203.0.113.{number}"))  # of 20 places
+    with pytest.raises(ResourceError):
+        enter(loop, handler("203.0.113.99"))
+    enter(loop, handler("198.51.100.1"))
+    enter(loop, handler("203.0.113.99"), loop.waiters.store)
 
 
 def test_a_place_is_free_again_also_of_who_became_known_meanwhile():
