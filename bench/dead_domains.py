@@ -218,8 +218,8 @@ def dead_phase(server: Running, report: Report, arguments: argparse.Namespace) -
     report.line(f"INVITEs to dead domains in {arguments.seconds:g} s, repeated", f"{flood.sent}, {flood.repeated}")
     for status, seconds in sorted(flood.answers.items()):
         report.latencies(f"  answered {status}", sorted(seconds))
-    report.line("  other answers than 478 and 503", str(len(set(flood.answers) - {478, 503})),
-                good=set(flood.answers) <= {478, 503})  # fmt: skip
+    report.line("  other answers than 480 and 503", str(len(set(flood.answers) - {480, 503})),
+                good=set(flood.answers) <= {480, 503})  # fmt: skip
     slowest = max((max(seconds) for seconds in flood.answers.values()), default=0.0)
     report.line("  slowest answer", f"{slowest:.2f} s", good=slowest < LOOKUP_S + 2.0)
     report.line("  never answered", str(flood.gave_up), good=not flood.gave_up)
